@@ -1,0 +1,49 @@
+"""What a value from a user must be; each refusal says what was asked, what was found and what would work."""
+
+import difflib
+from collections.abc import Iterable, Sequence
+from math import inf, isfinite
+
+
+class Infeasible(ValueError):
+    """A size that a schedule, model or topology cannot serve: a single run is refused, a sweep leaves the cell out."""
+
+
+def no_such(noun: str, asked: object, known: Iterable[str]) -> ValueError:
+    """Build the error for an unknown name: what was asked, the nearest, all that would work."""
+    names = sorted(known)
+    close = difflib.get_close_matches(str(asked).lower(), names, n=1)
+    guess = f"did you mean '{close[0]}'? " if close else ""
+    return ValueError(f"no {noun} named {str(asked)!r}; {guess}(known: {', '.join(names)})")
+
+
+def one_of(key: str, value: object, known: Sequence[str]) -> str:
+    """Return ``value`` if it is one of ``known``."""
+    if value not in known:
+        raise no_such(key, value, known)
+    return str(value)
+
+
+def count(key: str, value: object, *, least: int = 1, most: int | None = None) -> int:
+    """Return ``value`` as an int; whole floats (``1e6``) are counts too."""
+    whole = isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value) and value == int(value)
+    if not whole or value < least or (most is not None and value > most):  # type: ignore[operator]
+        limits = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise ValueError(f"{key} must be a whole number {limits}; got {value!r}")
+    return int(value)  # type: ignore[call-overload, no-any-return]
+
+
+def positive(key: str, value: object, *, zero: bool = False, infinite: bool = False) -> float:
+    """Return ``value`` as a float above 0 (or 0 itself with ``zero``) and finite (unless ``infinite``); never NaN."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not (value > 0 or (zero and value == 0)) or (value == inf and not infinite):  # type: ignore[operator]
+        wanted = "at least 0" if zero else "above 0"
+        raise ValueError(f"{key} must be a {'' if infinite else 'finite '}number {wanted}; got {value!r}")
+    return float(value)  # type: ignore[arg-type]
+
+
+def flag(key: str, value: object) -> bool:
+    """Return ``value`` if it is true or false."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{key} must be true or false; got {value!r}")
+    return value

@@ -1,0 +1,119 @@
+"""Clusters: devices, and what a message crosses on its way between two of them. SI units."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import inf
+
+from hops.checks import Infeasible, count
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A device type; dense BF16 FLOP/s, bytes, bytes/s."""
+
+    name: str
+    peak_flops: float
+    memory: float
+    memory_bandwidth: float
+
+
+@dataclass(frozen=True)
+class Hop:
+    """One thing that a message crosses: latency [s] and bandwidth [bytes/s] of one direction."""
+
+    name: str
+    latency: float
+    bandwidth: float
+
+
+@dataclass(frozen=True)
+class Level:
+    """Devices in groups of `size`; two that first meet in a group of this level reach each other over `hops`.
+
+    `path_class` is NCCL's word for such a path (NVL, PIX, PHB, SYS, NET).
+    """
+
+    name: str
+    size: float  # devices a group; inf: all of them
+    path_class: str
+    hops: tuple[Hop, ...]
+
+
+@dataclass(frozen=True)
+class Path:
+    """How a message travels; the latency is the sum over the hops [s], the bandwidth the narrowest hop [bytes/s]."""
+
+    path_class: str
+    hops: tuple[Hop, ...]
+
+    @cached_property
+    def latency(self) -> float:
+        return sum(hop.latency for hop in self.hops)
+
+    @cached_property
+    def bandwidth(self) -> float:
+        return min((hop.bandwidth for hop in self.hops), default=inf)
+
+    def __str__(self) -> str:
+        hops = " > ".join(hop.name for hop in self.hops) or "same device"
+        return f"{self.path_class} ({hops}), {self.latency * 1e6:.3g} us, {self.bandwidth / 1e9:.4g} GB/s"
+
+
+HERE = Path("LOC", ())
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Devices 0..n-1, grouped level by level from the inside out, and the device that each rank runs on."""
+
+    name: str
+    gpu: Gpu
+    n_devices: int
+    levels: tuple[Level, ...]
+    order: tuple[int, ...]  # device of each rank
+
+    def path(self, a: int, b: int) -> Path:
+        """Path from device ``a`` to device ``b``; devices that no level joins are an `Infeasible`."""
+        if a == b:
+            return HERE
+        for level in self.levels:
+            if a // level.size == b // level.size:
+                return Path(level.path_class, level.hops)
+        raise Infeasible(f"{self.name}: no path between devices {a} and {b}")
+
+    def between(self, rank: int, other: int) -> Path:
+        """Path from the device of ``rank`` to the device of ``other``."""
+        return self.path(self.order[rank], self.order[other])
+
+
+def build(
+    name: str, gpu: Gpu, n_devices: int | None, levels: Sequence[Level], pp: int, order: Sequence[int] | None, per_node: int = 1
+) -> Cluster:
+    """Make a cluster for ``pp`` ranks; without ``n_devices`` as many whole nodes as needed.
+
+    ``order`` gives the device of each rank (default: rank r on device r). Raises ``ValueError`` for an order that
+    cannot be meant and `Infeasible` for a cluster that is too small.
+    """
+    devices = tuple(range(pp) if order is None else order)
+    devices = tuple(count("topology.order: a device", device, least=0) for device in devices)
+    if len(set(devices)) < len(devices):
+        raise ValueError(f"topology.order gives one device to two ranks: {list(devices)}")
+    if len(devices) != pp:
+        raise Infeasible(f"topology.order must name one device a rank; got {len(devices)} devices for pp={pp}")
+    needed = max(devices) + 1
+    if n_devices is None:
+        n_devices = per_node * -(-needed // per_node)
+    if needed > n_devices:
+        raise Infeasible(f"{name} has {n_devices} devices; pp={pp} needs {needed} (leave topology.nodes=null, or raise it)")
+    return Cluster(name, gpu, n_devices, tuple(levels), devices)
+
+
+GPUS = {
+    gpu.name: gpu
+    for gpu in (
+        Gpu("a100", 312e12, 80e9, 2039e9),  # NVIDIA A100 data sheet, SXM 80 GB: BF16 without sparsity
+        Gpu("h100", 989e12, 80e9, 3350e9),  # NVIDIA H100 data sheet, SXM5: 1,979 TFLOP/s with sparsity, halved
+        Gpu("h100_pcie", 756e12, 80e9, 2000e9),  # NVIDIA H100 data sheet, PCIe: 1,513 TFLOP/s with sparsity, halved
+    )
+}

@@ -1,0 +1,168 @@
+"""Models: how long a stage computes and how much it sends, from explicit times or from a transformer's shape.
+
+Every model is a frozen value with one verb, ``costs(gpu, stage_ranks, microbatch_size) -> Costs``; ``stage_ranks`` is
+the rank that holds each stage.
+"""
+
+from dataclasses import dataclass, fields
+from functools import lru_cache
+
+from hops.checks import Infeasible, count, flag, one_of, positive
+from hops.cluster import Gpu
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What one microbatch costs at each stage; tuples have one value a stage, in data-flow order."""
+
+    forward: tuple[float, ...]  # [s]
+    backward_input: tuple[float, ...]  # [s], recomputation included
+    backward_weight: tuple[float, ...]  # [s]
+    p2p_bytes: float  # activation or gradient that one stage hands to the next [bytes]
+    source: str  # where the times come from, in words
+    tokens: float | None = None  # of one microbatch
+    model_flops: tuple[float, ...] | None = None  # forward and backward, without recomputation [FLOP]
+    hardware_flops: tuple[float, ...] | None = None  # with recomputation [FLOP]
+    weight_bytes: tuple[float, ...] | None = None  # parameters at `bytes_per_value` [bytes]
+
+    @property
+    def n_stages(self) -> int:
+        return len(self.forward)
+
+
+@dataclass(frozen=True)
+class Explicit:
+    """Times given outright [s]: a scalar, or a list with one value a rank or stage.
+
+    ``per="rank"``: a rank's whole share, divided over its chunks; ``"stage"``: one value a stage; ``"model"``: the
+    whole model's time, divided evenly over the ranks.
+    """
+
+    forward: float | tuple[float, ...]
+    backward_input: float | tuple[float, ...]
+    backward_weight: float | tuple[float, ...]
+    per: str
+    p2p_bytes: float
+
+    def __post_init__(self) -> None:
+        one_of("model.per", self.per, ("rank", "stage", "model"))
+        for key in ("forward", "backward_input", "backward_weight"):
+            value = getattr(self, key)
+            if isinstance(value, (list, tuple)):
+                if self.per == "model":
+                    raise ValueError(f"model.{key} must be one number when model.per=model; got a list of {len(value)}")
+                if not value:
+                    raise ValueError(f"model.{key} must not be an empty list")
+                object.__setattr__(self, key, tuple(positive(f"model.{key}[{i}]", each) for i, each in enumerate(value)))
+            else:
+                object.__setattr__(self, key, positive(f"model.{key}", value))
+        object.__setattr__(self, "p2p_bytes", positive("model.p2p_bytes", self.p2p_bytes, zero=True))
+
+    def costs(self, gpu: Gpu, stage_ranks: tuple[int, ...], microbatch_size: int) -> Costs:
+        """Spread the times over the stages; a list of another length than ranks or stages is an `Infeasible`."""
+        times = [self._spread(key, stage_ranks) for key in ("forward", "backward_input", "backward_weight")]
+        return Costs(*times, p2p_bytes=self.p2p_bytes, source=f"explicit times per {self.per}")
+
+    def _spread(self, key: str, stage_ranks: tuple[int, ...]) -> tuple[float, ...]:
+        value, n_stages, n_ranks = getattr(self, key), len(stage_ranks), max(stage_ranks) + 1
+        if isinstance(value, float):
+            share = {"rank": n_stages // n_ranks, "stage": 1, "model": n_stages}[self.per]
+            return (value / share,) * n_stages
+        n = n_ranks if self.per == "rank" else n_stages
+        if len(value) != n:
+            raise Infeasible(f"model.{key} lists {len(value)} values, one a {self.per}; there are {n} {self.per}s")
+        return tuple(value[rank] / stage_ranks.count(rank) for rank in stage_ranks) if self.per == "rank" else value
+
+
+@dataclass(frozen=True)
+class Transformer:
+    """A decoder-only transformer; times are FLOPs / (peak x efficiency).
+
+    FLOPs per layer and microbatch of b sequences, forward: the linear layers 2 b s (their parameters), the attention
+    core 4 b s^2 hidden (all of the score matrix, as Narayanan et al. 2021 count, arXiv:2104.04473 appendix). Backward: a
+    linear layer costs its forward once for the input and once for the weight; the attention core has no weights, so
+    its backward, twice its forward, is all for the input. ``recompute="full"`` runs the layers' forward once more
+    before the backward for the input.
+    """
+
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    ffn_hidden: int
+    gated: bool  # SwiGLU: three matrices in the MLP instead of two
+    vocabulary: int
+    sequence: int
+    recompute: str
+    efficiency: float
+    bytes_per_value: int
+
+    def __post_init__(self) -> None:
+        for key in ("layers", "hidden", "heads", "kv_heads", "ffn_hidden", "vocabulary", "sequence", "bytes_per_value"):
+            object.__setattr__(self, key, count(f"model.{key}", getattr(self, key)))
+        flag("model.gated", self.gated)
+        one_of("model.recompute", self.recompute, ("none", "full"))
+        if positive("model.efficiency", self.efficiency) > 1:
+            raise ValueError(f"model.efficiency must be a share of the peak, above 0 and at most 1; got {self.efficiency!r}")
+        for key, whole in (("heads", "hidden"), ("kv_heads", "heads")):
+            if getattr(self, whole) % getattr(self, key):
+                raise ValueError(f"model.{key} must divide model.{whole}; got {getattr(self, key)} and {getattr(self, whole)}")
+
+    @property
+    def layer_parameters(self) -> int:
+        """Weights of the linear layers of one layer."""
+        attention = 2 * self.hidden**2 + 2 * self.hidden * (self.hidden // self.heads) * self.kv_heads
+        return attention + (3 if self.gated else 2) * self.hidden * self.ffn_hidden
+
+    def layers_of(self, n_stages: int) -> tuple[int, ...]:
+        """Layers a stage: as even as possible, the last stage, which also has the head, never more than another."""
+        if self.layers < n_stages:
+            raise Infeasible(f"the model has {self.layers} layers, too few for {n_stages} stages (try pp={self.layers} or fewer)")
+        left = [self.layers * (n_stages - s) // n_stages for s in range(n_stages + 1)]
+        return tuple(a - b for a, b in zip(left, left[1:], strict=False))
+
+    def costs(self, gpu: Gpu, stage_ranks: tuple[int, ...], microbatch_size: int) -> Costs:
+        """FLOPs and seconds a stage on ``gpu``; the embedding counts as bytes at the first stage, the head at the last."""
+        n_stages, tokens = len(stage_ranks), microbatch_size * self.sequence
+        linear = 2.0 * tokens * self.layer_parameters
+        core = 4.0 * tokens * self.sequence * self.hidden
+        head = 2.0 * tokens * self.hidden * self.vocabulary
+        table = self.hidden * self.vocabulary
+        forward, backward_input, backward_weight, repeated, weights = [], [], [], [], []
+        for stage, n in enumerate(self.layers_of(n_stages)):
+            top = head if stage == n_stages - 1 else 0.0
+            forward.append(n * (linear + core) + top)
+            backward_input.append(n * (linear + 2 * core) + top)
+            backward_weight.append(n * linear + top)
+            repeated.append(n * (linear + core) if self.recompute == "full" else 0.0)
+            n_tables = (stage == 0) + (stage == n_stages - 1)
+            weights.append(float(self.bytes_per_value * (n * self.layer_parameters + n_tables * table)))
+        rate = gpu.peak_flops * self.efficiency
+        useful = tuple(f + i + w for f, i, w in zip(forward, backward_input, backward_weight, strict=True))
+        return Costs(
+            forward=tuple(f / rate for f in forward),
+            backward_input=tuple((i + r) / rate for i, r in zip(backward_input, repeated, strict=True)),
+            backward_weight=tuple(w / rate for w in backward_weight),
+            p2p_bytes=float(tokens * self.hidden * self.bytes_per_value),
+            source=f"FLOPs / ({self.efficiency:g} x {gpu.peak_flops / 1e12:g} TFLOP/s of {gpu.name})",
+            tokens=float(tokens),
+            model_flops=useful,
+            hardware_flops=tuple(u + r for u, r in zip(useful, repeated, strict=True)),
+            weight_bytes=tuple(weights),
+        )
+
+
+Model = Explicit | Transformer
+
+FAMILIES: dict[str, type[Explicit | Transformer]] = {"explicit": Explicit, "transformer": Transformer}
+
+
+def model_keys(family: str) -> tuple[str, ...]:
+    """Keys that a model of ``family`` takes."""
+    return tuple(field.name for field in fields(FAMILIES[family]))
+
+
+@lru_cache(maxsize=4096)
+def stage_costs(model: Model, gpu: Gpu, stage_ranks: tuple[int, ...], microbatch_size: int) -> Costs:
+    """``model.costs(...)``, remembered."""
+    return model.costs(gpu, stage_ranks, microbatch_size)

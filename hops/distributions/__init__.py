@@ -1,0 +1,65 @@
+"""The door of latency laws: one file here is a complete contribution.
+
+A law is a quantile function of mean 1, ``ppf(u, **parameters)`` for an array ``u`` in (0, 1), under the `law` decorator,
+which states its variance and the range of its parameters. The engine compiles it into a table (``hops.noise``) and
+multiplies durations by what it draws from that.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hops.checks import positive
+from hops.registry import Registry, keywords, open_door, summary
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["LAWS", "Law", "law"]
+
+type Quantile = Callable[..., "np.ndarray[Any, np.dtype[np.float64]]"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Law:
+    """One latency law of mean 1: its quantile function, variance, and the largest value of each parameter."""
+
+    name: str
+    ppf: Quantile
+    variance: Callable[..., float]
+    at_most: dict[str, float]  # the table's error is tested up to here
+    support: str
+    source: str
+    summary: str
+
+    @property
+    def parameters(self) -> dict[str, float]:
+        """Parameters with their defaults."""
+        return keywords(self.ppf)
+
+    def check(self, prefix: str, values: dict[str, Any]) -> dict[str, float]:
+        """Return the law's parameters as floats; missing ones take their default, unknown or out of range: ``ValueError``."""
+        for key in values:
+            if key not in self.parameters:
+                raise ValueError(f"{prefix}.{key} has no meaning for law {self.name} (it takes {', '.join(self.parameters)})")
+        checked = {key: positive(f"{prefix}.{key}", values.get(key, default)) for key, default in self.parameters.items()}
+        for key, value in checked.items():
+            if value > self.at_most[key]:
+                raise ValueError(f"{prefix}.{key} must be at most {self.at_most[key]:g} for law {self.name}; got {value:g}")
+        return checked
+
+
+LAWS: Registry[Law] = Registry("latency law")
+
+
+def law(name: str, **claims: Any) -> Callable[[Quantile], Quantile]:
+    """Register the decorated quantile function under ``name``; ``claims`` are the other fields of `Law`."""
+
+    def register(ppf: Quantile) -> Quantile:
+        LAWS.add(name, Law(name=name, ppf=ppf, summary=summary(ppf), **claims))
+        return ppf
+
+    return register
+
+
+open_door(__name__, __path__)

@@ -1,0 +1,170 @@
+"""Lowering: a program becomes a graph of who waits for whom, as flat arrays for the kernel. Still no time.
+
+Nodes are the ops in an order in which each follows what it needs and, with ``channel``, the transfers between
+ranks. Times come later as two small vectors that the nodes and edges index, so one graph serves every cell of a
+sweep that has its program.
+"""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hops.noise import op_identity
+from hops.programs import KINDS, Op, Program
+
+NO_LAG = 0
+
+
+class Graph(NamedTuple):
+    """o = nodes in topological order, e = edges; arrays are read-only and go into the kernel as they are."""
+
+    rank: NDArray[np.int32]  # (o,) rank that the node occupies; -1: a transfer on its channel
+    work: NDArray[np.int32]  # (o,) index into the work vector (`work_index`, `transfer_index`)
+    identity: NDArray[np.uint32]  # (o,) noise address
+    factor: NDArray[np.int32]  # (o,) row of the factors that the node multiplies by; -1: none
+    fresh: NDArray[np.bool_]  # (o,) the factor is drawn here (W takes over the one of its I)
+    first: NDArray[np.bool_]  # (o,) first op of its rank
+    last: NDArray[np.bool_]  # (o,) last op of its rank
+    slot: NDArray[np.int32]  # (o,) row of the finish times; a row is used again once its last reader has run
+    indptr: NDArray[np.int32]  # (o+1,) edges of node i are indptr[i]:indptr[i+1]
+    pred: NDArray[np.int32]  # (e,) node that is waited for
+    lag: NDArray[np.int32]  # (e,) index into the lag vector (`lag_index`, `NO_LAG`)
+    origin: NDArray[np.int32]  # (e,) node whose end the wait would be for if transfers took no time
+    n_ranks: int
+    n_slots: int
+    n_factors: int
+
+
+def work_index(stage: int, kind: str) -> int:
+    """Place of an op's duration in the work vector of length ``6 n_stages``."""
+    return 4 * stage + KINDS.index(kind)
+
+
+def transfer_index(n_stages: int, stage: int, backward: bool) -> int:
+    """Place of a channel occupation, message of ``stage`` in a direction, in the work vector."""
+    return 4 * n_stages + 2 * stage + backward
+
+
+def lag_index(stage: int, backward: bool) -> int:
+    """Place of the delay of a message of ``stage`` in the lag vector of length ``1 + 2 n_stages``; place 0 is no delay."""
+    return 1 + 2 * stage + backward
+
+
+@lru_cache(maxsize=256)
+def lower(program: Program, channel: bool) -> Graph:
+    """Lower ``program``; messages are delays on edges, or with ``channel`` also nodes.
+
+    With ``channel`` a message waits for the one before it on its ordered pair of ranks, in the sender's program order,
+    and occupies the channel as long as its work says; the delay follows.
+    """
+    n_stages = program.n_stages
+    rank, work, identity, slots_of = [], [], [], []
+    indptr, pred, lag, origin = [0], [], [], []
+    previous: dict[int | tuple[int, int], int] = {}  # last node on a rank or a channel
+    sent: dict[tuple[int, bool, int], tuple[int, int, int]] = {}  # message -> the edge that waits for it
+    ops: list[Op | None] = []
+
+    def add(where: int | tuple[int, int], op: Op | None, index: int, edges: list[tuple[int, int, int]]) -> int:
+        node = len(rank)
+        if where in previous:
+            edges.insert(0, (previous[where], NO_LAG, previous[where]))
+        previous[where] = node
+        ops.append(op)
+        rank.append(where if isinstance(where, int) else -1)
+        work.append(index)
+        identity.append(op_identity(op.stage, op.kind != "F", op.microbatch) if op else 0)
+        for a, b, c in edges:
+            pred.append(a)
+            lag.append(b)
+            origin.append(c)
+        indptr.append(len(pred))
+        return node
+
+    for here, op in program.order:
+        stage, kind, k = op
+        backward = kind != "F"
+        step = -1 if backward else 1
+        edges = [sent[stage - step, backward, k]] if (stage - step, backward, k) in sent and kind != "W" else []
+        node = add(here, op, work_index(stage, kind), edges)
+        if kind == "W" or not 0 <= stage + step < n_stages:
+            continue
+        there, delay = program.rank_of(stage + step), lag_index(stage, backward)
+        if there != here:
+            carrier = node
+            if channel:
+                index = transfer_index(n_stages, stage, backward)
+                carrier = add((here, there), None, index, [(node, NO_LAG, node)])
+            sent[stage, backward, k] = (carrier, delay, node)
+
+    slots_of = _reuse(indptr, pred, origin)
+    factor, fresh = _factors(ops)
+    owner = np.array(rank, np.int32)
+    on_rank = {r: np.flatnonzero(owner == r) for r in range(program.pp)}
+    first, last = np.zeros(len(rank), bool), np.zeros(len(rank), bool)
+    for nodes in on_rank.values():
+        first[nodes[:1]], last[nodes[-1:]] = True, True
+    arrays = [
+        owner,
+        np.array(work, np.int32),
+        np.array(identity, np.uint32),
+        np.array(factor, np.int32),
+        np.array(fresh, np.bool_),
+        first,
+        last,
+        np.array(slots_of, np.int32),
+        np.array(indptr, np.int32),
+        np.array(pred, np.int32),
+        np.array(lag, np.int32),
+        np.array(origin, np.int32),
+    ]
+    for array in arrays:
+        array.flags.writeable = False
+    return Graph(*arrays, n_ranks=program.pp, n_slots=max(slots_of) + 1, n_factors=max(factor) + 1)
+
+
+def _reuse(indptr: list[int], pred: list[int], origin: list[int]) -> list[int]:
+    """Give each node a row for its finish time; rows whose last reader has run serve again, so the live ones fit the cache."""
+    n = len(indptr) - 1
+    last_reader = list(range(n))
+    for node in range(n):
+        for edge in range(indptr[node], indptr[node + 1]):
+            last_reader[pred[edge]] = last_reader[origin[edge]] = node
+    leaving: list[list[int]] = [[] for _ in range(n)]
+    for node, reader in enumerate(last_reader):
+        leaving[reader].append(node)
+    slot, free, n_slots = [0] * n, list[int](), 0
+    for node in range(n):
+        free.extend(slot[gone] for gone in leaving[node] if gone != node)
+        if free:
+            slot[node] = free.pop()
+        else:
+            slot[node], n_slots = n_slots, n_slots + 1
+        if last_reader[node] == node:
+            free.append(slot[node])
+    return slot
+
+
+def _factors(ops: list[Op | None]) -> tuple[list[int], list[bool]]:
+    """Give each op a row of factors; row 0 is used at once, the row of an I is kept until its W has run."""
+    row: list[int] = []
+    fresh: list[bool] = []
+    kept: dict[tuple[int, int], int] = {}
+    free, n_rows = list[int](), 1
+    for op in ops:
+        if op is None:
+            row.append(-1)
+        elif op.kind == "W":
+            row.append(kept.pop((op.stage, op.microbatch)))
+            free.append(row[-1])
+        elif op.kind == "I":
+            if not free:
+                free.append(n_rows)
+                n_rows += 1
+            row.append(free.pop())
+            kept[op.stage, op.microbatch] = row[-1]
+        else:
+            row.append(0)
+        fresh.append(op is not None and op.kind != "W")
+    return row, fresh

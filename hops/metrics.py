@@ -1,0 +1,88 @@
+"""Metrics: what the kernel's ticks mean. Cells first: c = cells that share a graph, n = draws, r = ranks."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hops.kernels import BUSY, EXPOSED, LIMB, MAKESPAN, MOST_BUSY, ONE, SPAN, TOTAL_BUSY, UTILIZATION
+
+TICK = 1e-9  # seconds
+
+type Floats = NDArray[np.float64]
+
+# what a cell contributes to its metrics besides ticks, one column each; NaN where the model has none
+COLUMNS = ("barrier", "pp", "samples", "tokens", "model_flops", "hardware_flops", "peak_flops")
+
+
+def draw_metrics(per_draw: NDArray[np.int64], columns: Mapping[str, Floats]) -> dict[str, Floats]:
+    """Metrics of every draw, each (c, n), from per_draw (4, c, n) ticks and the cells' `COLUMNS`, each (c,).
+
+    A metric that no cell of the batch has (NaN throughout, such as mfu of explicit times) is left out.
+    """
+    column = {key: values[:, None] for key, values in columns.items()}
+    makespan, span = per_draw[MAKESPAN] * TICK, per_draw[SPAN] * TICK
+    busy, most_busy = per_draw[TOTAL_BUSY] * TICK, per_draw[MOST_BUSY] * TICK
+    iteration_time = np.where(column["barrier"] > 0, makespan, span)
+    found = {
+        "iteration_time": iteration_time,
+        "makespan": makespan,
+        "span": span,
+        "bubble_fraction": 1 - busy / (column["pp"] * makespan),
+        "bubble_ratio": column["pp"] * makespan / busy - 1,
+        "span_bubble_fraction": 1 - most_busy / span,
+        "throughput": column["samples"] / iteration_time,
+        "tokens_per_second": column["tokens"] / iteration_time,
+        "mfu": column["model_flops"] / (iteration_time * column["peak_flops"] * column["pp"]),
+        "hfu": column["hardware_flops"] / (iteration_time * column["peak_flops"] * column["pp"]),
+        "flops_per_gpu": column["model_flops"] / (iteration_time * column["pp"]),
+    }
+    return {name: values for name, values in found.items() if not np.isnan(values).all()}
+
+
+def rank_metrics(moments: NDArray[np.object_], n_draws: int) -> dict[str, Floats]:
+    """Mean and deviation over draws of every rank's metrics, each (c, r), from exact sums (c, 3, r, 9) of Python ints."""
+    a, b, c, aa, ab, ac, bb, bc, cc = np.moveaxis(moments, -1, 0)
+    total = (a << 2 * LIMB) + (b << LIMB) + c
+    squares = (aa << 4 * LIMB) + (ab << 3 * LIMB + 1) + ((bb + 2 * ac) << 2 * LIMB) + (bc << LIMB + 1) + cc
+    mean = (total / n_draws).astype(float)
+    if n_draws > 1:
+        variance = ((n_draws * squares - total * total) / (n_draws * (n_draws - 1))).astype(float)
+        deviation = np.sqrt(variance)
+    else:
+        deviation = np.full(mean.shape, np.nan)
+    found = {}
+    for name, row, unit in (("busy_time", BUSY, TICK), ("exposed_communication", EXPOSED, TICK), ("utilization", UTILIZATION, 1 / ONE)):
+        found[name] = mean[:, row] * unit
+        found[f"{name}_std"] = deviation[:, row] * unit
+    return found
+
+
+def quantile_interval(sample: Floats, q: float, confidence: float = 0.95) -> tuple[float, float]:
+    """Distribution-free interval of quantile ``q`` [unit of ``sample``]: order statistics whose ranks a binomial gives.
+
+    An end that the sample is too small to bound is infinite. Source: David & Nagaraja 2003, Order Statistics, 7.1.
+    """
+    from scipy.special import bdtr
+
+    ordered, n = np.sort(sample), len(sample)
+    below = bdtr(np.arange(n + 1), n, q)  # P(at most k of n draws lie below the quantile)
+    lower = int(np.searchsorted(below, (1 - confidence) / 2))  # x_(lower) is 0-based lower - 1
+    upper = int(np.searchsorted(below, (1 + confidence) / 2)) + 1
+    return (
+        float(ordered[lower - 1]) if lower >= 1 else -np.inf,
+        float(ordered[upper - 1]) if upper <= n else np.inf,
+    )
+
+
+def statistics(values: Floats, quantiles: Sequence[float], certain: NDArray[np.bool_]) -> dict[str, Floats]:
+    """Quantiles (c, q) under "" and mean, std, standard_error (c,) of values (c, n); a ``certain`` cell does not vary."""
+    n = values.shape[1]
+    deviation = values.std(axis=1, ddof=1) if n > 1 else np.full(len(values), np.nan)
+    deviation = np.where(certain, 0.0, deviation)
+    return {
+        "": np.quantile(values, quantiles, axis=1).T,
+        "_mean": values.mean(axis=1),
+        "_std": deviation,
+        "_standard_error": deviation / np.sqrt(n),
+    }

@@ -1,0 +1,207 @@
+"""Programs: which operation each rank runs in which order. No time, no idle slots, no messages."""
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple, Self
+
+KINDS = "FBIW"  # forward; full backward; backward for input; backward for weight (torch's letters)
+
+_OP = re.compile(rf"(\d+)([{KINDS}])(\d+)")
+
+
+class Op(NamedTuple):
+    """One unit of work: microbatch ``microbatch`` passes ``stage`` in the sense of ``kind``; text ``2F0``."""
+
+    stage: int
+    kind: str
+    microbatch: int
+
+    def __str__(self) -> str:
+        return f"{self.stage}{self.kind}{self.microbatch}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read ``2F0``; anything else is a ``ValueError``."""
+        match = _OP.fullmatch(text)
+        if match is None:
+            raise ValueError(f"{text!r} is not an operation; it reads <stage><kind><microbatch>, such as 2F0, kinds {KINDS}")
+        return cls(int(match[1]), match[2], int(match[3]))
+
+
+# placement name -> (pp, stage) -> rank, and stages per rank
+PLACEMENTS: dict[str, Callable[[int, int], int]] = {"line": lambda pp, stage: stage}
+
+
+@dataclass(frozen=True)
+class Program:
+    """A schedule written out: ``ranks[r]`` is the tuple of `Op` that rank r runs, in order.
+
+    ``str`` gives one line a rank and `parse` reads it back; `to_csv` and `from_csv` do the same in torch's
+    compute-only form (one comma-separated line a rank).
+    """
+
+    name: str
+    ranks: tuple[tuple[Op, ...], ...]
+    placement: str = "line"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ranks", tuple(tuple(rank) for rank in self.ranks))
+        if not self.ranks or not any(self.ranks):
+            raise ValueError(f"schedule {self.name!r} has no operations: a program needs at least one rank and one op")
+
+    @property
+    def pp(self) -> int:
+        """Number of ranks."""
+        return len(self.ranks)
+
+    @cached_property
+    def n_ops(self) -> int:
+        """Number of operations on all ranks."""
+        return sum(len(rank) for rank in self.ranks)
+
+    @cached_property
+    def n_stages(self) -> int:
+        """Number of stages, one more than the highest that occurs."""
+        return 1 + max(op.stage for rank in self.ranks for op in rank)
+
+    @cached_property
+    def microbatches(self) -> int:
+        """Number of microbatches, one more than the highest that occurs."""
+        return 1 + max(op.microbatch for rank in self.ranks for op in rank)
+
+    def rank_of(self, stage: int) -> int:
+        """Rank that holds ``stage``."""
+        return PLACEMENTS[self.placement](self.pp, stage)
+
+    @cached_property
+    def stage_ranks(self) -> tuple[int, ...]:
+        """Rank of every stage."""
+        return tuple(self.rank_of(stage) for stage in range(self.n_stages))
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.name, self.ranks, self.placement))
+
+    def __hash__(self) -> int:
+        return self._hash  # once: programs are keys of what is remembered about them, and may have 10^5 ops
+
+    def __str__(self) -> str:
+        return "\n".join(f"rank {r}: {' '.join(map(str, ops))}" for r, ops in enumerate(self.ranks))
+
+    @classmethod
+    def parse(cls, text: str, name: str = "parsed", placement: str = "line") -> Self:
+        """Read what ``str(program)`` wrote; a malformed operation is a ``ValueError``."""
+        lines = [line.partition(":")[2].split() for line in text.splitlines() if line.strip()]
+        return cls(name, _ranks(lines), placement)
+
+    def to_csv(self, path: str | Path | None = None) -> str:
+        """Return (and, with ``path``, write) one comma-separated line a rank."""
+        text = "".join(",".join(map(str, ops)) + "\n" for ops in self.ranks)
+        if path is not None:
+            Path(path).write_text(text)
+        return text
+
+    @classmethod
+    def from_csv(cls, path: str | Path, name: str | None = None, placement: str = "line") -> Self:
+        """Read a file of one comma-separated line a rank; empty cells (idle slots) are passed over."""
+        path = Path(path)
+        lines = [[cell.strip() for cell in line.split(",") if cell.strip()] for line in path.read_text().splitlines()]
+        return cls(name or path.stem, _ranks(lines), placement)
+
+    def validate(self) -> Self:
+        """Check that each op stands exactly once, where its stage lives, and that nothing deadlocks.
+
+        Returns the program itself; raises ``ValueError`` naming the ops, or every waiting rank and what it waits for.
+        """
+        self._check_complete()
+        _ = self.order
+        return self
+
+    @cached_property
+    def order(self) -> tuple[tuple[int, Op], ...]:
+        """All ``(rank, op)`` such that every op follows what it needs; a deadlock is a ``ValueError``."""
+        last, position = self.n_stages - 1, [0] * self.pp
+        done: set[tuple[int, bool, int]] = set()  # (stage, backward, microbatch); a weight pass feeds nothing
+        waiting: dict[tuple[int, bool, int], list[int]] = {}
+        order: list[tuple[int, Op]] = []
+        runnable = list(range(self.pp))[::-1]
+        while runnable:
+            rank = runnable.pop()
+            ops = self.ranks[rank]
+            for step in range(position[rank], len(ops)):
+                op = ops[step]
+                stage, kind, k = op
+                missing = next((need for need in needs(op, last) if need not in done), None)
+                if missing is not None:
+                    waiting.setdefault(missing, []).append(rank)
+                    break
+                position[rank] = step + 1
+                order.append((rank, op))
+                if kind != "W":
+                    made = (stage, kind != "F", k)
+                    done.add(made)
+                    runnable.extend(waiting.pop(made, ()))
+        if len(order) < self.n_ops:
+            raise ValueError(self._deadlock(len(order), position, done))
+        return tuple(order)
+
+    @cached_property
+    def in_flight(self) -> tuple[int, ...]:
+        """Most chunk activations that each rank holds at once; a forward takes one, B or W frees it."""
+        peaks = []
+        for ops in self.ranks:
+            held = peak = 0
+            for op in ops:
+                held += (op.kind == "F") - (op.kind in "BW")
+                peak = max(peak, held)
+            peaks.append(peak)
+        return tuple(peaks)
+
+    def _check_complete(self) -> None:
+        seen: dict[Op, int] = {}
+        for rank, ops in enumerate(self.ranks):
+            for op in ops:
+                if op in seen:
+                    raise ValueError(f"schedule {self.name!r} runs {op} twice (ranks {seen[op]} and {rank})")
+                if self.rank_of(op.stage) != rank:
+                    home = self.rank_of(op.stage)
+                    raise ValueError(f"schedule {self.name!r} runs {op} on rank {rank}; placement {self.placement!r} has it on {home}")
+                seen[op] = rank
+        for stage in range(self.n_stages):
+            for k in range(self.microbatches):
+                full, split = Op(stage, "B", k) in seen, [kind for kind in "IW" if Op(stage, kind, k) in seen]
+                if Op(stage, "F", k) not in seen:
+                    raise ValueError(f"schedule {self.name!r} never runs {Op(stage, 'F', k)}")
+                if full and split:
+                    raise ValueError(f"schedule {self.name!r} runs {Op(stage, 'B', k)} and also {Op(stage, split[0], k)}: B is I + W")
+                if not full and len(split) < 2:
+                    absent = [str(Op(stage, kind, k)) for kind in "IW" if kind not in split]
+                    raise ValueError(f"schedule {self.name!r} never runs {Op(stage, 'B', k)}, nor {' and '.join(absent)}")
+
+    def _deadlock(self, n_done: int, position: list[int], done: set[tuple[int, bool, int]]) -> str:
+        kinds = {(op.stage, op.kind != "F", op.microbatch): op for rank in self.ranks for op in rank if op.kind != "W"}
+        lines = [f"schedule {self.name!r} deadlocks after {n_done} of {self.n_ops} ops:"]
+        for rank, ops in enumerate(self.ranks):
+            if position[rank] < len(ops):
+                op = ops[position[rank]]
+                missing = [need for need in needs(op, self.n_stages - 1) if need not in done]
+                text = " and ".join(str(kinds.get(need, Op(need[0], "FB"[need[1]], need[2]))) for need in missing)
+                lines.append(f"  rank {rank} waits at step {position[rank]}: {op} needs {text}")
+        return "\n".join(lines)
+
+
+def needs(op: Op, last: int) -> tuple[tuple[int, bool, int], ...]:
+    """What ``op`` waits for, as (stage, backward, microbatch); ``last`` is the last stage."""
+    stage, kind, k = op
+    if kind == "F":
+        return ((stage - 1, False, k),) if stage else ()
+    if kind == "W":
+        return ((stage, True, k),)
+    return ((stage, False, k),) if stage == last else ((stage, False, k), (stage + 1, True, k))
+
+
+def _ranks(lines: Iterable[Iterable[str]]) -> tuple[tuple[Op, ...], ...]:
+    return tuple(tuple(Op.parse(text) for text in line) for line in lines)

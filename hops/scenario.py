@@ -1,0 +1,153 @@
+"""A scenario: everything that one cell of a sweep is, as one frozen and checked value."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from hops.checks import count, flag, no_such, one_of
+from hops.costs import FAMILIES, Model, model_keys
+from hops.distributions import LAWS
+from hops.registry import Registry
+from hops.schedules import SCHEDULES
+from hops.topologies import TOPOLOGIES
+
+DOORS: dict[str, Registry[Any]] = {"schedule": SCHEDULES, "topology": TOPOLOGIES}
+P2P = ("latency", "channel")
+LATER = ("dp", "tp", "cp", "ep")  # parallel dimensions that are not modelled yet: refused, never a silent multiplier
+
+
+class Choice(NamedTuple):
+    """A name from a door with its parameters, sorted by key."""
+
+    name: str
+    params: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def kwargs(self) -> dict[str, Any]:
+        return dict(self.params)
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Variation of durations, one term a kind; a term without a law is off."""
+
+    op: Choice | None = None  # every op on its own
+
+    @property
+    def noisy(self) -> bool:
+        return self.op is not None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenario:
+    """One cell: sizes, schedule, topology, model and noise.
+
+    ``draws`` is the number of sampled iterations (one when nothing varies), ``seed`` the first word of every noise
+    address. Build one from a config with `from_config`, which checks every value.
+    """
+
+    schedule: Choice
+    topology: Choice
+    model: Model
+    latency: Latency
+    pp: int = 8
+    vpp: int | None = None
+    microbatches: int = 32
+    microbatch_size: int = 1
+    draws: int = 1000
+    seed: int = 0
+    p2p: str = "channel"
+    barrier: bool = True
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> "Scenario":
+        """Check a composed config and make the value; ``ValueError`` names the key, what was found and what works."""
+        known = {field.name for field in fields(cls)} | {*LATER, "executor"}
+        for key in config:
+            if key not in known:
+                raise no_such("key", key, known)
+        for key in LATER:
+            if count(key, config.get(key, 1)) != 1:
+                raise ValueError(f"{key}={config[key]} is not modelled yet; only {key}=1 works")
+        latency = _latency(_frozen(config["latency"]))
+        draws = count("draws", config["draws"], most=2**33)  # what fits the noise address
+        return cls(
+            schedule=_choice("schedule", _frozen(config["schedule"])),
+            topology=_choice("topology", _frozen(config["topology"])),
+            model=_model(_frozen(config["model"])),
+            latency=latency,
+            pp=count("pp", config["pp"]),
+            vpp=None if config["vpp"] is None else count("vpp", config["vpp"]),
+            microbatches=count("microbatches", config["microbatches"]),
+            microbatch_size=count("microbatch_size", config["microbatch_size"]),
+            draws=draws if latency.noisy else 1,
+            seed=count("seed", config["seed"], least=0, most=2**32 - 1),
+            p2p=one_of("p2p", config["p2p"], P2P),
+            barrier=flag("barrier", config["barrier"]),
+        )
+
+
+type Frozen = tuple[tuple[str, Any], ...]
+
+
+def _frozen(section: Mapping[str, Any]) -> Frozen:
+    """A config section as a hashable value."""
+
+    def freeze(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return _frozen(value)
+        if isinstance(value, list):
+            return tuple(freeze(each) for each in value)
+        return value
+
+    return tuple((key, freeze(section[key])) for key in sorted(section))
+
+
+# the sections of a sweep repeat from cell to cell: each is checked once (1 and 1.0 and true are different questions)
+remember = lru_cache(maxsize=65536, typed=True)
+
+
+@remember
+def _choice(noun: str, section: Frozen) -> Choice:
+    values, door = dict(section), DOORS[noun]
+    name = door.canonical(str(values.pop("name", None)))
+    _known_keys(noun, name, values, door[name].parameters)
+    return Choice(name, tuple(sorted(values.items())))
+
+
+@remember
+def _model(section: Frozen) -> Model:
+    values = dict(section)
+    family = one_of("model.family", values.pop("family", None), list(FAMILIES))
+    keys = model_keys(family)
+    _known_keys("model", family, values, keys)
+    for key in keys:
+        if values.get(key) is None:
+            raise ValueError(f"model.{key} is not set; a model of family {family} needs {', '.join(keys)}")
+    return FAMILIES[family](**values)
+
+
+@remember
+def _latency(section: Frozen) -> Latency:
+    values = dict(section)
+    _known_keys("latency", str(values.pop("name", "latency")), values, ("op",))
+    return Latency(op=_term("latency.op", values.get("op") or ()))
+
+
+def _term(prefix: str, section: Frozen) -> Choice | None:
+    values = dict(section)
+    name = values.pop("law", None)
+    given = {key: value for key, value in values.items() if value is not None}
+    if name in (None, "none"):
+        if given:
+            raise ValueError(f"{prefix} has {', '.join(given)} but no law (try {prefix}.law={next(iter(LAWS))})")
+        return None
+    law = LAWS[str(name)]
+    return Choice(law.name, tuple(sorted(law.check(prefix, given).items())))
+
+
+def _known_keys(noun: str, name: str, values: Iterable[str], known: Iterable[str]) -> None:
+    for key in values:
+        if key not in known:
+            raise ValueError(f"{noun}.{key} has no meaning for {name} (it takes {', '.join(known) or 'no parameters'})")

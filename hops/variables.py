@@ -1,0 +1,57 @@
+"""Every variable of a result, once: dimensions, unit, meaning. Attributes, docs and checks come from this table."""
+
+from typing import NamedTuple
+
+
+class Variable(NamedTuple):
+    """One variable of a cell; ``per`` is "draw" (one value a sampled iteration) or "rank" (its mean over the draws)."""
+
+    per: str
+    units: str
+    long_name: str
+    source: str = ""
+
+
+VARIABLES = {
+    "iteration_time": Variable(
+        "draw", "s", "time the training loop waits for per step", "makespan with barrier=true, span with barrier=false"
+    ),
+    "makespan": Variable("draw", "s", "last end from t = 0"),
+    "span": Variable("draw", "s", "longest time from a rank's first start to its own last end", "Qi et al. 2023 (arXiv:2401.10241)"),
+    "bubble_fraction": Variable("draw", "1", "idle share of all ranks' time", "1 - sum(busy) / (p makespan)"),
+    "bubble_ratio": Variable("draw", "1", "idle time over busy time", "p makespan / sum(busy) - 1"),
+    "span_bubble_fraction": Variable(
+        "draw", "1", "bubble rate of the zero-bubble papers", "1 - max(busy) / span, Qi et al. 2023 (arXiv:2401.10241)"
+    ),
+    "throughput": Variable("draw", "sample s-1", "samples per second", "microbatches x microbatch_size x dp / iteration_time"),
+    "tokens_per_second": Variable("draw", "token s-1", "tokens per second"),
+    "mfu": Variable("draw", "1", "model FLOPs utilization", "model FLOPs without recomputation / (iteration_time x peak of all GPUs)"),
+    "hfu": Variable("draw", "1", "hardware FLOPs utilization", "FLOPs with recomputation / (iteration_time x peak of all GPUs)"),
+    "flops_per_gpu": Variable("draw", "FLOP s-1", "model FLOP/s a GPU achieves"),
+    "busy_time": Variable("rank", "s", "computing time of a rank, mean over draws"),
+    "busy_time_std": Variable("rank", "s", "computing time of a rank, standard deviation over draws (ddof 1)"),
+    "exposed_communication": Variable(
+        "rank", "s", "waits that transfers add, mean over draws", "sum of start - max(previous end on the rank, producers' ends)"
+    ),
+    "exposed_communication_std": Variable("rank", "s", "waits that transfers add, standard deviation over draws (ddof 1)"),
+    "utilization": Variable("rank", "1", "busy time over makespan, mean over draws"),
+    "utilization_std": Variable("rank", "1", "busy time over makespan, standard deviation over draws (ddof 1)"),
+    "peak_in_flight": Variable("rank", "1", "most chunk activations a rank holds at once", "freed at B or W"),
+}
+
+STATISTICS = {
+    "mean": "mean over draws",
+    "std": "standard deviation over draws (ddof 1)",
+    "standard_error": "standard error of the mean",
+}
+
+
+def attributes(name: str) -> dict[str, str]:
+    """CF attributes of variable ``name``, also of a statistic such as ``iteration_time_mean``."""
+    if name in VARIABLES:
+        variable, suffix = VARIABLES[name], ""
+    else:
+        statistic = next(s for s in STATISTICS if name.endswith(f"_{s}"))
+        variable, suffix = VARIABLES[name.removesuffix(f"_{statistic}")], f", {STATISTICS[statistic]}"
+    found = {"long_name": variable.long_name + suffix, "units": variable.units}
+    return {**found, "source": variable.source} if variable.source else found
