@@ -1,0 +1,42 @@
+"""HOPS, the Heterogeneous Optimized Pipeline Simulator.
+
+    hops.program("1f1b", pp=4, microbatches=8)               the order of every rank
+    hops.simulate("schedule=zb", "topology=pcie")            one cell, as the command line would: Dataset (draw, rank)
+    hops.sweep_cube("schedule=1f1b,zb", "pp=4,8")            a sweep: Dataset with one dimension a swept key
+    hops.timeline("schedule=zb", draw=0)                     when every op of one draw runs: DataFrame
+    hops.open_cube("results/<run>")                          a cube from its file, checked
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hops.cube import open_cube
+    from hops.programs import Op, Program
+    from hops.scenario import Scenario
+    from hops.schedules import program
+    from hops.sweep import simulate, sweep_cube, timeline
+
+_HOME = {
+    "Op": "programs",
+    "Program": "programs",
+    "Scenario": "scenario",
+    "open_cube": "cube",
+    "program": "schedules",
+    "simulate": "sweep",
+    "sweep_cube": "sweep",
+    "timeline": "sweep",
+}
+
+__all__ = ["Op", "Program", "Scenario", "open_cube", "program", "simulate", "sweep_cube", "timeline"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for: ``import hops`` itself loads nothing heavy."""
+    if name in _HOME:
+        return getattr(import_module(f"hops.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'hops' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -13,8 +13,8 @@ def no_such(noun: str, asked: object, known: Iterable[str]) -> ValueError:
     """Build the error for an unknown name: what was asked, the nearest, all that would work."""
     names = sorted(known)
     close = difflib.get_close_matches(str(asked).lower(), names, n=1)
-    guess = f"did you mean '{close[0]}'? " if close else ""
-    return ValueError(f"no {noun} named {str(asked)!r}; {guess}(known: {', '.join(names)})")
+    guess = f"; did you mean '{close[0]}'?" if close else ""
+    return ValueError(f"no {noun} named {str(asked)!r}{guess} (known: {', '.join(names)})")
 
 
 def one_of(key: str, value: object, known: Sequence[str]) -> str:

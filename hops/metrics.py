@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from hops.kernels import BUSY, EXPOSED, LIMB, MAKESPAN, MOST_BUSY, ONE, SPAN, TOTAL_BUSY, UTILIZATION
 
-TICK = 1e-9  # seconds
+TICKS = 1e9  # a second
 
 type Floats = NDArray[np.float64]
 
@@ -21,8 +21,8 @@ def draw_metrics(per_draw: NDArray[np.int64], columns: Mapping[str, Floats]) -> 
     A metric that no cell of the batch has (NaN throughout, such as mfu of explicit times) is left out.
     """
     column = {key: values[:, None] for key, values in columns.items()}
-    makespan, span = per_draw[MAKESPAN] * TICK, per_draw[SPAN] * TICK
-    busy, most_busy = per_draw[TOTAL_BUSY] * TICK, per_draw[MOST_BUSY] * TICK
+    makespan, span = per_draw[MAKESPAN] / TICKS, per_draw[SPAN] / TICKS
+    busy, most_busy = per_draw[TOTAL_BUSY] / TICKS, per_draw[MOST_BUSY] / TICKS
     iteration_time = np.where(column["barrier"] > 0, makespan, span)
     found = {
         "iteration_time": iteration_time,
@@ -52,9 +52,9 @@ def rank_metrics(moments: NDArray[np.object_], n_draws: int) -> dict[str, Floats
     else:
         deviation = np.full(mean.shape, np.nan)
     found = {}
-    for name, row, unit in (("busy_time", BUSY, TICK), ("exposed_communication", EXPOSED, TICK), ("utilization", UTILIZATION, 1 / ONE)):
-        found[name] = mean[:, row] * unit
-        found[f"{name}_std"] = deviation[:, row] * unit
+    for name, row, unit in (("busy_time", BUSY, TICKS), ("exposed_communication", EXPOSED, TICKS), ("utilization", UTILIZATION, ONE)):
+        found[name] = mean[:, row] / unit
+        found[f"{name}_std"] = deviation[:, row] / unit
     return found
 
 

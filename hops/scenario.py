@@ -63,7 +63,7 @@ class Scenario:
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Scenario":
         """Check a composed config and make the value; ``ValueError`` names the key, what was found and what works."""
-        known = {field.name for field in fields(cls)} | {*LATER, "executor"}
+        known = {field.name for field in fields(cls)} | set(LATER)
         for key in config:
             if key not in known:
                 raise no_such("key", key, known)

@@ -21,7 +21,7 @@ from hops.checks import count
 from hops.cluster import Cluster
 from hops.costs import Costs, Model, stage_costs
 from hops.graph import Graph, lag_index, lower, transfer_index, work_index
-from hops.metrics import COLUMNS, TICK, Floats, draw_metrics, rank_metrics
+from hops.metrics import COLUMNS, TICKS, Floats, draw_metrics, rank_metrics
 from hops.noise import largest_factor, quantile_table
 from hops.programs import Program
 from hops.scenario import Choice, Scenario
@@ -88,7 +88,7 @@ def prepare(scenario: Scenario) -> Case:
     table = quantile_table(*s.latency.op) if s.latency.op else None
     longest = float(built.n_works @ numbers.work) * (1.0 if table is None else largest_factor(table)) + built.n_lags @ numbers.lag
     if not longest < 2**62:
-        raise ValueError(f"durations add up to {longest * TICK:.3g} s, beyond the 2^62 ns (146 years) that the clock can count")
+        raise ValueError(f"durations add up to {longest / TICKS:.3g} s, beyond the 2^62 ns (146 years) that the clock can count")
     return Case(s, built, numbers, table)
 
 
@@ -113,13 +113,13 @@ def weights(topology: Choice, model: Model, stage_ranks: tuple[int, ...], microb
     for stage, here in enumerate(stage_ranks):
         f, i, w = costs.forward[stage], costs.backward_input[stage], costs.backward_weight[stage]
         for kind, seconds in (("F", f), ("B", i + w), ("I", i), ("W", w)):
-            if seconds < TICK:
+            if seconds * TICKS < 1:
                 raise ValueError(f"stage {stage} computes {kind} in {seconds:.3g} s; the clock counts whole ns, so give at least 1e-9 s")
-            work[work_index(stage, kind)] = seconds / TICK
+            work[work_index(stage, kind)] = seconds * TICKS
         for backward, neighbour in ((False, stage + 1), (True, stage - 1)):
             if 0 <= neighbour < n_stages:
                 path = cluster.between(here, stage_ranks[neighbour])
-                latency, occupied = path.latency / TICK, costs.p2p_bytes / path.bandwidth / TICK
+                latency, occupied = path.latency * TICKS, costs.p2p_bytes / path.bandwidth * TICKS
                 at = lag_index(stage, backward)
                 lag[at] = int(latency + 0.5)
                 if p2p == "channel":

@@ -1,0 +1,33 @@
+"""``python -m hops ...``: evaluate one cell and print its report (with ``timeline=true`` also a picture of one draw)."""
+
+from typing import TYPE_CHECKING
+
+from hops.sweep import command_line
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+def main() -> None:
+    """Run the command line."""
+
+    def task(config: "DictConfig") -> None:
+        from hops.checks import flag
+        from hops.cube import Prepared, cell_dataset
+        from hops.cube_sweeper import one_cell
+        from hops.terminal import cell_report
+
+        draw_it = flag("timeline", config.timeline)
+        prepared = Prepared(one_cell(config))
+        cell = cell_dataset(prepared)
+        print(cell_report(cell, prepared.cases[0], prepared.plan.notes))
+        if draw_it:
+            from hops.trace import timeline_frame, timeline_text
+
+            print(f"\n{timeline_text(timeline_frame(prepared.cases[0]))}")
+
+    command_line(task)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""Hydra's view of HOPS: where the presets are, which options the doors add, and how overrides become a config."""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_store import ConfigStore
+from hydra.errors import MissingConfigException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from hops.distributions import LAWS
+from hops.schedules import SCHEDULES
+from hops.topologies import TOPOLOGIES
+
+HERE = Path(__file__).resolve().parent
+
+HELP = """HOPS: how a pipeline-parallel training run will behave, as a distribution.
+
+One cell:   python -m hops schedule=zb topology=pcie
+A sweep:    python -m hops.sweep -m schedule=1f1b,zb topology=dgx,pcie 'microbatches=range(16,129,16)'
+
+== Groups (group=option) ==
+$APP_CONFIG_GROUPS
+
+== Config (override anything as key=value) ==
+$CONFIG
+
+Hydra's own flags: python -m hops --hydra-help
+"""
+
+
+def folder(name: str) -> Path:
+    """``conf`` or ``sweeps``: inside the package when installed, beside it in a checkout."""
+    return HERE / name if (HERE / name).is_dir() else HERE.parent / name
+
+
+class SweepsSearchPath(SearchPathPlugin):
+    """Puts ``sweeps/`` on Hydra's search path, so that its questions are found by name (``-cn``)."""
+
+    def manipulate_search_path(self, search_path: Any) -> None:
+        search_path.append("hops-sweeps", folder("sweeps").as_uri())
+
+
+def register_options() -> None:
+    """Tell Hydra about every option that a door registers. Safe to repeat."""
+    store = ConfigStore.instance()
+    store.store(group="hydra/help", name="hops", node={"app_name": "hops", "header": "", "footer": "", "template": HELP}, provider="hops")
+    for group, door in (("schedule", SCHEDULES), ("topology", TOPOLOGIES)):
+        for name in (*door, *door.aliases):
+            node = {"name": door.canonical(name), **door[name].parameters}
+            store.store(group=group, name=name, node=node, provider="hops")
+    # a term has the parameters of every law, null where its law has no use for them, so that the law is a key as well
+    unused: dict[str, Any] = {key: None for law in LAWS.values() for key in law.parameters}
+    store.store(group="latency", name="none", node={"op": {"law": "none", **unused}}, provider="hops")
+    for name, law in LAWS.items():
+        store.store(group="latency", name=name, node={"op": {"law": name, **unused, **law.parameters}}, provider="hops")
+
+
+def make_loader() -> ConfigLoaderImpl:
+    """A config loader of our own: leaves the Hydra that a notebook or another app may have started alone."""
+    return ConfigLoaderImpl(config_search_path=create_config_search_path(str(folder("conf"))))
+
+
+def compose(loader: ConfigLoaderImpl, overrides: Sequence[str]) -> DictConfig:
+    """Compose ``conf/config.yaml`` with ``overrides``, as the command line would."""
+    return loader.load_configuration("config", list(overrides), run_mode=RunMode.RUN, from_shell=False)
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """The part of a composed config that is ours, as plain containers."""
+    ours = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    return OmegaConf.to_container(ours, resolve=True)  # type: ignore[return-value]
+
+
+def yaml(config: DictConfig) -> str:
+    """The same part as YAML."""
+    return OmegaConf.to_yaml(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]))
+
+
+def did_you_mean(error: BaseException) -> list[str]:
+    """A line with the nearest valid name, for Hydra's errors about an unknown option or key."""
+    asked, known = "", list[str]()
+    if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
+        asked, known = error.missing_cfg_file.rpartition("/")[2], list(error.options)
+    while error is not None and not known:
+        if isinstance(error, OmegaConfBaseException) and isinstance(error.parent_node, DictConfig):
+            asked, known = str(error.key), [str(key) for key in error.parent_node]
+        error = error.__cause__  # type: ignore[assignment]
+    close = difflib.get_close_matches(asked, known, n=1)
+    return [f"did you mean '{close[0]}'?"] if close else []

@@ -1,0 +1,208 @@
+"""Cubes: from evaluated cells to a labelled Dataset, to a file, and back."""
+
+import os
+import platform
+import subprocess
+from collections import Counter
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from hops.checks import Infeasible
+from hops.metrics import statistics
+from hops.plan import Axis, Plan
+from hops.simulation import Case, evaluate, prepare
+from hops.variables import STATISTICS, VARIABLES, attributes
+
+FORMAT = "1"
+QUANTILES = (0.01, 0.05, 0.5, 0.95, 0.99)
+REASONS = 8  # lines of reasons shown for cells that were left out
+
+
+class Prepared:
+    """A plan whose cells have been built: those that can be evaluated, and why the others cannot."""
+
+    def __init__(self, plan: Plan) -> None:
+        """Raises `Infeasible` for a single cell, for a strict sweep, and when no cell is left."""
+        self.plan = plan
+        self.cells: list[int] = []
+        self.cases: list[Case] = []
+        reasons: Counter[str] = Counter()
+        for i, scenario in enumerate(plan.scenarios):
+            try:
+                case = prepare(scenario)
+            except Infeasible as reason:
+                if plan.strict or not plan.axes:
+                    raise
+                reasons[str(reason)] += 1
+            else:
+                self.cells.append(i)
+                self.cases.append(case)
+        self.skipped = [f"{n} of {len(plan.scenarios)} cells left out: {reason}" for reason, n in reasons.most_common(REASONS)]
+        if len(reasons) > REASONS:
+            self.skipped.append(f"... and {sum(reasons.values()) - sum(n for _, n in reasons.most_common(REASONS))} cells for other sizes")
+        if not self.cases:
+            raise Infeasible("no cell of the sweep can be evaluated:\n  " + "\n  ".join(self.skipped))
+
+
+def cell_dataset(prepared: Prepared) -> xr.Dataset:
+    """Evaluate a plan of one cell; dims ``draw`` and ``rank``."""
+    (outcome,) = evaluate(prepared.cases, prepared.plan.executor)
+    case = prepared.cases[0]
+    data: dict[str, Any] = {name: ("draw", values[0], attributes(name)) for name, values in outcome.per_draw.items()}
+    data |= {name: ("rank", values[0], attributes(name)) for name, values in outcome.per_rank.items()}
+    data["peak_in_flight"] = ("rank", np.array(case.structure.program.in_flight, float), attributes("peak_in_flight"))
+    coords = {
+        "draw": ("draw", np.arange(case.scenario.draws), {"long_name": "sampled iteration"}),
+        "rank": ("rank", np.arange(case.scenario.pp), {"long_name": "pipeline rank"}),
+    }
+    return xr.Dataset(data, coords, provenance(prepared.plan))
+
+
+def cube_dataset(prepared: Prepared) -> xr.Dataset:
+    """Evaluate all cells of a plan; dims: the axes in the order typed, then ``quantile`` or ``rank``.
+
+    Cells that were left out are NaN, with ``evaluated`` False.
+    """
+    plan, cases = prepared.plan, prepared.cases
+    shape, n_cells = plan.shape, len(plan.scenarios)
+    n_ranks = max(case.scenario.pp for case in cases)
+    columns: dict[str, np.ndarray[Any, Any]] = {}
+
+    def put(name: str, cells: list[int], values: np.ndarray[Any, Any], width: int | None = None) -> None:
+        if name not in columns:
+            columns[name] = np.full((n_cells,) if width is None else (n_cells, width), np.nan)
+        where = [prepared.cells[i] for i in cells]
+        if width is None:
+            columns[name][where] = values
+        else:
+            columns[name][where, : values.shape[1]] = values
+
+    for outcome in evaluate(cases, plan.executor):
+        batch = [cases[i] for i in outcome.cells]
+        certain = np.array([case.table is None for case in batch])
+        for name, draws in outcome.per_draw.items():
+            for suffix, values in statistics(draws, QUANTILES, certain).items():
+                put(name + suffix, outcome.cells, values, None if suffix else len(QUANTILES))
+        for name, ranks in outcome.per_rank.items():
+            put(name, outcome.cells, ranks, n_ranks)
+        in_flight = np.array([case.structure.program.in_flight for case in batch], float)
+        put("peak_in_flight", outcome.cells, in_flight, n_ranks)
+
+    dims = [axis.name for axis in plan.axes]
+    data: dict[str, Any] = {}
+    for name, column in columns.items():
+        last = [] if column.ndim == 1 else ["rank" if name in VARIABLES and VARIABLES[name].per == "rank" else "quantile"]
+        data[name] = ([*dims, *last], column.reshape(shape + column.shape[1:]), attributes(name))
+    evaluated = np.zeros(n_cells, bool)
+    evaluated[prepared.cells] = True
+    data["evaluated"] = (dims, evaluated.reshape(shape), {"long_name": "cell was evaluated; others do not fit and are NaN"})
+    coords: dict[str, Any] = {axis.name: _coordinate(axis) for axis in plan.axes}
+    coords["quantile"] = ("quantile", np.array(QUANTILES), {"long_name": "quantile over draws", "units": "1"})
+    coords["rank"] = ("rank", np.arange(n_ranks), {"long_name": "pipeline rank"})
+    order = [name + suffix for name in VARIABLES for suffix in ("", *(f"_{each}" for each in STATISTICS)) if name + suffix in data]
+    return xr.Dataset({name: data[name] for name in [*order, "evaluated"]}, coords, provenance(plan))
+
+
+def _coordinate(axis: Axis) -> tuple[str, Any, dict[str, str]]:
+    attrs = {"hydra_key": axis.key, "long_name": axis.key}
+    kinds = {type(value) for value in axis.values}
+    if kinds == {bool} or kinds <= {int, float}:
+        values = np.array(axis.values)
+        if values.dtype.kind == "i" and np.abs(values).max() > 2**31 - 1:
+            values = values.astype(float)  # netCDF 3 has no 64-bit integers; seeds are exact in float64
+        return (axis.name, values, attrs)
+    return (axis.name, np.array([_text(value) for value in axis.values], object), attrs)
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, (list, tuple)):
+        return f"[{','.join(map(_text, value))}]"
+    return str(value)
+
+
+def provenance(plan: Plan) -> dict[str, str]:
+    """Attributes that recreate a result: version, source, composed config, overrides, seed, libraries. Text only (netCDF 3)."""
+    first = plan.scenarios[0]
+    found: dict[str, Any] = {
+        "title": "HOPS result cube" if plan.axes else "HOPS result",
+        "Conventions": "CF-1.11",
+        "hops_format": FORMAT,
+        "hops_version": version("hops"),
+        **_git(),
+        "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+        "config": plan.config,
+        "overrides": plan.overrides,
+        "seed": "an axis" if any(axis.key == "seed" for axis in plan.axes) else first.seed,
+        "notes": plan.notes or None,
+        "python": platform.python_version(),
+        **{f"{name}_version": version(name) for name in ("numpy", "numba", "xarray", "scipy", "hydra-core")},
+    }
+    return attribute_text(found)
+
+
+def attribute_text(attrs: Mapping[str, Any]) -> dict[str, str]:
+    """Attributes as netCDF 3 takes them: text; lists joined by newlines, None left out."""
+    joined = {key: "\n".join(map(str, value)) if isinstance(value, (list, tuple)) else value for key, value in attrs.items()}
+    return {key: str(value) for key, value in joined.items() if value is not None}
+
+
+def _git() -> dict[str, str]:
+    """Commit of the checkout that the package runs from; empty when installed."""
+    here = Path(__file__).parent
+
+    def ask(*words: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, timeout=5)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    if ask("ls-files", "--error-unmatch", Path(__file__).name) is None:
+        return {}
+    sha, changed = ask("rev-parse", "HEAD"), ask("status", "--porcelain", "--untracked-files=no", ".")
+    return {"git_sha": sha, "git_dirty": "yes" if changed else "no"} if sha else {}
+
+
+def write_cube(dataset: xr.Dataset, path: Path) -> None:
+    """Write netCDF under a temporary name, sync, rename: at no moment is there a file at ``path`` that is not whole.
+
+    An interrupted or failed write takes its temporary file away; a killed one leaves ``.<name>.tmp-<pid>``.
+    """
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    try:
+        dataset.to_netcdf(temporary, engine="scipy")
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def open_cube(path: str | os.PathLike[str]) -> xr.Dataset:
+    """Read a cube (a ``cube.nc``, or the folder that holds it) into memory and check it; ``ValueError`` says what is wrong."""
+    file = Path(path)
+    file = file / "cube.nc" if file.is_dir() else file
+    if not file.exists():
+        raise ValueError(f"no cube at {file} (a run writes results/<run>/cube.nc; did it use another hydra.sweep.dir?)")
+    try:
+        dataset = xr.load_dataset(file, engine="scipy")
+    except (ValueError, TypeError, OSError, EOFError, KeyError, IndexError) as error:
+        raise ValueError(f"{file} is not a readable netCDF file: {error}") from error
+    found = dataset.attrs.get("hops_format")
+    if found != FORMAT:
+        raise ValueError(f"{file} is {'no HOPS cube' if found is None else f'a HOPS cube of format {found}'}; this version reads format {FORMAT}")
+    return dataset

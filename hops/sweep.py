@@ -1,0 +1,162 @@
+"""``python -m hops.sweep -m ...``: a sweep becomes one cube in a file; and the same from Python.
+
+This module and ``__main__`` are the border to the user: here sentences replace tracebacks.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # nothing heavy before it is needed: --help and --cfg answer without numba and xarray
+    import pandas as pd
+    import xarray as xr
+    from omegaconf import DictConfig
+
+    from hops.plan import Plan
+
+WANTS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
+
+
+def simulate(*overrides: str) -> "xr.Dataset":
+    """Evaluate one cell; ``overrides`` are the strings of the command line. Dims ``draw`` and ``rank``, SI units.
+
+    Raises ``ValueError`` and Hydra's exceptions, before anything is evaluated.
+    """
+    from hops.cube import Prepared, cell_dataset
+
+    return cell_dataset(Prepared(_plan(overrides, sweep=False)))
+
+
+def sweep_cube(*overrides: str) -> "xr.Dataset":
+    """Evaluate a sweep (``"schedule=1f1b,zb"``, ``"pp=range(2,9)"``) and return its cube; nothing is written.
+
+    Raises ``ValueError`` and Hydra's exceptions, before anything is evaluated. Cells that do not fit are NaN, with a
+    line on stderr for each reason.
+    """
+    from hops.cube import Prepared, cube_dataset
+
+    prepared = Prepared(_plan(overrides, sweep=True))
+    print(*prepared.skipped, sep="\n", end="\n" * bool(prepared.skipped), file=sys.stderr)
+    return cube_dataset(prepared)
+
+
+def timeline(*overrides: str, draw: int = 0) -> "pd.DataFrame":
+    """When every op of one draw runs: columns rank, op, stage, kind, microbatch, start [s], end [s]."""
+    from hops.cube import Prepared
+    from hops.trace import timeline_frame
+
+    return timeline_frame(Prepared(_plan(overrides, sweep=False)).cases[0], draw)
+
+
+def _plan(overrides: tuple[str, ...], sweep: bool) -> "Plan":
+    from hops.config import compose, make_loader
+    from hops.cube_sweeper import plan_sweep, register
+
+    register()
+    loader = make_loader()
+    plan = plan_sweep(loader, lambda chosen: compose(loader, chosen), overrides)
+    if plan.axes and not sweep:
+        raise ValueError(f"{plan.axes[0].key} has several values, but this evaluates one cell (sweep_cube evaluates a sweep)")
+    return plan
+
+
+def run_plan(plan: "Plan", config: "DictConfig") -> None:
+    """Evaluate ``plan``, write ``cube.nc`` and Hydra's records into the run's folder, print the table."""
+    from hops.cube import Prepared, cube_dataset, write_cube
+    from hops.terminal import cube_table
+
+    prepared = Prepared(plan)
+    print(*prepared.skipped, sep="\n", end="\n" * bool(prepared.skipped), file=sys.stderr)
+    folder = _make_folder(config)
+    try:
+        cube = cube_dataset(prepared)
+        write_cube(cube, folder / "cube.nc")
+    except OSError as error:
+        raise ValueError(f"cannot write {folder / 'cube.nc'}: {error.strerror or error} (choose another hydra.sweep.dir)") from error
+    print(cube_table(cube))
+    print(f"\nwritten: {folder / 'cube.nc'}\nopen it: import hops; cube = hops.open_cube({str(folder)!r})")
+
+
+def _make_folder(config: "DictConfig") -> Path:
+    """Make the run's folder with Hydra's records in it; the first thing that touches the disk."""
+    from omegaconf import OmegaConf
+
+    from hops.config import yaml
+
+    asked = Path(str(config.hydra.sweep.dir))
+    folder, n = asked, 1
+    while (folder / "cube.nc").exists():  # never overwrite a result: two runs in one second, or a folder given twice
+        n += 1
+        folder = asked.with_name(f"{asked.name}-{n}")
+    try:
+        (folder / ".hydra").mkdir(parents=True, exist_ok=True)
+        (folder / ".hydra" / "config.yaml").write_text(yaml(config))
+        (folder / ".hydra" / "hydra.yaml").write_text(OmegaConf.to_yaml(OmegaConf.masked_copy(config, ["hydra"])))
+        (folder / ".hydra" / "overrides.yaml").write_text(OmegaConf.to_yaml(config.hydra.overrides.task))
+    except OSError as error:
+        raise ValueError(f"cannot write results to {folder}: {error.strerror or error} (choose another hydra.sweep.dir)") from error
+    return folder
+
+
+def command_line(task: Callable[["DictConfig"], Any]) -> None:
+    """Run ``task`` under Hydra: a sentence and exit code 1 for whatever the user can mend, a traceback for our bugs.
+
+    ``task`` gets the composed config with its ``hydra`` node; ``-m`` goes to `run_plan` instead.
+    """
+    from hydra import main as hydra_main
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import open_dict
+
+    from hops.config import folder
+    from hops.cube_sweeper import register
+
+    def job(config: "DictConfig") -> None:
+        with sentences(), open_dict(config):  # sentences in here too: Hydra would print a heading before it passes an error on
+            config.hydra = HydraConfig.instance().cfg.hydra  # type: ignore[union-attr]
+            task(config)
+
+    job.run_plan = run_plan  # type: ignore[attr-defined]
+    register()
+    with sentences():
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing, and the sentence is ours
+        hydra_main(config_path=str(folder("conf")), config_name="config", version_base="1.3")(job)()
+
+
+@contextmanager
+def sentences() -> Iterator[None]:
+    """Turn what the user can mend into a sentence on stderr and an exit code; HYDRA_FULL_ERROR=1 shows the traceback."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from hops.config import did_you_mean
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("interrupted: no cube was written", file=sys.stderr)
+        sys.exit(130)
+    except (ValueError, HydraException, OmegaConfBaseException) as error:
+        if WANTS_TRACEBACK:
+            raise
+        causes = [error] + ([error.__cause__] if isinstance(error.__cause__, OmegaConfBaseException) else [])
+        said = [str(each).partition("\nConfig search path")[0].strip() for each in causes if str(each).strip()]
+        print("\n".join([*said, *did_you_mean(error)]), file=sys.stderr)
+        sys.exit(1)
+
+
+def main() -> None:
+    """``python -m hops.sweep``; without ``-m`` a sweep of one cell."""
+
+    def task(config: "DictConfig") -> None:
+        from hops.cube_sweeper import one_cell
+
+        run_plan(one_cell(config), config)
+
+    command_line(task)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""Timelines: when each op of one draw runs, as a table and as text."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hops import kernels
+from hops.metrics import TICKS
+from hops.simulation import Case
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FILL = {"F": "-", "B": "=", "I": "=", "W": "~"}  # a bar's body; its head is the microbatch
+
+
+def timeline_frame(case: Case, draw: int = 0) -> "pd.DataFrame":
+    """Start and end [s] of every op in one draw: columns rank, op, stage, kind, microbatch, start, end, by rank and start."""
+    import pandas as pd
+
+    if not 0 <= draw < case.scenario.draws:
+        raise ValueError(f"draw must be from 0 to {case.scenario.draws - 1}; got {draw}")
+    start, end = op_ticks(case, draw)
+    program = case.structure.program
+    ranks = [rank for rank, _ in program.order]
+    ops = [op for _, op in program.order]
+    frame = pd.DataFrame(
+        {
+            "rank": ranks,
+            "op": [str(op) for op in ops],
+            "stage": [op.stage for op in ops],
+            "kind": [op.kind for op in ops],
+            "microbatch": [op.microbatch for op in ops],
+            "start": start / TICKS,
+            "end": end / TICKS,
+        }
+    )
+    return frame.sort_values(["rank", "start"], kind="stable", ignore_index=True)
+
+
+def op_ticks(case: Case, draw: int) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+    """Start and end [ticks] of the ops of one draw, in ``program.order``."""
+    graph, weights = case.structure.graph, case.weights
+    start, finish = np.empty(graph.rank.size, np.int64), np.empty(graph.rank.size, np.int64)
+    table = np.zeros((1, 2)) if case.table is None else case.table
+    seed = np.uint32(case.scenario.seed)
+    kernels.trace(graph, weights.work, weights.lag, case.table is not None, table, seed, draw, start, finish)
+    ops = graph.rank >= 0
+    return start[ops], finish[ops]
+
+
+def timeline_text(frame: "pd.DataFrame", width: int = 100) -> str:
+    """Draw a timeline, one line a rank: head = microbatch, body = kind, blanks = waiting; at most ``width`` columns."""
+    n_ranks, end = int(frame["rank"].max()) + 1, float(frame["end"].max())
+    margin = len(f"rank {n_ranks - 1} |")
+    columns = width - margin - 1
+    lines = []
+    for rank in range(n_ranks):
+        line = [" "] * columns
+        for op in frame[frame["rank"] == rank].itertuples():
+            first, last = round(op.start / end * columns), round(op.end / end * columns)
+            bar = str(op.microbatch)[: last - first].ljust(last - first, FILL[op.kind])
+            line[first:last] = bar
+        lines.append(f"{f'rank {rank}':<{margin - 1}}|{''.join(line).rstrip()}")
+    scale = f"0 s{f'{end:.4g} s':>{columns - 3}}"
+    words = {"F": "forward", "B": "backward", "I": "backward for input", "W": "backward for weight"}
+    kinds = [kind for kind in "FBIW" if kind in set(frame["kind"])]
+    legend = ", ".join(f"{FILL[kind]} {words[kind]}" for kind in kinds) + "; the digit that opens a bar is its microbatch"
+    return "\n".join([*lines, " " * margin + scale, " " * margin + legend])
+
+
