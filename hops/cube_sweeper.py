@@ -6,7 +6,7 @@ values of other keys are set on copies of that.
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_store import ConfigStore
@@ -19,9 +19,10 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from hops.config import SweepsSearchPath, plain, register_options, yaml
-from hops.plan import Axis, Plan, short_names
-from hops.scenario import DOORS, Scenario
-from hops.simulation import Executor
+
+if TYPE_CHECKING:  # Hydra scans this file at every start, also for --help: what evaluates is imported where it is used
+    from hops.plan import Axis, Plan
+    from hops.scenario import Scenario
 
 NOT_SCENARIO = ("executor", "timeline")  # how to run and what to show: no result depends on them, so they are no axes
 
@@ -62,11 +63,13 @@ def register() -> None:
 
 def plan_sweep(
     loader: ConfigLoaderImpl, compose: Callable[[Sequence[str]], DictConfig], overrides: Sequence[str], strict: bool = False
-) -> Plan:
+) -> "Plan":
     """Turn overrides, sweeps among them, into a `Plan`; every value is checked here, before anything is evaluated.
 
     ``compose`` composes a config from overrides without sweeps. Raises ``ValueError`` and Hydra's own exceptions.
     """
+    from hops.plan import short_names
+
     parser = OverridesParser.create(config_loader=loader)
     last: dict[str, Override] = {override.get_key_element(): override for override in parser.parse_overrides(list(overrides))}
     fixed = [override.input_line for override in last.values() if not override.is_sweep_override()]
@@ -91,23 +94,31 @@ def plan_sweep(
     return _plan(probe, tuple(axes), tuple(scenarios), tuple(overrides), strict)
 
 
-def one_cell(config: DictConfig) -> Plan:
+def one_cell(config: DictConfig) -> "Plan":
     """The plan of a single run."""
     return _plan(config, (), (_scenario(plain(config)),), tuple(config.hydra.overrides.task))
 
 
 def _plan(
-    config: DictConfig, axes: tuple[Axis, ...], scenarios: tuple[Scenario, ...], overrides: tuple[str, ...], strict: bool = False
-) -> Plan:
+    config: DictConfig, axes: "tuple[Axis, ...]", scenarios: "tuple[Scenario, ...]", overrides: tuple[str, ...], strict: bool = False
+) -> "Plan":
+    from hops.plan import Plan
+    from hops.simulation import Executor
+
     executor = Executor(**plain(config)["executor"])
     return Plan(axes, scenarios, executor, strict, yaml(config), overrides, tuple(_notes(config, axes)))
 
 
-def _scenario(config: Mapping[str, Any]) -> Scenario:
+def _scenario(config: Mapping[str, Any]) -> "Scenario":
+    from hops.scenario import Scenario
+
     return Scenario.from_config({key: value for key, value in config.items() if key not in NOT_SCENARIO})
 
 
-def _axis(loader: ConfigLoaderImpl, parser: OverridesParser, override: Override) -> Axis:
+def _axis(loader: ConfigLoaderImpl, parser: OverridesParser, override: Override) -> "Axis":
+    from hops.plan import Axis
+    from hops.scenario import DOORS
+
     key = override.get_key_element().lstrip("+")
     if not override.is_discrete_sweep():
         raise ValueError(f"{key}=interval(...) has no discrete points, so it cannot be an axis (try range or a list)")
@@ -144,7 +155,9 @@ def _with(config: dict[str, Any], path: Sequence[str], value: Any, key: str) -> 
     return {**config, head: _with(config[head], rest, value, key) if rest else value}
 
 
-def _notes(config: DictConfig, axes: Sequence[Axis]) -> list[str]:
+def _notes(config: DictConfig, axes: "Sequence[Axis]") -> list[str]:
+    from hops.scenario import DOORS
+
     notes = []
     for group, door in DOORS.items():
         swept = next((axis.values for axis in axes if axis.key == group), ())

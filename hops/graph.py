@@ -5,7 +5,6 @@ ranks. Times come later as two small vectors that the nodes and edges index, so 
 sweep that has its program.
 """
 
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -52,7 +51,6 @@ def lag_index(stage: int, backward: bool) -> int:
     return 1 + 2 * stage + backward
 
 
-@lru_cache(maxsize=256)
 def lower(program: Program, channel: bool) -> Graph:
     """Lower ``program``; messages are delays on edges, or with ``channel`` also nodes.
 

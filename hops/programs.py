@@ -81,13 +81,6 @@ class Program:
         """Rank of every stage."""
         return tuple(self.rank_of(stage) for stage in range(self.n_stages))
 
-    @cached_property
-    def _hash(self) -> int:
-        return hash((self.name, self.ranks, self.placement))
-
-    def __hash__(self) -> int:
-        return self._hash  # once: programs are keys of what is remembered about them, and may have 10^5 ops
-
     def __str__(self) -> str:
         return "\n".join(f"rank {r}: {' '.join(map(str, ops))}" for r, ops in enumerate(self.ranks))
 

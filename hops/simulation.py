@@ -53,9 +53,19 @@ class Case(NamedTuple):
     """One cell, ready to be evaluated."""
 
     scenario: Scenario
-    structure: Structure
     weights: Weights
     table: Floats | None  # of the op law; None: nothing varies
+
+    @property
+    def structure(self) -> Structure:
+        """Asked for anew each time: a case does not hold it, or thousands of sizes would fill the memory."""
+        return structure(*self.shape)
+
+    @property
+    def shape(self) -> tuple[Choice, int, int | None, int, str]:
+        """What the structure depends on."""
+        s = self.scenario
+        return s.schedule, s.pp, s.vpp, s.microbatches, s.p2p
 
 
 @dataclass(frozen=True)
@@ -89,10 +99,10 @@ def prepare(scenario: Scenario) -> Case:
     longest = float(built.n_works @ numbers.work) * (1.0 if table is None else largest_factor(table)) + built.n_lags @ numbers.lag
     if not longest < 2**62:
         raise ValueError(f"durations add up to {longest / TICKS:.3g} s, beyond the 2^62 ns (146 years) that the clock can count")
-    return Case(s, built, numbers, table)
+    return Case(s, numbers, table)
 
 
-@lru_cache(maxsize=256, typed=True)
+@lru_cache(maxsize=512, typed=True)
 def structure(schedule: Choice, pp: int, vpp: int | None, microbatches: int, p2p: str) -> Structure:
     """Program and graph of a schedule at a size."""
     written = program(schedule.name, pp, microbatches, vpp, **schedule.kwargs)
@@ -132,9 +142,9 @@ def weights(topology: Choice, model: Model, stage_ranks: tuple[int, ...], microb
 
 def evaluate(cases: Sequence[Case], executor: Executor) -> Iterator[Outcome]:
     """Evaluate all cases, those that share a graph and a number of draws together; batches come as they are ready."""
-    groups: dict[tuple[int, int], list[int]] = {}
+    groups: dict[tuple[Any, int], list[int]] = {}
     for i, case in enumerate(cases):
-        groups.setdefault((id(case.structure.graph), case.scenario.draws), []).append(i)
+        groups.setdefault((case.shape, case.scenario.draws), []).append(i)
     with ThreadPoolExecutor(executor.threads or os.process_cpu_count()) as pool:
         try:
             for (_, n_draws), members in groups.items():

@@ -7,7 +7,6 @@ standing test (``tests/test_schedules.py``) can hold the code to it.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 from hops.checks import Infeasible, count
@@ -84,7 +83,6 @@ def schedule(name: str, **claims: Any) -> Callable[[Callable[..., Program]], Cal
     return register
 
 
-@lru_cache(maxsize=256, typed=True)
 def program(name: str, pp: int, microbatches: int, vpp: int | None = None, **params: Any) -> Program:
     """Write out schedule ``name`` for ``pp`` ranks and ``microbatches`` microbatches, validated.
 

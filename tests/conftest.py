@@ -1,0 +1,71 @@
+"""Shared by all tests: hypothesis profile, and a way to evaluate one cell down to ticks."""
+
+import numpy as np
+import pytest
+from hypothesis import settings
+
+from hops import kernels
+from hops.scenario import Scenario
+from hops.simulation import prepare
+
+settings.register_profile("hops", deadline=None, derandomize=True)
+settings.load_profile("hops")
+
+CONFIG = {
+    "schedule": {"name": "1f1b"},
+    "topology": {"name": "uniform", "latency": 0.0, "bandwidth": float("inf")},
+    "model": {"family": "explicit", "forward": 1.0, "backward_input": 1.0, "backward_weight": 1.0, "per": "rank", "p2p_bytes": 0.0},
+    "latency": {"op": {"law": "none"}},
+    "pp": 4,
+    "vpp": None,
+    "dp": 1,
+    "tp": 1,
+    "cp": 1,
+    "ep": 1,
+    "microbatches": 8,
+    "microbatch_size": 1,
+    "draws": 16,
+    "seed": 0,
+    "p2p": "latency",
+    "barrier": True,
+}
+
+
+def config(**changes):
+    """A small config; ``schedule__name`` style keys reach into sections, whole sections replace."""
+    made = {key: dict(value) if isinstance(value, dict) else value for key, value in CONFIG.items()}
+    for key, value in changes.items():
+        head, _, tail = key.partition("__")
+        if tail:
+            made[head][tail] = value
+        else:
+            made[key] = value
+    return made
+
+
+def scenario(**changes):
+    return Scenario.from_config(config(**changes))
+
+
+def run_ticks(case, first=0, n=None, split=()):
+    """Evaluate ``case``: per_draw (4, n) and exact moments (3, ranks, 9) as Python ints; ``split`` cuts the draws into calls."""
+    n = case.scenario.draws if n is None else n
+    graph = case.structure.graph
+    table = np.zeros((1, 2)) if case.table is None else case.table
+    law = np.array([-1 if case.table is None else 0], np.int64)
+    seed = np.array([case.scenario.seed], np.uint32)
+    cuts = [0, *split, n]
+    parts, moments = [], np.zeros((3, graph.n_ranks, kernels.N_LIMBS), object)
+    for a, b in zip(cuts, cuts[1:], strict=False):
+        per_draw = np.empty((4, 1, b - a), np.int64)
+        sums = np.zeros((1, 3, graph.n_ranks, kernels.N_LIMBS), np.int64)
+        kernels.evaluate(graph, case.weights.work[None], case.weights.lag[None], law, table[None], seed, first + a, per_draw, sums)
+        parts.append(per_draw[:, 0])
+        moments += sums[0]
+    return np.concatenate(parts, axis=1), moments
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compiled():
+    """Compile the kernels once, so that no test pays for it."""
+    run_ticks(prepare(scenario(latency__op={"law": "lognormal"})))

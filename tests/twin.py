@@ -1,0 +1,128 @@
+"""The slow twin: HOPS written from the meaning of its words, with dicts and a loop. Slow on purpose, and independent.
+
+It takes a Program, seconds and bytes, and shares no code with the graph, the kernels or the noise: Philox is
+done in Python integers, the quantile table from the law's ``ppf``, the longest path by walking the ranks. All
+times that come out are int ticks, to be compared with ``==``.
+"""
+
+import math
+from fractions import Fraction
+
+import numpy as np
+
+MASK = 0xFFFFFFFF
+
+
+def philox(counter, key):
+    """Philox4x32-10 in Python integers; counter of four words, key of two."""
+    c, k = list(counter), list(key)
+    for _ in range(10):
+        a, b = 0xD2511F53 * c[0], 0xCD9E8D57 * c[2]
+        c = [(b >> 32) ^ c[1] ^ k[0], b & MASK, (a >> 32) ^ c[3] ^ k[1], a & MASK]
+        k = [(k[0] + 0x9E3779B9) & MASK, (k[1] + 0xBB67AE85) & MASK]
+    return c
+
+
+def random_bits(seed, draw, stage, backward, microbatch):
+    """The 32 bits of an op in a draw: four draws share a block, 64 draws apart."""
+    block = 64 * (draw // 256) + draw % 64
+    identity = stage * 2**21 + backward * 2**20 + microbatch
+    return philox((block, identity, 0, 1), (seed, 0))[draw // 64 % 4]
+
+
+class Table:
+    """A law's quantile function, linear between knots at 1, 1 + 1/64, ... 1 + 63/64 times every power of two."""
+
+    def __init__(self, ppf):
+        self.knots = [math.ldexp(1 + j / 64, e) for e in range(-1, 31) for j in range(64)] + [2.0**31]
+        u = np.array(self.knots) / 2**32
+        self.values = [ppf(u).tolist(), ppf(1 - u).tolist()]
+        mean_parts = []
+        for side in (0, 1):
+            for i in range(2048):
+                low, high = math.ceil(self.knots[i] - 0.5), math.ceil(self.knots[i + 1] - 0.5)
+                intercept, slope = self._line(side, i)
+                mean_parts.append((high - low) * (intercept + slope * ((low + high) / 2)))
+        self.mean = math.fsum(mean_parts) / 2**32
+
+    def _line(self, side, i):
+        q, w = self.values[side], self.knots
+        slope = (q[i + 1] - q[i]) / (w[i + 1] - w[i])
+        return q[i] - slope * w[i], slope
+
+    def factor(self, bits):
+        side, v = (1, MASK - bits) if bits >= 2**31 else (0, bits)
+        w = v + 0.5
+        exponent = math.frexp(w)[1] - 1
+        i = (exponent + 1) * 64 + math.floor((w / 2.0**exponent - 1) * 64)
+        intercept, slope = self._line(side, i)
+        return intercept / self.mean + slope / self.mean * w
+
+    def exact_mean(self):
+        """Mean over all 2^32 equally likely numbers, as a Fraction (of the scaled table)."""
+        total = Fraction(0)
+        for side in (0, 1):
+            for i in range(2048):
+                low, high = math.ceil(self.knots[i] - 0.5), math.ceil(self.knots[i + 1] - 0.5)
+                intercept, slope = self._line(side, i)
+                total += (high - low) * (Fraction(intercept / self.mean) + Fraction(slope / self.mean) * Fraction(low + high, 2))
+        return total / 2**32
+
+
+def ticks(seconds, factor=1.0):
+    """A duration, rounded once."""
+    return int(seconds * 1e9 * factor + 0.5)
+
+
+def simulate(program, seconds, latency, transfer, channel, factor=lambda stage, backward, microbatch: 1.0):
+    """One draw of ``program``: {op: (start, end)}, busy, exposed [ticks] per rank.
+
+    seconds: {(stage, kind): s}; latency, transfer: {(from rank, to rank): s}; factor: noise of an op.
+    """
+    last_stage = max(op.stage for rank in program.ranks for op in rank)
+    home = {op.stage: r for r, rank in enumerate(program.ranks) for op in rank}
+    ended, when, free, exposed = {}, {}, {}, [0] * len(program.ranks)
+    arrived = {}  # what has reached a rank: (stage, backward, microbatch) of its producer -> arrival tick
+    at, now = [0] * len(program.ranks), [0] * len(program.ranks)
+    while any(at[r] < len(rank) for r, rank in enumerate(program.ranks)):
+        moved = False
+        for r, rank in enumerate(program.ranks):
+            while at[r] < len(rank):
+                stage, kind, k = rank[at[r]]
+                backward = kind != "F"
+                source = stage + 1 if backward else stage - 1
+                local = [(stage, False, k)] if kind in "BI" else [(stage, True, k)] if kind == "W" else []
+                remote = [(source, backward, k)] if kind != "W" and 0 <= source <= last_stage else []
+                if any(need not in ended for need in local + remote):
+                    break
+                reach = max([now[r], *(ended[need] for need in local), *(arrived[need] for need in remote)])
+                instant = max([now[r], *(ended[need] for need in local + remote)])
+                exposed[r] += reach - instant
+                end = reach + ticks(seconds[stage, kind], factor(stage, backward, k))
+                when[rank[at[r]]] = (reach, end)
+                now[r] = end
+                if kind != "W":
+                    ended[stage, backward, k] = end
+                    goal = stage - 1 if backward else stage + 1
+                    if 0 <= goal <= last_stage:
+                        pair = (r, home[goal])
+                        if pair[0] == pair[1]:
+                            arrived[stage, backward, k] = end
+                        elif channel:
+                            begins = max(end, free.get(pair, 0))
+                            free[pair] = begins + ticks(transfer[pair])
+                            arrived[stage, backward, k] = free[pair] + ticks(latency[pair])
+                        else:
+                            arrived[stage, backward, k] = end + ticks(latency[pair]) + ticks(transfer[pair])
+                at[r] += 1
+                moved = True
+        assert moved, "the twin is stuck: the program deadlocks"
+    busy = [sum(when[op][1] - when[op][0] for op in rank) for rank in program.ranks]
+    return when, busy, exposed
+
+
+def metrics(program, when, busy):
+    """makespan, span, sum of busy, largest busy [ticks]."""
+    ends = [max(when[op][1] for op in rank) for rank in program.ranks]
+    starts = [min(when[op][0] for op in rank) for rank in program.ranks]
+    return max(ends), max(e - s for e, s in zip(ends, starts, strict=True)), sum(busy), max(busy)
