@@ -88,29 +88,34 @@ class Scenario:
         )
 
 
-type Frozen = tuple[tuple[str, Any], ...]
+type Frozen = tuple[tuple[str, Any, Any], ...]  # (key, type, value)
 
 
 def _frozen(section: Mapping[str, Any]) -> Frozen:
-    """A config section as a hashable value."""
-
-    def freeze(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return _frozen(value)
-        if isinstance(value, list):
-            return tuple(freeze(each) for each in value)
-        return value
-
-    return tuple((key, freeze(section[key])) for key in sorted(section))
+    """A config section as a hashable value; with the types, as 1, 1.0 and true are equal but different questions."""
+    return tuple((key, _type(section[key]), _hashable(section[key])) for key in sorted(section))
 
 
-# the sections of a sweep repeat from cell to cell: each is checked once (1 and 1.0 and true are different questions)
-remember = lru_cache(maxsize=65536, typed=True)
+def _type(value: Any) -> Any:
+    return tuple(map(_type, value)) if isinstance(value, (list, tuple)) else type(value)
+
+
+def _hashable(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return _frozen(value)
+    return tuple(map(_hashable, value)) if isinstance(value, (list, tuple)) else value
+
+
+def _values(section: Frozen) -> dict[str, Any]:
+    return {key: value for key, _, value in section}
+
+
+remember = lru_cache(maxsize=65536)  # the sections of a sweep repeat from cell to cell: each is checked once
 
 
 @remember
 def _choice(noun: str, section: Frozen) -> Choice:
-    values, door = dict(section), DOORS[noun]
+    values, door = _values(section), DOORS[noun]
     name = door.canonical(str(values.pop("name", None)))
     _known_keys(noun, name, values, door[name].parameters)
     return Choice(name, tuple(sorted(values.items())))
@@ -118,7 +123,7 @@ def _choice(noun: str, section: Frozen) -> Choice:
 
 @remember
 def _model(section: Frozen) -> Model:
-    values = dict(section)
+    values = _values(section)
     family = one_of("model.family", values.pop("family", None), list(FAMILIES))
     keys = model_keys(family)
     _known_keys("model", family, values, keys)
@@ -130,13 +135,13 @@ def _model(section: Frozen) -> Model:
 
 @remember
 def _latency(section: Frozen) -> Latency:
-    values = dict(section)
+    values = _values(section)
     _known_keys("latency", str(values.pop("name", "latency")), values, ("op",))
     return Latency(op=_term("latency.op", values.get("op") or ()))
 
 
 def _term(prefix: str, section: Frozen) -> Choice | None:
-    values = dict(section)
+    values = _values(section)
     name = values.pop("law", None)
     given = {key: value for key, value in values.items() if value is not None}
     if name in (None, "none"):

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from math import floor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -96,9 +97,8 @@ def prepare(scenario: Scenario) -> Case:
     built = structure(s.schedule, s.pp, s.vpp, s.microbatches, s.p2p)
     numbers = weights(s.topology, s.model, built.program.stage_ranks, s.microbatch_size, s.p2p)
     table = quantile_table(*s.latency.op) if s.latency.op else None
-    longest = float(built.n_works @ numbers.work) * (1.0 if table is None else largest_factor(table)) + built.n_lags @ numbers.lag
-    if not longest < 2**62:
-        raise ValueError(f"durations add up to {longest / TICKS:.3g} s, beyond the 2^62 ns (146 years) that the clock can count")
+    slowest = 1.0 if table is None else largest_factor(table)
+    check_clock(float(built.n_works @ numbers.work) * slowest + float(built.n_lags @ numbers.lag.astype(float)))
     return Case(s, numbers, table)
 
 
@@ -119,7 +119,7 @@ def weights(topology: Choice, model: Model, stage_ranks: tuple[int, ...], microb
     cluster: Cluster = TOPOLOGIES[topology.name].build(max(stage_ranks) + 1, **topology.kwargs)
     costs = stage_costs(model, cluster.gpu, stage_ranks, microbatch_size)
     n_stages = costs.n_stages
-    work, lag = np.zeros(6 * n_stages), np.zeros(1 + 2 * n_stages, np.int64)
+    work, lag = np.zeros(6 * n_stages), np.zeros(1 + 2 * n_stages)
     for stage, here in enumerate(stage_ranks):
         f, i, w = costs.forward[stage], costs.backward_input[stage], costs.backward_weight[stage]
         for kind, seconds in (("F", f), ("B", i + w), ("I", i), ("W", w)):
@@ -130,14 +130,21 @@ def weights(topology: Choice, model: Model, stage_ranks: tuple[int, ...], microb
             if 0 <= neighbour < n_stages:
                 path = cluster.between(here, stage_ranks[neighbour])
                 latency, occupied = path.latency * TICKS, costs.p2p_bytes / path.bandwidth * TICKS
-                at = lag_index(stage, backward)
-                lag[at] = int(latency + 0.5)
+                lag[lag_index(stage, backward)] = floor(latency + 0.5)
                 if p2p == "channel":
                     work[transfer_index(n_stages, stage, backward)] = occupied
                 else:
-                    lag[at] += int(occupied + 0.5)
-    work.flags.writeable = lag.flags.writeable = False
-    return Weights(cluster, costs, work, lag)
+                    lag[lag_index(stage, backward)] += floor(occupied + 0.5)
+    check_clock(max(work.sum(), lag.sum()))
+    whole = lag.astype(np.int64)
+    work.flags.writeable = whole.flags.writeable = False
+    return Weights(cluster, costs, work, whole)
+
+
+def check_clock(ticks: float) -> None:
+    """Refuse times that int64 ticks cannot add up."""
+    if not ticks < 2**62:
+        raise ValueError(f"times add up to {ticks / TICKS:.3g} s, beyond the 2^62 ns (146 years) that the clock can count")
 
 
 def evaluate(cases: Sequence[Case], executor: Executor) -> Iterator[Outcome]:

@@ -1,0 +1,136 @@
+"""Models: FLOPs, bytes and seconds of every stage, checked against formulas written independently."""
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from hops.checks import Infeasible
+from hops.cluster import GPUS
+from hops.costs import Explicit, Transformer
+
+SHAPE = {
+    "layers": 48,
+    "hidden": 6144,
+    "heads": 64,
+    "kv_heads": 64,
+    "ffn_hidden": 4 * 6144,
+    "gated": False,
+    "vocabulary": 51200,
+    "sequence": 2048,
+    "recompute": "none",
+    "efficiency": 0.5,
+    "bytes_per_value": 2,
+}
+GPT = Transformer(**SHAPE)
+UNIT = {"forward": 1.0, "backward_input": 2.0, "backward_weight": 3.0, "per": "rank", "p2p_bytes": 0.0}
+
+
+def line(p):
+    return tuple(range(p))
+
+
+@pytest.mark.parametrize("p", [1, 2, 7, 48])
+@pytest.mark.parametrize("b", [1, 4])
+def test_transformer__flops_of_an_iteration_are_megatrons(p, b):
+    """Narayanan et al. 2021: 96 B s l h^2 (1 + s/6h + V/16lh) counts recomputation; 72 (1 + s/6h + V/12lh) without."""
+    costs = GPT.costs(GPUS["h100"], line(p), b)
+    h, s, layers, v = 6144, 2048, 48, 51200
+    assert sum(costs.model_flops) == pytest.approx(72 * b * s * layers * h**2 * (1 + s / (6 * h) + v / (12 * layers * h)), rel=1e-12)
+    full = replace(GPT, recompute="full").costs(GPUS["h100"], line(p), b)
+    assert sum(full.hardware_flops) == pytest.approx(96 * b * s * layers * h**2 * (1 + s / (6 * h) + v / (16 * layers * h)), rel=1e-12)
+    assert full.model_flops == costs.model_flops
+
+
+def test_transformer__attention_core_has_no_weight_backward():
+    costs = GPT.costs(GPUS["h100"], line(8), 1)
+    h, s = 6144, 2048
+    core = 4 * s * s * h * 6 / (989e12 * 0.5)  # 6 layers a stage
+    assert costs.forward[3] - costs.backward_weight[3] == pytest.approx(core)
+    assert costs.backward_input[3] - costs.backward_weight[3] == pytest.approx(2 * core)
+
+
+def test_transformer__head_and_embedding_load_the_ends():
+    costs = GPT.costs(GPUS["h100"], line(8), 1)
+    head = 2 * 2048 * 6144 * 51200 / (989e12 * 0.5)
+    assert costs.forward[7] - costs.forward[6] == pytest.approx(head)
+    assert costs.forward[0] == costs.forward[6]
+    table = 2 * 6144 * 51200
+    assert costs.weight_bytes[0] - costs.weight_bytes[1] == costs.weight_bytes[7] - costs.weight_bytes[1] == table
+    assert costs.p2p_bytes == 2048 * 6144 * 2
+
+
+def test_transformer__weights_add_up_to_the_name_of_the_model():
+    total = sum(GPT.costs(GPUS["h100"], line(1), 1).weight_bytes) / 2
+    assert total == pytest.approx(22e9, rel=0.03)
+    llama = replace(
+        GPT, layers=80, hidden=8192, heads=64, kv_heads=8, ffn_hidden=28672, gated=True, vocabulary=128000, sequence=8192
+    )
+    assert sum(llama.costs(GPUS["h100"], line(1), 1).weight_bytes) / 2 == pytest.approx(70.6e9, rel=0.01)
+
+
+@pytest.mark.parametrize(("n", "expected"), [(4, (3, 2, 3, 2)), (3, (4, 3, 3)), (10, (1,) * 10), (1, (10,))])
+def test_transformer__layers_split_evenly_and_the_last_stage_has_fewest(n, expected):
+    assert replace(GPT, layers=10).layers_of(n) == expected
+
+
+def test_transformer__more_stages_than_layers_is_refused():
+    with pytest.raises(Infeasible, match=r"the model has 48 layers, too few for 64 stages \(try pp=48 or fewer\)"):
+        GPT.costs(GPUS["h100"], line(64), 1)
+
+
+def test_transformer__time_follows_peak_efficiency_and_microbatch():
+    base = GPT.costs(GPUS["a100"], line(8), 1).forward[0]
+    assert GPT.costs(GPUS["h100"], line(8), 1).forward[0] == pytest.approx(base * 312 / 989)
+    assert replace(GPT, efficiency=0.25).costs(GPUS["a100"], line(8), 1).forward[0] == pytest.approx(2 * base)
+    assert GPT.costs(GPUS["a100"], line(8), 3).forward[0] == pytest.approx(3 * base)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [
+        ("layers", 0, "model.layers must be a whole number of at least 1; got 0"),
+        ("efficiency", 1.5, "model.efficiency must be a share of the peak"),
+        ("efficiency", math.nan, "model.efficiency must be a finite number above 0; got nan"),
+        ("recompute", "some", r"no model.recompute named 'some' \(known: full, none\)"),
+        ("heads", 7, "model.heads must divide model.hidden; got 7 and 6144"),
+        ("kv_heads", 5, "model.kv_heads must divide model.heads; got 5 and 64"),
+        ("gated", 1, "model.gated must be true or false; got 1"),
+    ],
+)
+def test_transformer__bad_values_are_refused_by_name(key, value, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        replace(GPT, **{key: value})
+
+
+@pytest.mark.parametrize(("per", "expected"), [("rank", 1.0), ("stage", 1.0), ("model", 0.25)])
+def test_explicit__scalar_per(per, expected):
+    costs = Explicit(**{**UNIT, "per": per}).costs(GPUS["h100"], line(4), 1)
+    assert costs.forward == (expected,) * 4
+    assert costs.model_flops is None
+
+
+def test_explicit__a_ranks_share_is_divided_over_its_chunks():
+    times = Explicit(**{**UNIT, "forward": [2.0, 4.0]})
+    assert times.costs(GPUS["h100"], (0, 1, 1, 0), 1).forward == (1.0, 2.0, 2.0, 1.0)
+    assert times.costs(GPUS["h100"], (0, 1), 1).forward == (2.0, 4.0)
+
+
+def test_explicit__a_list_of_another_length_is_refused():
+    with pytest.raises(Infeasible, match="model.forward lists 2 values, one a rank; there are 4 ranks"):
+        Explicit(**{**UNIT, "forward": [1.0, 2.0]}).costs(GPUS["h100"], line(4), 1)
+    with pytest.raises(ValueError, match="model.forward must be one number when model.per=model"):
+        Explicit(**{**UNIT, "forward": [1.0, 2.0], "per": "model"})
+
+
+@pytest.mark.parametrize("key", ["forward", "backward_input", "backward_weight"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, 0.0, -1.0, "1 s", None, [1.0, math.nan], []])
+def test_explicit__broken_times_are_refused_by_name(key, value):
+    with pytest.raises(ValueError, match=f"model.{key}"):
+        Explicit(**{**UNIT, key: value})
+
+
+def test_explicit__bytes_may_be_zero_but_not_negative():
+    assert Explicit(**UNIT).p2p_bytes == 0.0
+    with pytest.raises(ValueError, match="model.p2p_bytes must be a finite number at least 0; got -1"):
+        Explicit(**{**UNIT, "p2p_bytes": -1})

@@ -1,0 +1,240 @@
+"""The kernel against the twin with ``==``, its independence of threads and tiles, and the laws that any pipeline obeys."""
+
+import math
+
+import numpy as np
+import pytest
+import twin
+from conftest import config, run_ticks, scenario
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hops import kernels
+from hops.distributions import LAWS
+from hops.metrics import rank_metrics
+from hops.scenario import Scenario
+from hops.simulation import Executor, evaluate, prepare
+
+CV = (("cv", 0.3),)
+
+sizes = st.tuples(st.integers(1, 5), st.integers(1, 9))
+schedules = st.sampled_from(["gpipe", "1f1b", "zb_h1", "zb_h2"])
+
+
+def times(n):
+    return st.lists(st.floats(1e-6, 2.0), min_size=n, max_size=n)
+
+
+@st.composite
+def cells(draw):
+    """Any schedule and size, a time of its own for every stage and kind, any link, with or without noise."""
+    pp, m = draw(sizes)
+    model = {"family": "explicit", "per": "stage", "p2p_bytes": draw(st.floats(0, 1e8))}
+    model |= {key: draw(times(pp)) for key in ("forward", "backward_input", "backward_weight")}
+    return config(
+        schedule={"name": draw(schedules)},
+        model=model,
+        topology={"name": "uniform", "latency": draw(st.floats(0, 0.5)), "bandwidth": draw(st.sampled_from([1e8, 5e9, math.inf]))},
+        latency={"op": draw(st.sampled_from([{"law": "none"}, {"law": "lognormal", "cv": 0.3}]))},
+        pp=pp,
+        microbatches=m,
+        p2p=draw(st.sampled_from(["latency", "channel"])),
+        draws=5,
+        seed=draw(st.integers(0, 2**32 - 1)),
+    )
+
+
+def twin_of(made, draw):
+    """The twin's answer for a config: when, busy, exposed."""
+    model, pp = made["model"], made["pp"]
+    program = prepare(Scenario.from_config(made)).structure.program
+    seconds = {}
+    for s in range(pp):
+        f, i, w = (model[key][s] for key in ("forward", "backward_input", "backward_weight"))
+        seconds |= {(s, "F"): f, (s, "B"): i + w, (s, "I"): i, (s, "W"): w}
+    pairs = [(a, b) for a in range(pp) for b in range(pp)]
+    latency = dict.fromkeys(pairs, made["topology"]["latency"])
+    transfer = dict.fromkeys(pairs, model["p2p_bytes"] / made["topology"]["bandwidth"])
+
+    def factor(stage, backward, k):
+        if made["latency"]["op"]["law"] == "none":
+            return 1.0
+        return TABLE.factor(twin.random_bits(made["seed"], draw, stage, backward, k))
+
+    return program, twin.simulate(program, seconds, latency, transfer, made["p2p"] == "channel", factor)
+
+
+TABLE = twin.Table(lambda u: LAWS["lognormal"].ppf(u, cv=0.3))
+
+
+@given(cells())
+def test_kernel__equals_the_twin(made):
+    case = prepare(Scenario.from_config(made))
+    for draw in range(2 if case.table is not None else 1):
+        program, (when, busy, exposed) = twin_of(made, draw)
+        ticks, moments = run_ticks(case, first=draw, n=1)
+        assert tuple(ticks[:, 0]) == twin.metrics(program, when, busy)
+        total = (moments[:, :, 0] << 42) + (moments[:, :, 1] << 21) + moments[:, :, 2]
+        assert list(total[0]) == busy
+        assert list(total[1]) == exposed
+
+
+@given(cells())
+def test_trace__is_the_twins_timeline(made):
+    from hops.trace import op_ticks
+
+    case = prepare(Scenario.from_config(made))
+    program, (when, _, _) = twin_of(made, 0)
+    start, end = op_ticks(case, 0)
+    assert {op: (int(a), int(b)) for (_, op), a, b in zip(program.order, start, end, strict=True)} == when
+
+
+def noisy(**changes):
+    return prepare(scenario(latency__op={"law": "lognormal", "cv": 0.3}, topology__latency=0.01, **changes))
+
+
+@pytest.mark.parametrize("schedule", ["1f1b", "zb_h1"])
+@pytest.mark.parametrize("split", [(1, 2, 3), (7, 14, 21, 300), (64, 128, 192, 256, 320), (255, 257), (399,)])
+def test_kernel__any_subset_of_draws_is_the_same_bits(schedule, split):
+    case = noisy(schedule__name=schedule, draws=400, microbatches=5)
+    whole, moments = run_ticks(case)
+    parts, part_moments = run_ticks(case, split=split)
+    assert (whole == parts).all()
+    assert (moments == part_moments).all()
+    alone, _ = run_ticks(case, first=321, n=1)
+    assert (alone[:, 0] == whole[:, 321]).all()
+
+
+def outcome(cases, **executor):
+    found = sorted(evaluate(cases, Executor(**executor)), key=lambda o: o.cells)
+    return [(o.cells, {**o.per_draw, **o.per_rank}) for o in found]
+
+
+def same(a, b):
+    return all(x[0] == y[0] and x[1].keys() == y[1].keys() and all((x[1][k] == y[1][k]).all() for k in x[1]) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("tile", [1, 7, 64, 4096])
+def test_evaluate__same_bits_for_any_threads_and_tile(threads, tile):
+    cases = [noisy(schedule__name=s, draws=n, seed=seed) for s in ("1f1b", "zb_h2") for n in (70, 333) for seed in (0, 5)]
+    assert same(outcome(cases, threads=threads, tile=tile), outcome(cases, threads=1, tile=1024))
+
+
+def test_evaluate__cells_do_not_see_each_other():
+    cases = [noisy(seed=seed, model__forward=1.0 + seed) for seed in range(5)] + [prepare(scenario())]
+    together = outcome(cases)
+    alone = outcome(cases[3:4])
+    position = together[0][0].index(3)
+    assert (together[0][1]["makespan"][position] == alone[0][1]["makespan"][0]).all()
+
+
+def makespan(**changes):
+    ticks, _ = run_ticks(prepare(scenario(**changes)))
+    return int(ticks[0, 0])
+
+
+@given(sizes, schedules, st.integers(2, 9))
+def test_law__scaling_all_times_scales_the_makespan(size, schedule, factor):
+    def at(scale):
+        model = {"family": "explicit", "per": "stage", "p2p_bytes": 0.0}
+        model |= {"forward": 1e-6 * scale, "backward_input": 2e-6 * scale, "backward_weight": 1e-6 * scale}
+        latency = {"name": "uniform", "latency": 0.5e-6 * scale, "bandwidth": math.inf}
+        return makespan(schedule__name=schedule, pp=size[0], microbatches=size[1], model=model, topology=latency)
+
+    assert at(factor) == factor * at(1)
+
+
+@given(sizes, schedules, st.data())
+def test_law__lengthening_an_op_never_shortens_the_makespan(size, schedule, data):
+    pp, m = size
+    forward = data.draw(times(pp))
+    longer = list(forward)
+    longer[data.draw(st.integers(0, pp - 1))] *= 1.5
+
+    def at(values):
+        model = {"family": "explicit", "per": "stage", "p2p_bytes": 0.0, "forward": values, "backward_input": 0.3, "backward_weight": 0.2}
+        return makespan(schedule__name=schedule, pp=pp, microbatches=m, model=model)
+
+    assert at(longer) >= at(forward)
+
+
+@given(cells())
+def test_law__no_rank_is_busy_longer_than_the_makespan(made):
+    case = prepare(Scenario.from_config(made))
+    ticks, _ = run_ticks(case)
+    makespan, span, total, most = ticks
+    assert (most <= span).all()
+    assert (span <= makespan).all()
+    assert (total <= case.scenario.pp * makespan).all()
+
+
+def test_law__mean_makespan_is_at_least_the_makespan_of_means():
+    """Jensen; 400 draws at cv 0.3 lie far above, so the seed does not matter."""
+    ticks, _ = run_ticks(noisy(draws=400))
+    calm, _ = run_ticks(prepare(scenario(topology__latency=0.01)))
+    assert ticks[0].mean() > calm[0, 0]
+
+
+@given(cells())
+def test_law__the_reversed_graph_has_the_same_makespan(made):
+    """Longest path forwards and backwards: the latest start of every op, counted from the end, gives the same length."""
+    case = prepare(Scenario.from_config(made))
+    graph, work, lag = case.structure.graph, case.weights.work, case.weights.lag
+    tail = [0] * graph.rank.size
+    longest = 0
+    for node in reversed(range(graph.rank.size)):
+        duration = int(work[graph.work[node]] + 0.5)
+        if graph.rank[node] >= 0:
+            longest = max(longest, tail[node] + duration)
+        for edge in range(graph.indptr[node], graph.indptr[node + 1]):
+            through = tail[node] + duration + int(lag[graph.lag[edge]])
+            if graph.rank[node] >= 0 or tail[node] > 0:
+                tail[graph.pred[edge]] = max(tail[graph.pred[edge]], through)
+    calm, _ = run_ticks(case._replace(table=None), n=1)
+    assert calm[0, 0] == longest
+
+
+@given(cells())
+def test_law__channel_with_infinite_bandwidth_is_latency(made):
+    made = {**made, "topology": {**made["topology"], "bandwidth": math.inf}}
+    a, a_moments = run_ticks(prepare(Scenario.from_config({**made, "p2p": "latency"})))
+    b, b_moments = run_ticks(prepare(Scenario.from_config({**made, "p2p": "channel"})))
+    assert (a == b).all()
+    assert (a_moments == b_moments).all()
+
+
+def test_law__common_weather_for_split_and_full_backward():
+    """I, W and B of a microbatch share one factor, so without waiting 1F1B and zero-bubble are busy equally long."""
+    full, _ = run_ticks(noisy(pp=1, schedule__name="1f1b", draws=50))
+    split, _ = run_ticks(noisy(pp=1, schedule__name="zb_h1", draws=50))
+    assert np.abs(full[2] - split[2]).max() <= 8  # B rounds once where I and W round twice, 8 microbatches
+
+
+@given(st.lists(st.integers(0, 2**62 - 1), min_size=2, max_size=40))
+def test_moments__are_exact(values):
+    sums = np.zeros((1, 3, 1, kernels.N_LIMBS), np.int64)
+    for row in range(3):
+        kernels.add_moments(np.array(values, np.int64), len(values), sums[0, row, 0])
+    found = rank_metrics(sums.astype(object), len(values))
+    n, total, squares = len(values), sum(values), sum(v * v for v in values)
+    assert found["busy_time"][0, 0] == total / n / 1e9
+    assert found["busy_time_std"][0, 0] == math.sqrt((n * squares - total * total) / (n * (n - 1))) / 1e9
+
+
+def test_arithmetic__compiled_equals_python():
+    """No fused multiply-add, no reassociation: the products and sums that round are those of IEEE double, in the order written."""
+    from hops.jit import kernel
+
+    @kernel
+    def duration(base, x, y):
+        return np.int64(base * x * y + 0.5)
+
+    @kernel
+    def line(intercept, slope, w):
+        return intercept + slope * w
+
+    rng = np.random.Generator(np.random.PCG64(7))
+    for base, x, y in rng.uniform(0.5, 2, (2000, 3)):
+        assert duration(base * 1e9, x, y) == int(base * 1e9 * x * y + 0.5)
+        assert line(base, x, y * 1e9) == base + x * (y * 1e9)

@@ -1,0 +1,120 @@
+"""Noise: Philox known answers, addresses, and quantile tables against the laws they compile."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import twin
+
+from hops import noise
+from hops.checks import Infeasible
+from hops.distributions import LAWS
+
+LARGEST = {name: tuple(sorted(law.at_most.items())) for name, law in LAWS.items()}
+SMALL = {name: tuple((key, value / 50) for key, value in values) for name, values in LARGEST.items()}
+
+every_law = pytest.mark.parametrize(
+    ("name", "parameters"), [(n, p) for n in LAWS for p in (tuple(sorted(LAWS[n].parameters.items())), LARGEST[n], SMALL[n])]
+)
+
+
+def factors(identity=0, seed=0, lo=0, hi=256, window=0, name="lognormal", parameters=(("cv", 0.05),)):
+    """Factors of draws lo..hi of a window, from the kernel."""
+    words, distance, cell = np.zeros((4, 64), np.uint32), np.zeros(256), np.zeros(256, np.int64)
+    found = np.full((1, 256), np.nan)
+    table = noise.quantile_table(name, parameters)
+    noise.draw_factors(
+        window, lo, hi, np.uint32(identity), 1, np.uint32(seed), 0, table,
+        words, words.reshape(-1), distance, distance.view(np.int64), cell, found, 0,
+    )  # fmt: skip
+    return found[0, : hi - lo], words
+
+
+@pytest.mark.parametrize(
+    ("word", "answer"),
+    [(0, (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)), (0xFFFFFFFF, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD))],
+)
+def test_philox__known_answers(word, answer):
+    kernel = tuple(int(each) for each in noise.philox(*[np.uint32(word)] * 6))
+    assert kernel == answer == tuple(twin.philox([word] * 4, [word] * 2))
+
+
+def test_words__are_those_of_the_twin():
+    identity = noise.op_identity(3, True, 17)
+    _, words = factors(identity=identity, seed=5, window=2)
+    draws = range(512, 768)
+    assert words.reshape(-1).tolist() == [twin.random_bits(5, draw, 3, True, 17) for draw in draws]
+
+
+@every_law
+def test_factors__are_those_of_the_twin(name, parameters):
+    table = twin.Table(lambda u: LAWS[name].ppf(u, **dict(parameters)))
+    kernel, words = factors(identity=noise.op_identity(1, False, 2), seed=9, name=name, parameters=parameters)
+    assert kernel.tolist() == [table.factor(int(bits)) for bits in words.reshape(-1)]
+
+
+@pytest.mark.parametrize(("lo", "hi"), [(0, 1), (63, 64), (64, 65), (60, 70), (100, 120), (255, 256), (0, 256), (1, 255)])
+def test_factors__of_some_draws_are_those_of_all(lo, hi):
+    everything, _ = factors(identity=77, seed=3)
+    some, _ = factors(identity=77, seed=3, lo=lo, hi=hi)
+    assert some.tolist() == everything[lo:hi].tolist()
+
+
+@every_law
+def test_table__follows_the_quantile_function(name, parameters):
+    """Relative error at most 1e-4 anywhere in 2^-33 .. 1 - 2^-33, at the worst point between knots and at random."""
+    law, table = LAWS[name], noise.quantile_table(name, parameters)
+    rng = np.random.Generator(np.random.PCG64(1))
+    v = np.concatenate([rng.integers(0, 2**31, 200_000), 2 ** rng.uniform(0, 31, 200_000)]).astype(np.int64)
+    w = v + 0.5
+    exponent = np.floor(np.log2(w)).astype(np.int64)
+    cell = (exponent + 1) * noise.KNOTS + np.floor((w / 2.0**exponent - 1) * noise.KNOTS).astype(np.int64)
+    for side, u in enumerate((w / 2**32, 1 - w / 2**32)):
+        ours = table[cell + side * noise.SIDE, 0] + table[cell + side * noise.SIDE, 1] * w
+        worst = np.abs(ours / law.ppf(u, **dict(parameters)) - 1).max()
+        print(f"{name} {dict(parameters)} side {side}: worst relative error {worst:.2e}")
+        assert worst <= 1e-4
+
+
+@every_law
+def test_table__has_mean_one_and_the_laws_variance(name, parameters):
+    table = twin.Table(lambda u: LAWS[name].ppf(u, **dict(parameters)))
+    assert abs(float(table.exact_mean() - 1)) < 1e-14
+    compiled = noise.quantile_table(name, parameters)
+    slope = [[table._line(side, i)[1] / table.mean for i in range(noise.SIDE)] for side in (0, 1)]
+    assert compiled[:, 1].tolist() == [*slope[0], *slope[1]]
+    grid = (np.arange(2**16) + 0.5) / 2**16  # midpoints: resolves the variance to about 1 % even at cv = 1
+    variance = np.var(LAWS[name].ppf(grid, **dict(parameters)))
+    assert variance == pytest.approx(LAWS[name].variance(**dict(parameters)), rel=0.02)
+
+
+def test_table__largest_factor_bounds_every_draw():
+    table = noise.quantile_table("lognormal", (("cv", 1.0),))
+    everything = [factors(identity=i, name="lognormal", parameters=(("cv", 1.0),))[0].max() for i in range(50)]
+    assert max(everything) <= noise.largest_factor(table)
+    assert noise.largest_factor(table) == pytest.approx(LAWS["lognormal"].ppf(np.array([1 - 2**-33]), cv=1.0)[0], rel=1e-4)
+
+
+def test_draws__have_mean_one_and_the_stated_cv():
+    """100 x 256 draws at cv 0.05: the mean within 4 standard errors (one test in 16,000 would fail by chance), cv within 3 %."""
+    sample = np.concatenate([factors(identity=i, seed=11)[0] for i in range(100)])
+    assert abs(sample.mean() - 1) < 4 * 0.05 / np.sqrt(sample.size)
+    assert sample.std() == pytest.approx(0.05, rel=0.03)
+
+
+def test_identity__is_injective_and_refuses_what_does_not_fit():
+    packed = Counter(noise.op_identity(s, b, k) for s in (0, 1, 2047) for b in (False, True) for k in (0, 1, 2**20 - 1))
+    assert set(packed.values()) == {1}
+    assert max(packed) < 2**32
+    with pytest.raises(Infeasible, match="stage 2048 does not fit the noise address"):
+        noise.op_identity(2048, False, 0)
+    with pytest.raises(Infeasible, match="microbatch 1048576 does not fit the noise address"):
+        noise.op_identity(0, False, 2**20)
+
+
+def test_block__mapping_does_not_depend_on_anything_but_the_draw():
+    seen = {noise.words_of(draw) for draw in range(2048)}
+    assert len(seen) == 2048
+    assert noise.words_of(0) == (0, 0)
+    assert noise.words_of(64) == (0, 1)
+    assert noise.words_of(256 + 65) == (65, 1)
