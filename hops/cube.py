@@ -15,7 +15,7 @@ import xarray as xr
 
 from hops.checks import Infeasible
 from hops.metrics import statistics
-from hops.plan import Axis, Plan
+from hops.plan import Axis, Plan, label
 from hops.simulation import Case, evaluate, prepare
 from hops.variables import STATISTICS, VARIABLES, attributes
 
@@ -117,15 +117,7 @@ def _coordinate(axis: Axis) -> tuple[str, Any, dict[str, str]]:
         if values.dtype.kind == "i" and np.abs(values).max() > 2**31 - 1:
             values = values.astype(float)  # netCDF 3 has no 64-bit integers; seeds are exact in float64
         return (axis.name, values, attrs)
-    return (axis.name, np.array([_text(value) for value in axis.values], object), attrs)
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, (list, tuple)):
-        return f"[{','.join(map(_text, value))}]"
-    return str(value)
+    return (axis.name, np.array([label(value) for value in axis.values], object), attrs)
 
 
 def provenance(plan: Plan) -> dict[str, str]:

@@ -5,6 +5,7 @@ values of other keys are set on copies of that.
 """
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +69,7 @@ def plan_sweep(
 
     ``compose`` composes a config from overrides without sweeps. Raises ``ValueError`` and Hydra's own exceptions.
     """
-    from hops.plan import short_names
+    from hops.plan import label, short_names
 
     parser = OverridesParser.create(config_loader=loader)
     last: dict[str, Override] = {override.get_key_element(): override for override in parser.parse_overrides(list(overrides))}
@@ -76,20 +77,19 @@ def plan_sweep(
     swept = [_axis(loader, parser, override) for override in last.values() if override.is_sweep_override()]
     axes = [axis._replace(name=name) for axis, name in zip(swept, short_names([axis.key for axis in swept]), strict=True)]
 
-    # a swept key that another key refers to needs real composition as well, and then so may all of them
-    probe = compose(fixed + [f"{axis.key}={axis.values[0]}" for axis in axes if axis.group])
-    composed = [axis for axis in axes if axis.group or "${" in yaml(probe)]
+    probe = compose(fixed + [f"{axis.key}={label(axis.values[0])}" for axis in axes if axis.group])
+    every = "${" in yaml(probe)  # a key that refers to another: then Hydra itself composes every value
+    composed = [i for i, axis in enumerate(axes) if axis.group or every]
+    set_here = [(i, axis.key.split(".")) for i, axis in enumerate(axes) if i not in composed]
     configs = {
-        choice: plain(compose(fixed + [f"{axis.key}={value}" for axis, value in zip(composed, choice, strict=True)]))
-        for choice in itertools.product(*(axis.values for axis in composed))
+        choice: plain(compose(fixed + [f"{axes[i].key}={label(value)}" for i, value in zip(composed, choice, strict=True)]))
+        for choice in itertools.product(*(axes[i].values for i in composed))
     }
     scenarios = []
     for values in itertools.product(*(axis.values for axis in axes)):
-        value_of = dict(zip(axes, values, strict=True))
-        config = configs[tuple(value_of[axis] for axis in composed)]
-        for axis in axes:
-            if axis not in composed:
-                config = _with(config, axis.key.split("."), value_of[axis], axis.key)
+        config = configs[tuple(values[i] for i in composed)]
+        for i, path in set_here:
+            config = _with(config, path, values[i], axes[i].key)
         scenarios.append(_scenario(config))
     return _plan(probe, tuple(axes), tuple(scenarios), tuple(overrides), strict)
 
@@ -116,7 +116,7 @@ def _scenario(config: Mapping[str, Any]) -> "Scenario":
 
 
 def _axis(loader: ConfigLoaderImpl, parser: OverridesParser, override: Override) -> "Axis":
-    from hops.plan import Axis
+    from hops.plan import Axis, label
     from hops.scenario import DOORS
 
     key = override.get_key_element().lstrip("+")
@@ -133,10 +133,11 @@ def _axis(loader: ConfigLoaderImpl, parser: OverridesParser, override: Override)
         found = [value if isinstance(value, (bool, int, float)) else _value(parser, value) for value in found]
     if not found:
         raise ValueError(f"{override.input_line} names no value: an axis needs at least one")
-    repeated = [value for i, value in enumerate(found) if value in found[:i]]
-    if repeated:
-        raise ValueError(f"{key} lists {repeated[0]} twice; each value of an axis may stand once")
-    return Axis(name=key, key=key, values=tuple(_hashable(value) for value in found), group=group)
+    values = tuple(_hashable(value) for value in found)
+    twice = [value for value, n in Counter(map(label, values)).items() if n > 1]
+    if twice:
+        raise ValueError(f"{key} lists {twice[0]} twice; each value of an axis may stand once")
+    return Axis(name=key, key=key, values=values, group=group)
 
 
 def _value(parser: OverridesParser, element: Any) -> Any:

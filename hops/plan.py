@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from hops.scenario import Scenario
@@ -31,7 +31,7 @@ class Plan:
     strict: bool = False  # refuse the whole sweep if a cell is infeasible
     config: str = ""  # composed YAML of the first cell
     overrides: tuple[str, ...] = ()
-    notes: tuple[str, ...] = field(default=())  # what the user should be told, a line each
+    notes: tuple[str, ...] = ()  # what the user should be told, a line each
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -49,3 +49,14 @@ def short_names(keys: Sequence[str]) -> list[str]:
         name if last.count(name) == 1 and name not in TAKEN else key.replace(".", "_").replace("/", "_").replace("@", "_")
         for key, name in zip(keys, last, strict=True)
     ]
+
+
+def label(value: Any) -> str:
+    """A value as one would type it."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (list, tuple)):
+        return f"[{','.join(map(label, value))}]"
+    return str(value)

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from math import floor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -130,11 +129,11 @@ def weights(topology: Choice, model: Model, stage_ranks: tuple[int, ...], microb
             if 0 <= neighbour < n_stages:
                 path = cluster.between(here, stage_ranks[neighbour])
                 latency, occupied = path.latency * TICKS, costs.p2p_bytes / path.bandwidth * TICKS
-                lag[lag_index(stage, backward)] = floor(latency + 0.5)
+                lag[lag_index(stage, backward)] = np.floor(latency + 0.5)
                 if p2p == "channel":
                     work[transfer_index(n_stages, stage, backward)] = occupied
                 else:
-                    lag[lag_index(stage, backward)] += floor(occupied + 0.5)
+                    lag[lag_index(stage, backward)] += np.floor(occupied + 0.5)
     check_clock(max(work.sum(), lag.sum()))
     whole = lag.astype(np.int64)
     work.flags.writeable = whole.flags.writeable = False

@@ -91,3 +91,8 @@ def test_prepare__stages_beyond_the_noise_address_are_infeasible():
 def test_executor__refuses(values, sentence):
     with pytest.raises(ValueError, match=sentence):
         Executor(**values)
+
+
+def test_prepare__a_message_that_never_ends_is_refused():
+    with pytest.raises(ValueError, match="times add up to inf s"):
+        prepare(scenario(model__p2p_bytes=1e300, topology__bandwidth=1e-300))

@@ -1,0 +1,193 @@
+"""Cubes: dimensions, gaps, provenance, files that are whole or absent."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import hops
+from hops.cube import attribute_text, write_cube
+from hops.variables import VARIABLES, attributes
+
+SMALL = ("microbatches=6", "draws=20")
+
+
+@pytest.fixture(scope="module")
+def cube():
+    return hops.sweep_cube("topology=dgx,pcie", "schedule=1f1b,zb", "pp=2,4", "microbatches=6", "draws=20")
+
+
+def test_cube__dims_in_the_order_typed(cube):
+    assert cube["iteration_time"].dims == ("topology", "schedule", "pp", "quantile")
+    assert cube["busy_time"].dims == ("topology", "schedule", "pp", "rank")
+    assert cube["iteration_time_standard_error"].dims == ("topology", "schedule", "pp")
+    assert cube["schedule"].values.tolist() == ["1f1b", "zb"]
+    assert cube["pp"].attrs["hydra_key"] == "pp"
+    assert cube.sizes["rank"] == 4
+    assert np.isnan(cube["busy_time"].sel(pp=2, rank=3)).all()
+    assert bool(cube["evaluated"].all())
+
+
+def test_cube__a_cell_is_the_cell_alone(cube):
+    cell = hops.simulate("topology=pcie", "schedule=zb", "pp=4", *SMALL)
+    found = cube.sel(topology="pcie", schedule="zb", pp=4)
+    for name in ("iteration_time", "throughput", "mfu"):
+        assert (found[name].values == np.quantile(cell[name].values, cube["quantile"].values)).all()
+        assert float(found[f"{name}_mean"]) == float(cell[name].values.mean())
+        assert float(found[f"{name}_std"]) == cell[name].values.std(ddof=1)
+    for name in ("busy_time", "busy_time_std", "exposed_communication", "utilization", "peak_in_flight"):
+        assert (found[name].values == cell[name].values).all()
+
+
+def test_cube__every_variable_says_what_it_is(cube):
+    for name in cube.data_vars:
+        if name != "evaluated":
+            assert cube[name].attrs == attributes(str(name))
+            assert {"long_name", "units"} <= set(cube[name].attrs)
+    assert {name for name in VARIABLES if name in cube} == set(VARIABLES)
+
+
+def test_cube__provenance_recreates_it(cube):
+    assert cube.attrs["overrides"].splitlines() == ["topology=dgx,pcie", "schedule=1f1b,zb", "pp=2,4", "microbatches=6", "draws=20"]
+    assert "hidden: 6144" in cube.attrs["config"]
+    assert cube.attrs["seed"] == "0"
+    assert {"hops_version", "numba_version", "created_utc", "python"} <= set(cube.attrs)
+    again = hops.sweep_cube(*cube.attrs["overrides"].splitlines())
+    assert again.drop_attrs().identical(cube.drop_attrs())
+
+
+def test_cube__round_trips_through_its_file(cube, tmp_path):
+    write_cube(cube, tmp_path / "cube.nc")
+    back = hops.open_cube(tmp_path)
+    for name in cube.variables:
+        assert (back[name].values == cube[name].values).all() or np.array_equal(back[name].values, cube[name].values, equal_nan=True)
+        assert back[name].dims == cube[name].dims
+    assert back.attrs == cube.attrs
+    assert back["evaluated"].dtype == bool
+    assert xr.open_dataset(tmp_path / "cube.nc").sel(schedule="zb", topology="dgx").sizes["pp"] == 2
+
+
+def test_cube__cells_that_do_not_fit_are_masked_with_a_reason(capsys):
+    cube = hops.sweep_cube("pp=4,48,49,64", "draws=5", "microbatches=4")
+    assert cube["evaluated"].values.tolist() == [True, True, False, False]
+    assert np.isnan(cube["iteration_time"].sel(pp=64)).all()
+    said = capsys.readouterr().err.splitlines()
+    assert said == [
+        "1 of 4 cells left out: the model has 48 layers, too few for 49 stages (try pp=48 or fewer)",
+        "1 of 4 cells left out: the model has 48 layers, too few for 64 stages (try pp=48 or fewer)",
+    ]
+
+
+def test_cube__no_cell_left_is_refused():
+    with pytest.raises(ValueError, match="no cell of the sweep can be evaluated"):
+        hops.sweep_cube("pp=49,64")
+    with pytest.raises(ValueError, match="the model has 48 layers, too few for 64 stages"):
+        hops.simulate("pp=64")
+
+
+def test_cube__explicit_times_and_transformers_side_by_side():
+    """A metric that only some cells have (mfu) is NaN in the others, whichever batch comes first."""
+    for order in ("explicit,gpt_22b", "gpt_22b,explicit"):
+        cube = hops.sweep_cube(f"model={order}", "latency=none,lognormal", *SMALL)
+        assert cube["mfu"].sel(model="explicit").isnull().all()
+        assert cube["mfu"].sel(model="gpt_22b").notnull().all()
+        assert (cube["iteration_time_std"].sel(latency="none") == 0).all()
+        assert (cube["iteration_time_std"].sel(latency="lognormal") > 0).all()
+
+
+def test_axes__names_labels_and_types():
+    cube = hops.sweep_cube("model=explicit", "model.forward=1e-3,[1e-3,2e-3]", "pp=2", "topology.nodes=null,1", "seed=0,4294967295", *SMALL)
+    assert cube["iteration_time"].dims == ("forward", "nodes", "seed", "quantile")
+    assert cube["forward"].values.tolist() == ["0.001", "[0.001,0.002]"]
+    assert cube["nodes"].values.tolist() == ["null", "1"]
+    assert cube["seed"].values.tolist() == [0.0, 4294967295.0]
+    assert cube["forward"].attrs["hydra_key"] == "model.forward"
+
+
+def test_axes__short_names_that_collide_are_written_out():
+    cube = hops.sweep_cube("latency=none,lognormal", "topology=uniform", "topology.latency=0,1e-3", *SMALL)
+    assert cube["iteration_time"].dims == ("latency", "topology_latency", "quantile")
+
+
+def test_attributes__as_netcdf_3_takes_them():
+    assert attribute_text({"a": ["x", "y"], "b": None, "seed": 2**40}) == {"a": "x\ny", "seed": str(2**40)}
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda path: None, "no cube at"),
+        (lambda path: path.write_bytes(b"not a cube"), "is not a readable netCDF file"),
+        (lambda path: xr.Dataset({"x": 1.0}).to_netcdf(path, engine="scipy"), "is no HOPS cube; this version reads format 1"),
+        (lambda path: xr.Dataset(attrs={"hops_format": "99"}).to_netcdf(path, engine="scipy"), "is a HOPS cube of format 99"),
+    ],
+)
+def test_open_cube__refuses_what_is_none(tmp_path, make, sentence):
+    make(tmp_path / "cube.nc")
+    with pytest.raises(ValueError, match=sentence):
+        hops.open_cube(tmp_path)
+
+
+def test_open_cube__refuses_a_truncated_file(cube, tmp_path):
+    write_cube(cube, tmp_path / "cube.nc")
+    whole = (tmp_path / "cube.nc").read_bytes()
+    for length in (10, 200, len(whole) // 2, len(whole) - 1):
+        (tmp_path / "cube.nc").write_bytes(whole[:length])
+        with pytest.raises(ValueError, match="is not a readable netCDF file"):
+            hops.open_cube(tmp_path)
+
+
+def test_write__a_failure_leaves_the_old_file_and_no_other(cube, tmp_path, monkeypatch):
+    path = tmp_path / "cube.nc"
+    write_cube(cube, path)
+    before = path.read_bytes()
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_cube(cube.assign_attrs(title="new"), path)
+    assert path.read_bytes() == before
+    assert [each.name for each in tmp_path.iterdir()] == ["cube.nc"]
+
+
+WRITER = """
+import sys, numpy as np, xarray as xr
+from pathlib import Path
+from hops.cube import FORMAT, write_cube
+big = xr.Dataset({"x": ("n", np.full(4_000_000, 7.0))}, attrs={"hops_format": FORMAT})
+print("ready", flush=True)
+for _ in range(1000):
+    write_cube(big, Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.01, 0.03, 0.06])
+def test_write__killed_at_any_moment_leaves_a_whole_file_or_none(tmp_path, delay):
+    path = tmp_path / "cube.nc"
+    with subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE) as writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == b"ready\n"
+        time.sleep(delay)  # where the kill lands does not matter: whatever stands at the path must be whole
+        writer.send_signal(signal.SIGKILL)
+    if path.exists():
+        assert (hops.open_cube(path)["x"].values == 7.0).all()
+    others = [each.name for each in tmp_path.iterdir() if each != path]
+    assert all(name.startswith(".cube.nc.tmp-") for name in others)
+
+
+def test_write__goes_through_a_temporary_name(cube, tmp_path, monkeypatch):
+    moved = []
+    monkeypatch.setattr(os, "replace", lambda a, b: moved.append((Path(a), Path(b), Path(b).exists())) or Path(a).rename(b))
+    write_cube(cube, tmp_path / "cube.nc")
+    ((source, goal, existed),) = moved
+    assert source.parent == goal.parent
+    assert source.name != goal.name
+    assert not existed

@@ -1,0 +1,100 @@
+"""The house: imports point one way, every heavy library has one home, names do not shadow each other."""
+
+import ast
+import importlib
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import hops
+
+ROOT = Path(hops.__file__).parent
+DOORS = ("schedules", "topologies", "distributions")
+LAYERS = (
+    "checks registry programs schedules cluster topologies distributions costs jit noise graph kernels metrics variables "
+    "scenario simulation plan trace cube terminal config cube_sweeper sweep __init__ __main__"
+).split()
+HOMES = {
+    "numba": {"jit"},
+    "scipy": {"distributions", "metrics"},
+    "xarray": {"cube", "terminal", "sweep"},
+    "pandas": {"trace", "sweep"},
+    "hydra": {"config", "cube_sweeper", "sweep"},
+    "omegaconf": {"config", "cube_sweeper", "sweep", "__main__"},
+    "matplotlib": set(),
+}
+FILES = sorted(ROOT.rglob("*.py"))
+
+
+def layer(path):
+    inside = path.relative_to(ROOT)
+    return inside.parts[0].removesuffix(".py")
+
+
+def imports(path):
+    """(module, is at the top of the file) of every import."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module] if isinstance(node, ast.ImportFrom) else []
+        if isinstance(node, ast.ImportFrom) and node.module == "hops":
+            names = [f"hops.{alias.name}" for alias in node.names]
+        yield from ((name, node in tree.body) for name in names)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports__point_one_way_and_home(path):
+    here = layer(path)
+    for name, _ in imports(path):
+        top, *rest = name.split(".")
+        if top == "hops":
+            there = rest[0]
+            assert LAYERS.index(there) < LAYERS.index(here) or there == here, f"{here} imports {there}, which comes later"
+        elif top in HOMES:
+            assert here in HOMES[top], f"{here} imports {top}"
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if layer(p) in DOORS], ids=lambda path: str(path.relative_to(ROOT)))
+def test_doors__import_only_what_is_light(path):
+    for name, top_level in imports(path):
+        top = name.split(".")[0]
+        if top == "hops" or (top in sys.stdlib_module_names and top != "subprocess"):
+            continue
+        assert top in ("numpy", "scipy")
+        assert top == "numpy" or (name == "scipy.special" and not top_level)
+
+
+def test_names__modules_do_not_shadow_public_functions():
+    for module in pkgutil.walk_packages(hops.__path__, "hops."):
+        importlib.import_module(module.name)
+    for name in hops.__all__:
+        assert not isinstance(getattr(hops, name), type(sys)), f"hops.{name} is a module"
+        assert not (ROOT / f"{name}.py").exists()
+    assert hops.program("1f1b", pp=1, microbatches=1).n_ops == 2
+    assert set(dir(hops)) == set(hops.__all__)
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = hops.nothing
+
+
+HEAVY = {"numba", "xarray", "scipy", "matplotlib", "pandas", "hydra", "numpy"}
+
+
+@pytest.mark.parametrize(
+    ("statement", "allowed"),
+    [
+        ("import hops", set()),
+        ("import hops.schedules, hops.topologies, hops.distributions", set()),
+        ("import hops.config, hops.cube_sweeper, hops.sweep, hops.__main__", {"hydra"}),
+    ],
+)
+def test_start__nothing_heavy_before_it_is_needed(statement, allowed):
+    code = f"{statement}; import sys; print(*({HEAVY!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) <= allowed
+
+
+def test_files__stay_small():
+    lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in FILES}
+    assert {name: n for name, n in lengths.items() if n > 320} == {}

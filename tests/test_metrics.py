@@ -1,0 +1,94 @@
+"""Metrics against their definitions, and the interval of a quantile against what it promises."""
+
+import numpy as np
+import pytest
+import twin
+from conftest import scenario
+
+import hops
+from hops.metrics import quantile_interval, statistics
+from hops.simulation import Executor, evaluate, prepare
+
+MODEL = ("model=explicit", "model.forward=0.1", "model.backward_input=0.2", "model.backward_weight=0.15")
+LINK = ("topology=uniform", "topology.latency=0.01", "topology.bandwidth=inf", "p2p=latency")
+
+
+def test_definitions__by_hand_on_the_twins_timeline():
+    cell = hops.simulate(*MODEL, *LINK, "latency=none", "pp=3", "microbatches=4", "schedule=zb_h1")
+    program = hops.program("zb_h1", pp=3, microbatches=4)
+    seconds = {(s, k): t for s in range(3) for k, t in (("F", 0.1), ("I", 0.2), ("W", 0.15))}
+    pairs = [(a, b) for a in range(3) for b in range(3)]
+    when, busy, exposed = twin.simulate(program, seconds, dict.fromkeys(pairs, 0.01), dict.fromkeys(pairs, 0.0), channel=False)
+    makespan, span, total, most = twin.metrics(program, when, busy)
+    first = {name: float(cell[name][0]) for name in cell if cell[name].dims == ("draw",)}
+    assert first["makespan"] == first["iteration_time"] == makespan / 1e9
+    assert first["span"] == span / 1e9
+    assert first["bubble_fraction"] == pytest.approx(1 - total / (3 * makespan))
+    assert first["bubble_ratio"] == pytest.approx((3 * makespan - total) / total)
+    assert first["span_bubble_fraction"] == pytest.approx(1 - most / span)
+    assert first["throughput"] == pytest.approx(4 / (makespan / 1e9))
+    assert cell["busy_time"].values.tolist() == [b / 1e9 for b in busy]
+    assert cell["exposed_communication"].values.tolist() == [e / 1e9 for e in exposed]
+    assert cell["utilization"].values == pytest.approx([b / makespan for b in busy], abs=2**-40)
+    assert cell["peak_in_flight"].values.tolist() == list(program.in_flight)
+    assert not {"mfu", "hfu", "flops_per_gpu", "tokens_per_second"} & set(cell)
+
+
+def test_barrier__false_waits_for_the_span():
+    same = ("model=explicit", "model.forward=0.2", "model.backward_input=0.2", "model.backward_weight=0.2", *LINK)
+    both = [hops.simulate(*same, "latency=none", "schedule=zb_h2", f"barrier={b}") for b in ("true", "false")]
+    assert float(both[0]["iteration_time"][0]) == float(both[0]["makespan"][0]) > float(both[0]["span"][0])
+    assert float(both[1]["iteration_time"][0]) == float(both[0]["span"][0])
+
+
+def test_mfu__is_model_flops_over_peak():
+    cell = hops.simulate("latency=none", "microbatch_size=2", "model.recompute=full")
+    h, s, layers, v = 6144, 2048, 48, 51200
+    flops = 72 * 32 * 2 * s * layers * h**2 * (1 + s / (6 * h) + v / (12 * layers * h))
+    time = float(cell["iteration_time"][0])
+    assert float(cell["mfu"][0]) == pytest.approx(flops / (time * 8 * 989e12))
+    assert float(cell["flops_per_gpu"][0]) == pytest.approx(flops / (time * 8))
+    assert float(cell["hfu"][0]) > float(cell["mfu"][0])
+    assert float(cell["throughput"][0]) == pytest.approx(64 / time)
+    assert float(cell["tokens_per_second"][0]) == pytest.approx(64 * 2048 / time)
+
+
+def test_busy_time__mean_and_deviation_are_those_of_the_draws():
+    case = prepare(scenario(latency__op={"law": "lognormal", "cv": 0.3}, draws=300, pp=1, microbatches=6))
+    (found,) = evaluate([case], Executor())
+    makespan = found.per_draw["makespan"][0]  # one rank never waits: busy time and makespan are the same
+    assert found.per_rank["busy_time"][0, 0] == pytest.approx(makespan.mean(), rel=1e-12)
+    assert found.per_rank["busy_time_std"][0, 0] == pytest.approx(makespan.std(ddof=1), rel=1e-9)
+    assert found.per_rank["utilization"][0, 0] == 1.0
+    assert found.per_rank["utilization_std"][0, 0] == 0.0
+
+
+@pytest.mark.parametrize("q", [0.5, 0.95, 0.99])
+def test_quantile_interval__covers_at_least_what_it_promises(q):
+    """2,000 samples of 500 uniforms: coverage is at least 95 % in truth; below 93.5 % by chance once in 10^3 at most."""
+    rng = np.random.Generator(np.random.PCG64(3))
+    inside = 0
+    for _ in range(2000):
+        low, high = quantile_interval(rng.uniform(size=500), q)
+        inside += low <= q <= high
+    print(f"q={q}: covers {inside / 20:.1f} %")
+    assert 0.935 <= inside / 2000 <= 0.985
+
+
+def test_quantile_interval__says_where_the_sample_is_too_small():
+    low, high = quantile_interval(np.arange(10.0), 0.99)
+    assert np.isfinite(low)
+    assert high == np.inf
+    assert quantile_interval(np.arange(3.0), 0.5) == (-np.inf, np.inf)
+
+
+def test_statistics__standard_error_and_certainty():
+    values = np.array([[1.0, 2.0, 3.0, 6.0], [5.0, 5.0, 5.0, 5.0]])
+    found = statistics(values, (0.5,), np.array([False, False]))
+    assert found[""][:, 0].tolist() == [2.5, 5.0]
+    assert found["_mean"].tolist() == [3.0, 5.0]
+    assert found["_std"][0] == pytest.approx(np.std([1, 2, 3, 6], ddof=1))
+    assert found["_standard_error"][0] == pytest.approx(found["_std"][0] / 2)
+    one = statistics(values[:, :1], (0.5,), np.array([False, True]))
+    assert np.isnan(one["_std"][0])  # one draw of something that varies says nothing about its spread
+    assert one["_std"][1] == 0.0
