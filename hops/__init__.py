@@ -1,10 +1,10 @@
 """HOPS, the Heterogeneous Optimized Pipeline Simulator.
 
-    hops.program("1f1b", pp=4, microbatches=8)               the order of every rank
-    hops.simulate("schedule=zb", "topology=pcie")            one cell, as the command line would: Dataset (draw, rank)
-    hops.sweep_cube("schedule=1f1b,zb", "pp=4,8")            a sweep: Dataset with one dimension a swept key
-    hops.timeline("schedule=zb", draw=0)                     when every op of one draw runs: DataFrame
-    hops.open_cube("results/<run>")                          a cube from its file, checked
+hops.program("1f1b", pp=4, microbatches=8)               the order of every rank
+hops.simulate("schedule=zb", "topology=pcie")            one cell, as the command line would: Dataset (draw, rank)
+hops.sweep_cube("schedule=1f1b,zb", "pp=4,8")            a sweep: Dataset with one dimension a swept key
+hops.timeline("schedule=zb", draw=0)                     when every op of one draw runs: DataFrame
+hops.open_cube("results/<run>")                          a cube from its file, checked
 """
 
 from importlib import import_module

@@ -88,9 +88,8 @@ def did_you_mean(error: BaseException) -> list[str]:
     asked, known = "", list[str]()
     if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
         asked, known = error.missing_cfg_file.rpartition("/")[2], list(error.options)
-    while error is not None and not known:
-        if isinstance(error, OmegaConfBaseException) and isinstance(error.parent_node, DictConfig):
-            asked, known = str(error.key), [str(key) for key in error.parent_node]
-        error = error.__cause__  # type: ignore[assignment]
+    for each in (error, error.__cause__):
+        if isinstance(each, OmegaConfBaseException) and isinstance(each.parent_node, DictConfig):
+            asked, known = str(each.key), [str(key) for key in each.parent_node]
     close = difflib.get_close_matches(asked, known, n=1)
     return [f"did you mean '{close[0]}'?"] if close else []

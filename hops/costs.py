@@ -6,6 +6,7 @@ the rank that holds each stage.
 
 from dataclasses import dataclass, fields
 from functools import lru_cache
+from itertools import pairwise
 
 from hops.checks import Infeasible, count, flag, one_of, positive
 from hops.cluster import Gpu
@@ -60,8 +61,13 @@ class Explicit:
 
     def costs(self, gpu: Gpu, stage_ranks: tuple[int, ...], microbatch_size: int) -> Costs:
         """Spread the times over the stages; a list of another length than ranks or stages is an `Infeasible`."""
-        times = [self._spread(key, stage_ranks) for key in ("forward", "backward_input", "backward_weight")]
-        return Costs(*times, p2p_bytes=self.p2p_bytes, source=f"explicit times per {self.per}")
+        return Costs(
+            forward=self._spread("forward", stage_ranks),
+            backward_input=self._spread("backward_input", stage_ranks),
+            backward_weight=self._spread("backward_weight", stage_ranks),
+            p2p_bytes=self.p2p_bytes,
+            source=f"explicit times per {self.per}",
+        )
 
     def _spread(self, key: str, stage_ranks: tuple[int, ...]) -> tuple[float, ...]:
         value, n_stages, n_ranks = getattr(self, key), len(stage_ranks), max(stage_ranks) + 1
@@ -119,7 +125,7 @@ class Transformer:
         if self.layers < n_stages:
             raise Infeasible(f"the model has {self.layers} layers, too few for {n_stages} stages (try pp={self.layers} or fewer)")
         left = [self.layers * (n_stages - s) // n_stages for s in range(n_stages + 1)]
-        return tuple(a - b for a, b in zip(left, left[1:], strict=False))
+        return tuple(a - b for a, b in pairwise(left))
 
     def costs(self, gpu: Gpu, stage_ranks: tuple[int, ...], microbatch_size: int) -> Costs:
         """FLOPs and seconds a stage on ``gpu``; the embedding counts as bytes at the first stage, the head at the last."""

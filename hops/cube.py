@@ -196,5 +196,7 @@ def open_cube(path: str | os.PathLike[str]) -> xr.Dataset:
         raise ValueError(f"{file} is not a readable netCDF file: {error}") from error
     found = dataset.attrs.get("hops_format")
     if found != FORMAT:
-        raise ValueError(f"{file} is {'no HOPS cube' if found is None else f'a HOPS cube of format {found}'}; this version reads format {FORMAT}")
+        raise ValueError(
+            f"{file} is {'no HOPS cube' if found is None else f'a HOPS cube of format {found}'}; this version reads format {FORMAT}"
+        )
     return dataset

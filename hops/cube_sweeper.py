@@ -36,17 +36,20 @@ class CubeSweeper(Sweeper):
         self.params, self.strict = dict(params or {}), strict
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.loader, self.task_function, self.config = hydra_context.config_loader, task_function, config
+        self.loader: Any = hydra_context.config_loader
+        self.task_function: Any = task_function
+        self.config: Any = config
 
     def sweep(self, arguments: list[str]) -> Any:
         setup_globals()
         overrides = [f"{key}={value}" for key, value in self.params.items()] + list(arguments)
 
         def compose(chosen: Sequence[str]) -> DictConfig:
-            return self.loader.load_sweep_config(self.config, list(chosen))
+            config: DictConfig = self.loader.load_sweep_config(self.config, list(chosen))
+            return config
 
         plan = plan_sweep(self.loader, compose, overrides, strict=self.strict)
-        return self.task_function.run_plan(plan, self.config)  # type: ignore[attr-defined]
+        return self.task_function.run_plan(plan, self.config)
 
 
 def register() -> None:
@@ -54,7 +57,7 @@ def register() -> None:
     register_options()
     node = {"_target_": "hops.cube_sweeper.CubeSweeper", "params": {}, "strict": False}
     ConfigStore.instance().store(group="hydra/sweeper", name="cube", node=node, provider="hops")
-    plugins = Plugins.instance()
+    plugins: Any = Plugins.instance()
     plugins.register(CubeSweeper)
     plugins.register(SweepsSearchPath)
     inner = getattr(Plugins, "is_in_toplevel_plugins_module", None)  # Hydra 1.3 instantiates hydra_plugins.* only; 1.4 drops the check
@@ -73,7 +76,7 @@ def plan_sweep(
 
     parser = OverridesParser.create(config_loader=loader)
     last: dict[str, Override] = {override.get_key_element(): override for override in parser.parse_overrides(list(overrides))}
-    fixed = [override.input_line for override in last.values() if not override.is_sweep_override()]
+    fixed = [str(override.input_line) for override in last.values() if not override.is_sweep_override()]
     swept = [_axis(loader, parser, override) for override in last.values() if override.is_sweep_override()]
     axes = [axis._replace(name=name) for axis, name in zip(swept, short_names([axis.key for axis in swept]), strict=True)]
 

@@ -57,72 +57,85 @@ def lower(program: Program, channel: bool) -> Graph:
     With ``channel`` a message waits for the one before it on its ordered pair of ranks, in the sender's program order,
     and occupies the channel as long as its work says; the delay follows.
     """
-    n_stages = program.n_stages
-    rank, work, identity, slots_of = [], [], [], []
-    indptr, pred, lag, origin = [0], [], [], []
-    previous: dict[int | tuple[int, int], int] = {}  # last node on a rank or a channel
-    sent: dict[tuple[int, bool, int], tuple[int, int, int]] = {}  # message -> the edge that waits for it
-    ops: list[Op | None] = []
-
-    def add(where: int | tuple[int, int], op: Op | None, index: int, edges: list[tuple[int, int, int]]) -> int:
-        node = len(rank)
-        if where in previous:
-            edges.insert(0, (previous[where], NO_LAG, previous[where]))
-        previous[where] = node
-        ops.append(op)
-        rank.append(where if isinstance(where, int) else -1)
-        work.append(index)
-        identity.append(op_identity(op.stage, op.kind != "F", op.microbatch) if op else 0)
-        for a, b, c in edges:
-            pred.append(a)
-            lag.append(b)
-            origin.append(c)
-        indptr.append(len(pred))
-        return node
-
+    nodes, n_stages = _Nodes(), program.n_stages
+    sent: dict[tuple[int, bool, int], Edge] = {}  # (stage, backward, microbatch) -> the edge that waits for its message
     for here, op in program.order:
         stage, kind, k = op
         backward = kind != "F"
         step = -1 if backward else 1
-        edges = [sent[stage - step, backward, k]] if (stage - step, backward, k) in sent and kind != "W" else []
-        node = add(here, op, work_index(stage, kind), edges)
+        arrival = sent.get((stage - step, backward, k)) if kind != "W" else None
+        node = nodes.add(here, op, work_index(stage, kind), arrival)
         if kind == "W" or not 0 <= stage + step < n_stages:
             continue
-        there, delay = program.rank_of(stage + step), lag_index(stage, backward)
-        if there != here:
+        there = program.rank_of(stage + step)
+        if there != here:  # on the same rank the order of the rank says it all
             carrier = node
             if channel:
-                index = transfer_index(n_stages, stage, backward)
-                carrier = add((here, there), None, index, [(node, NO_LAG, node)])
-            sent[stage, backward, k] = (carrier, delay, node)
+                carrier = nodes.add((here, there), None, transfer_index(n_stages, stage, backward), Edge(node, NO_LAG, node))
+            sent[stage, backward, k] = Edge(carrier, lag_index(stage, backward), node)
 
-    slots_of = _reuse(indptr, pred, origin)
-    factor, fresh = _factors(ops)
-    owner = np.array(rank, np.int32)
-    on_rank = {r: np.flatnonzero(owner == r) for r in range(program.pp)}
+    slot, n_slots = _reuse(nodes.indptr, nodes.pred, nodes.origin)
+    factor, fresh = _factors(nodes.op)
+    rank = np.array(nodes.rank, np.int32)
     first, last = np.zeros(len(rank), bool), np.zeros(len(rank), bool)
-    for nodes in on_rank.values():
-        first[nodes[:1]], last[nodes[-1:]] = True, True
-    arrays = [
-        owner,
-        np.array(work, np.int32),
-        np.array(identity, np.uint32),
-        np.array(factor, np.int32),
-        np.array(fresh, np.bool_),
-        first,
-        last,
-        np.array(slots_of, np.int32),
-        np.array(indptr, np.int32),
-        np.array(pred, np.int32),
-        np.array(lag, np.int32),
-        np.array(origin, np.int32),
-    ]
-    for array in arrays:
-        array.flags.writeable = False
-    return Graph(*arrays, n_ranks=program.pp, n_slots=max(slots_of) + 1, n_factors=max(factor) + 1)
+    for r in range(program.pp):
+        first[np.flatnonzero(rank == r)[:1]] = last[np.flatnonzero(rank == r)[-1:]] = True
+    graph = Graph(
+        rank=rank,
+        work=np.array(nodes.work, np.int32),
+        identity=np.array([op_identity(op.stage, op.kind != "F", op.microbatch) if op else 0 for op in nodes.op], np.uint32),
+        factor=np.array(factor, np.int32),
+        fresh=np.array(fresh, np.bool_),
+        first=first,
+        last=last,
+        slot=np.array(slot, np.int32),
+        indptr=np.array(nodes.indptr, np.int32),
+        pred=np.array(nodes.pred, np.int32),
+        lag=np.array(nodes.lag, np.int32),
+        origin=np.array(nodes.origin, np.int32),
+        n_ranks=program.pp,
+        n_slots=n_slots,
+        n_factors=max(factor) + 1,
+    )
+    for array in graph:
+        if isinstance(array, np.ndarray):
+            array.flags.writeable = False
+    return graph
 
 
-def _reuse(indptr: list[int], pred: list[int], origin: list[int]) -> list[int]:
+class Edge(NamedTuple):
+    """A wait for ``pred`` and then ``lag``; ``origin``: see `Graph`."""
+
+    pred: int
+    lag: int
+    origin: int
+
+
+class _Nodes:
+    """Nodes in the making, each waiting for the one before it on its rank or channel."""
+
+    def __init__(self) -> None:
+        self.rank, self.work, self.op = list[int](), list[int](), list[Op | None]()
+        self.indptr, self.pred, self.lag, self.origin = [0], list[int](), list[int](), list[int]()
+        self._last: dict[int | tuple[int, int], int] = {}
+
+    def add(self, where: int | tuple[int, int], op: Op | None, work: int, arrival: Edge | None) -> int:
+        """Append a node on rank or channel ``where``; returns its number."""
+        node, before = len(self.rank), self._last.get(where)
+        self._last[where] = node
+        self.rank.append(-1 if op is None else where)  # type: ignore[arg-type]
+        self.work.append(work)
+        self.op.append(op)
+        for edge in (None if before is None else Edge(before, NO_LAG, before), arrival):
+            if edge is not None:
+                self.pred.append(edge.pred)
+                self.lag.append(edge.lag)
+                self.origin.append(edge.origin)
+        self.indptr.append(len(self.pred))
+        return node
+
+
+def _reuse(indptr: list[int], pred: list[int], origin: list[int]) -> tuple[list[int], int]:
     """Give each node a row for its finish time; rows whose last reader has run serve again, so the live ones fit the cache."""
     n = len(indptr) - 1
     last_reader = list(range(n))
@@ -141,7 +154,7 @@ def _reuse(indptr: list[int], pred: list[int], origin: list[int]) -> list[int]:
             slot[node], n_slots = n_slots, n_slots + 1
         if last_reader[node] == node:
             free.append(slot[node])
-    return slot
+    return slot, n_slots
 
 
 def _factors(ops: list[Op | None]) -> tuple[list[int], list[bool]]:

@@ -21,13 +21,14 @@ MONTH = 30 * 24 * 3600.0
 
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile ``function`` on first call: plain loops, no GIL, IEEE arithmetic as Python's (no fastmath), cached on disk."""
-    theirs = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = str(cache_folder())  # read while decorating; the user's own functions keep their folder
+    settings: Any = numba.config
+    theirs = settings.CACHE_DIR
+    settings.CACHE_DIR = str(cache_folder())  # read while decorating; the user's own functions keep their folder
     try:
         compiled: Callable[..., Any] = numba.njit(nogil=True, cache=True, error_model="numpy")(function)
         return compiled
     finally:
-        numba.config.CACHE_DIR = theirs
+        settings.CACHE_DIR = theirs
 
 
 def inlined(function: Callable[..., Any]) -> Callable[..., Any]:

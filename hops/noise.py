@@ -58,9 +58,9 @@ def quantile_table(name: str, parameters: tuple[tuple[str, float], ...]) -> NDAr
     first = np.ceil(w - 0.5)  # smallest v at or above each knot; near the ends some cells hold no v at all
     n, middle = np.diff(first), (first[:-1] + first[1:]) / 2
     table /= fsum((n * (table[:, :, 0] + table[:, :, 1] * middle)).ravel()) / 2**32
-    table = table.reshape(2 * SIDE, 2)
-    table.flags.writeable = False
-    return table
+    compiled = table.reshape(2 * SIDE, 2)
+    compiled.flags.writeable = False
+    return compiled
 
 
 def largest_factor(table: NDArray[np.float64]) -> float:

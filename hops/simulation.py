@@ -107,9 +107,7 @@ def structure(schedule: Choice, pp: int, vpp: int | None, microbatches: int, p2p
     written = program(schedule.name, pp, microbatches, vpp, **schedule.kwargs)
     graph = lower(written, channel=p2p == "channel")
     n_stages = written.n_stages
-    return Structure(
-        written, graph, np.bincount(graph.work, minlength=6 * n_stages), np.bincount(graph.lag, minlength=1 + 2 * n_stages)
-    )
+    return Structure(written, graph, np.bincount(graph.work, minlength=6 * n_stages), np.bincount(graph.lag, minlength=1 + 2 * n_stages))
 
 
 @lru_cache(maxsize=4096, typed=True)
@@ -169,9 +167,7 @@ def _batch(cases: list[Case], cells: list[int], n_draws: int, tile: int, pool: T
     lag = np.stack([case.weights.lag for case in cases])
     seed = np.array([case.scenario.seed for case in cases], np.uint32)
     rows: dict[int, tuple[int, Floats]] = {}  # tables are remembered: the same law is the same array
-    law = np.array(
-        [-1 if case.table is None else rows.setdefault(id(case.table), (len(rows), case.table))[0] for case in cases], np.int64
-    )
+    law = np.array([-1 if case.table is None else rows.setdefault(id(case.table), (len(rows), case.table))[0] for case in cases], np.int64)
     tables = np.stack([table for _, table in rows.values()]) if rows else np.zeros((1, 1, 2))
 
     def task(at: int, end: int, first: int, n: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

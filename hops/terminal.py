@@ -66,8 +66,13 @@ def cell_report(cell: xr.Dataset, case: Case, notes: Sequence[str] = ()) -> str:
     ]
     if program.pp > 1:
         paths = {str(cluster.between(program.rank_of(i), program.rank_of(i + 1))) for i in range(program.n_stages - 1)}
-        longest = max((cluster.between(program.rank_of(i), program.rank_of(i + 1)) for i in range(program.n_stages - 1)), key=lambda p: p.latency)
-        lines.append(f"slowest hop: {longest}, {costs.p2p_bytes / 1e6:.4g} MB a message" + (f" ({len(paths)} kinds of path)" if len(paths) > 1 else ""))
+        longest = max(
+            (cluster.between(program.rank_of(i), program.rank_of(i + 1)) for i in range(program.n_stages - 1)), key=lambda p: p.latency
+        )
+        lines.append(
+            f"slowest hop: {longest}, {costs.p2p_bytes / 1e6:.4g} MB a message"
+            + (f" ({len(paths)} kinds of path)" if len(paths) > 1 else "")
+        )
     return "\n".join(lines)
 
 

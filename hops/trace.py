@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hops import kernels
 from hops.metrics import TICKS
@@ -38,7 +39,7 @@ def timeline_frame(case: Case, draw: int = 0) -> "pd.DataFrame":
     return frame.sort_values(["rank", "start"], kind="stable", ignore_index=True)
 
 
-def op_ticks(case: Case, draw: int) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+def op_ticks(case: Case, draw: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Start and end [ticks] of the ops of one draw, in ``program.order``."""
     graph, weights = case.structure.graph, case.weights
     start, finish = np.empty(graph.rank.size, np.int64), np.empty(graph.rank.size, np.int64)
@@ -59,13 +60,11 @@ def timeline_text(frame: "pd.DataFrame", width: int = 100) -> str:
         line = [" "] * columns
         for op in frame[frame["rank"] == rank].itertuples():
             first, last = round(op.start / end * columns), round(op.end / end * columns)
-            bar = str(op.microbatch)[: last - first].ljust(last - first, FILL[op.kind])
-            line[first:last] = bar
+            head = str(op.microbatch) if len(str(op.microbatch)) <= last - first else ""  # a cut number would be another
+            line[first:last] = head.ljust(last - first, FILL[op.kind])
         lines.append(f"{f'rank {rank}':<{margin - 1}}|{''.join(line).rstrip()}")
     scale = f"0 s{f'{end:.4g} s':>{columns - 3}}"
     words = {"F": "forward", "B": "backward", "I": "backward for input", "W": "backward for weight"}
     kinds = [kind for kind in "FBIW" if kind in set(frame["kind"])]
     legend = ", ".join(f"{FILL[kind]} {words[kind]}" for kind in kinds) + "; the digit that opens a bar is its microbatch"
     return "\n".join([*lines, " " * margin + scale, " " * margin + legend])
-
-

@@ -1,5 +1,7 @@
 """Shared by all tests: hypothesis profile, and a way to evaluate one cell down to ticks."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import settings
@@ -56,7 +58,7 @@ def run_ticks(case, first=0, n=None, split=()):
     seed = np.array([case.scenario.seed], np.uint32)
     cuts = [0, *split, n]
     parts, moments = [], np.zeros((3, graph.n_ranks, kernels.N_LIMBS), object)
-    for a, b in zip(cuts, cuts[1:], strict=False):
+    for a, b in pairwise(cuts):
         per_draw = np.empty((4, 1, b - a), np.int64)
         sums = np.zeros((1, 3, graph.n_ranks, kernels.N_LIMBS), np.int64)
         kernels.evaluate(graph, case.weights.work[None], case.weights.lag[None], law, table[None], seed, first + a, per_draw, sums)

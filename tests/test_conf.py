@@ -35,7 +35,24 @@ def test_preset__opens_with_what_it_is(path):
 def test_defaults__are_those_of_the_design():
     cell = hops.simulate()
     config = cell.attrs["config"]
-    for line in ("pp: 8", "vpp: null", "dp: 1", "tp: 1", "cp: 1", "ep: 1", "microbatches: 32", "microbatch_size: 1", "draws: 1000", "seed: 0", "p2p: channel", "barrier: true", "law: lognormal", "cv: 0.05", "name: 1f1b", "name: dgx"):
+    for line in (
+        "pp: 8",
+        "vpp: null",
+        "dp: 1",
+        "tp: 1",
+        "cp: 1",
+        "ep: 1",
+        "microbatches: 32",
+        "microbatch_size: 1",
+        "draws: 1000",
+        "seed: 0",
+        "p2p: channel",
+        "barrier: true",
+        "law: lognormal",
+        "cv: 0.05",
+        "name: 1f1b",
+        "name: dgx",
+    ):
         assert f"{line}\n" in config
     assert cell.sizes == {"draw": 1000, "rank": 8}
 

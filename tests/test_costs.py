@@ -63,9 +63,7 @@ def test_transformer__head_and_embedding_load_the_ends():
 def test_transformer__weights_add_up_to_the_name_of_the_model():
     total = sum(GPT.costs(GPUS["h100"], line(1), 1).weight_bytes) / 2
     assert total == pytest.approx(22e9, rel=0.03)
-    llama = replace(
-        GPT, layers=80, hidden=8192, heads=64, kv_heads=8, ffn_hidden=28672, gated=True, vocabulary=128000, sequence=8192
-    )
+    llama = replace(GPT, layers=80, hidden=8192, heads=64, kv_heads=8, ffn_hidden=28672, gated=True, vocabulary=128000, sequence=8192)
     assert sum(llama.costs(GPUS["h100"], line(1), 1).weight_bytes) / 2 == pytest.approx(70.6e9, rel=0.01)
 
 

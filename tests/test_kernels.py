@@ -111,7 +111,9 @@ def outcome(cases, **executor):
 
 
 def same(a, b):
-    return all(x[0] == y[0] and x[1].keys() == y[1].keys() and all((x[1][k] == y[1][k]).all() for k in x[1]) for x, y in zip(a, b, strict=True))
+    return all(
+        x[0] == y[0] and x[1].keys() == y[1].keys() and all((x[1][k] == y[1][k]).all() for k in x[1]) for x, y in zip(a, b, strict=True)
+    )
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -13,10 +13,33 @@ import hops
 
 ROOT = Path(hops.__file__).parent
 DOORS = ("schedules", "topologies", "distributions")
-LAYERS = (
-    "checks registry programs schedules cluster topologies distributions costs jit noise graph kernels metrics variables "
-    "scenario simulation plan trace cube terminal config cube_sweeper sweep __init__ __main__"
-).split()
+LAYERS = [
+    "checks",
+    "registry",
+    "programs",
+    "schedules",
+    "cluster",
+    "topologies",
+    "distributions",
+    "costs",
+    "jit",
+    "noise",
+    "graph",
+    "kernels",
+    "metrics",
+    "variables",
+    "scenario",
+    "simulation",
+    "plan",
+    "trace",
+    "cube",
+    "terminal",
+    "config",
+    "cube_sweeper",
+    "sweep",
+    "__init__",
+    "__main__",
+]
 HOMES = {
     "numba": {"jit"},
     "scipy": {"distributions", "metrics"},

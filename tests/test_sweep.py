@@ -44,7 +44,9 @@ def files(folder):
 def test_main_job__one_cube_and_a_table(command, tmp_path):
     code, out, err = command("-m", "schedule=1f1b,zb", "topology=dgx,pcie", *SMALL, "hydra.sweep.dir=results/main")
     assert (code, err) == (0, "")
-    assert files(tmp_path) == [f"results/main/{name}" for name in (".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml", "cube.nc")]
+    assert files(tmp_path) == [
+        f"results/main/{name}" for name in (".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml", "cube.nc")
+    ]
     lines = out.splitlines()
     assert lines[0].split("  ")[0] == "schedule"
     assert [line.split()[:2] for line in lines[1:5]] == [[s, t] for s in ("1f1b", "zb") for t in ("dgx", "pcie")]
@@ -73,7 +75,19 @@ def test_one_cell__reports_in_25_lines_and_writes_nothing(command, tmp_path):
     assert (code, err) == (0, "")
     assert len(out.splitlines()) <= 25
     assert max(map(len, out.splitlines())) <= 110
-    for words in ("zb is short for zb_h1", "p50", "p95", "p99", "interval", "samples/s", "MFU", "bubble", "exposed communication", "tightest rank", "times: FLOPs"):
+    for words in (
+        "zb is short for zb_h1",
+        "p50",
+        "p95",
+        "p99",
+        "interval",
+        "samples/s",
+        "MFU",
+        "bubble",
+        "exposed communication",
+        "tightest rank",
+        "times: FLOPs",
+    ):
         assert words in out
     assert files(tmp_path) == []
 
@@ -223,7 +237,9 @@ def plan(*overrides):
 
 
 def test_plan__range_choice_glob_and_lists():
-    made = plan("microbatches=range(4,13,4)", "seed=choice(3,1)", "schedule=glob(*)", "model=explicit", "model.forward=[1e-3,2e-3],2e-3", "pp=2")
+    made = plan(
+        "microbatches=range(4,13,4)", "seed=choice(3,1)", "schedule=glob(*)", "model=explicit", "model.forward=[1e-3,2e-3],2e-3", "pp=2"
+    )
     assert [axis.name for axis in made.axes] == ["microbatches", "seed", "schedule", "forward"]
     assert made.axes[0].values == (4, 8, 12)
     assert made.axes[1].values == (3, 1)
@@ -249,7 +265,13 @@ def test_plan__composes_once_per_tuple_of_group_choices():
 
 def test_plan__equals_full_composition():
     """20 random cells of a mixed sweep: what the plan holds is what Hydra composes for that cell alone."""
-    words = {"schedule": ["gpipe", "zb"], "topology.gpu": ["a100", "h100"], "model": ["gpt_22b", "llama3_70b"], "latency.op.cv": ["0.1", "0.2"], "pp": ["4", "8"]}
+    words = {
+        "schedule": ["gpipe", "zb"],
+        "topology.gpu": ["a100", "h100"],
+        "model": ["gpt_22b", "llama3_70b"],
+        "latency.op.cv": ["0.1", "0.2"],
+        "pp": ["4", "8"],
+    }
     made = plan(*(f"{key}={','.join(values)}" for key, values in words.items()))
     rng = np.random.Generator(np.random.PCG64(2))
     for flat in rng.integers(0, len(made.scenarios), 20):

@@ -7,9 +7,7 @@ from hops.topologies import GPUS, Cluster, Hop, Level, build, one_of, positive, 
 
 
 @topology("uniform", source="the cluster that schedule papers assume")
-def uniform(
-    pp: int, *, latency: float = 10e-6, bandwidth: float = 50e9, gpu: str = "h100", order: Sequence[int] | None = None
-) -> Cluster:
+def uniform(pp: int, *, latency: float = 10e-6, bandwidth: float = 50e9, gpu: str = "h100", order: Sequence[int] | None = None) -> Cluster:
     hop = Hop(
         "link",
         positive("topology.latency", latency, zero=True),

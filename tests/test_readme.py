@@ -1,0 +1,84 @@
+"""README: its commands run, its snippets run, and the output it shows is the output they give."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).parents[1] / "README.md"
+SWEEPS = Path(__file__).parents[1] / "sweeps"
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
+STAMP = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d(-\d+)?")
+
+
+def run(words, folder):
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, env={**os.environ, "PYTHONWARNINGS": "error"})
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def commands(text):
+    """The ``uv run python ...`` lines of a block, to be run by this Python; the test command is what runs now."""
+    lines = [line for line in text.splitlines() if line.startswith("uv run ") and "pytest" not in line]
+    return [[sys.executable, *shlex.split(line, comments=True)[3:]] for line in lines]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder in which the main job, the first command of README, has run; and what it printed."""
+    place = tmp_path_factory.mktemp("readme")
+    first = next(words for language, text in BLOCKS if language == "sh" for words in commands(text))
+    return place, run(first, place)
+
+
+def test_main_job__prints_what_readme_shows(folder):
+    shown = next(text for language, text in BLOCKS if language == "text" and text.startswith("schedule"))
+    assert STAMP.sub("<run>", folder[1]) == STAMP.sub("<run>", shown)
+
+
+@pytest.mark.parametrize("i", [i for i, (language, _) in enumerate(BLOCKS) if language == "sh"])
+def test_commands__run(i, tmp_path):
+    for words in commands(BLOCKS[i][1]):
+        assert run(words, tmp_path)
+
+
+@pytest.mark.parametrize("i", [i for i, (language, _) in enumerate(BLOCKS) if language == "python"])
+def test_snippets__run_and_print_what_readme_shows(i, folder):
+    place, _ = folder
+    (made,) = [path for path in (place / "results").iterdir() if (path / "cube.nc").exists()]
+    printed = run([sys.executable, "-c", BLOCKS[i][1].replace("<run>", made.name)], place)
+    following = BLOCKS[i + 1] if i + 1 < len(BLOCKS) else ("", "")
+    if "print(" in BLOCKS[i][1]:
+        assert following[0] == "text"
+        assert printed == following[1]
+
+
+def test_timeline__is_the_one_that_the_command_below_it_prints(tmp_path):
+    language, picture = BLOCKS[0]
+    assert language == "text"
+    command = re.search(r"^\(`uv run (python -m hops .*)`\)$", README.read_text(), re.MULTILINE)
+    assert command
+    printed = run([sys.executable, *command[1].split()[1:]], tmp_path)
+    assert printed.endswith("\n\n" + picture)
+
+
+def test_schedule__shown_whole_is_the_one_in_the_house():
+    shown = next(text for language, text in BLOCKS if "gpipe_again" in text)
+    real = (README.parent / "hops" / "schedules" / "gpipe.py").read_text()
+    for line in ("makespan=", "exact_when=", "in_flight=", "messages="):
+        claim = re.search(rf"^    {line}.*$", shown, re.MULTILINE)
+        assert claim
+        assert claim[0] in real
+
+
+def test_sweeps__every_question_is_listed_and_runs(tmp_path):
+    listed = (SWEEPS / "README.md").read_text()
+    for path in SWEEPS.glob("*.yaml"):
+        question = path.read_text().splitlines()[0].removeprefix("# ")
+        assert f"| `{path.stem}` | {question} |" in listed
+        out = run([sys.executable, "-m", "hops.sweep", "-cn", path.stem, "draws=10", "hydra.sweep.dir=results/x"], tmp_path)
+        assert "written: results/x" in out
