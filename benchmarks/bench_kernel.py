@@ -1,0 +1,58 @@
+"""The kernel against batched numpy: 1F1B p=8 m=32 (512 ops), log-normal op noise, p2p=latency, one core.
+
+Goal: at least 4 times the op-draws a second. The kernel also does what the rival does not: exposed communication and
+exact moments of every rank.
+"""
+
+import numpy as np
+import pytest
+from rivals import BatchedNumpy
+
+import hops
+from hops import kernels
+from hops.graph import lower
+from hops.noise import quantile_table
+
+GOAL = 4.0
+SECONDS, HOP, CV = 10e-3, 100e-6, 0.05
+
+
+@pytest.fixture(params=[(8, 32, 4096)], ids=["1f1b-p8-m32"])
+def size(request):
+    """Ranks, microbatches, draws; one small window where the benchmarks only have to run."""
+    pp, m, n = request.param
+    return pp, m, n if request.config.getoption("benchmark_enable") else 8
+
+
+def make_kernel(pp, m, n):
+    graph = lower(hops.program("1f1b", pp=pp, microbatches=m), channel=False)
+    work, lag = np.zeros((1, 6 * pp)), np.full((1, 1 + 2 * pp), int(HOP * 1e9))
+    work[0, : 4 * pp] = np.tile(np.array([1.0, 2.0, 1.0, 1.0]) * SECONDS * 1e9, pp)
+    lag[0, 0] = 0
+    tables = quantile_table("lognormal", (("cv", CV),))[None]
+    per_draw, moments = np.empty((4, 1, n), np.int64), np.zeros((1, 3, pp, kernels.N_LIMBS), np.int64)
+    arguments = (graph, work, lag, np.zeros(1, np.int64), tables, np.zeros(1, np.uint32), 0, per_draw, moments)
+    return arguments, per_draw
+
+
+@pytest.mark.benchmark(group="kernel")
+def test_kernel__hops(benchmark, size):
+    arguments, per_draw = make_kernel(*size)
+    kernels.evaluate(*arguments)  # compile
+    benchmark(kernels.evaluate, *arguments)
+    benchmark.extra_info |= {"goal": GOAL, "units": size[0] * size[1] * 2 * size[2], "unit": "ns per op and draw"}
+    assert (per_draw[0] > 0).all()
+
+
+@pytest.mark.benchmark(group="kernel")
+def test_kernel__numpy(benchmark, size):
+    pp, m, n = size
+    batch = min(n, 1024)  # the rival's best: 512 to 2048 are alike, beyond the finish times leave the cache
+    rival = BatchedNumpy(hops.program("1f1b", pp=pp, microbatches=m), SECONDS, HOP, CV, batch)
+    benchmark(rival.run)
+    benchmark.extra_info |= {"units": pp * m * 2 * batch, "unit": "ns per op and draw"}
+    arguments, ours = make_kernel(pp, m, batch)
+    kernels.evaluate(*arguments)
+    if n >= 1024:  # the same distribution: means within 1e-3, when the standard error of each is about 1e-4
+        assert rival.makespan.mean() == pytest.approx(ours[0].mean() / 1e9, rel=1e-3)
+        assert rival.busy.sum(axis=0).mean() == pytest.approx(ours[2].mean() / 1e9, rel=1e-3)
