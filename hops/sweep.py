@@ -138,6 +138,9 @@ def sentences() -> Iterator[None]:
     except KeyboardInterrupt:
         print("interrupted: no cube was written", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:  # piped into head: nobody reads on, and the interpreter must not complain at its exit either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except (ValueError, HydraException, OmegaConfBaseException) as error:
         if WANTS_TRACEBACK:
             raise
