@@ -13,12 +13,13 @@ def main() -> None:
 
     def task(config: "DictConfig") -> None:
         from hops.checks import flag
-        from hops.cube import Prepared, cell_dataset
+        from hops.cube import cell_dataset
         from hops.cube_sweeper import one_cell
+        from hops.plan import prepare_plan
         from hops.terminal import cell_report
 
         draw_it = flag("timeline", config.timeline)
-        prepared = Prepared(one_cell(config))
+        prepared = prepare_plan(one_cell(config))
         cell = cell_dataset(prepared)
         print(cell_report(cell, prepared.cases[0], prepared.plan.notes))
         if draw_it:

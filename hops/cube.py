@@ -3,7 +3,6 @@
 import os
 import platform
 import subprocess
-from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -13,41 +12,13 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from hops.checks import Infeasible
+from hops.executor import evaluate
 from hops.metrics import statistics
-from hops.plan import Axis, Plan, label
-from hops.simulation import Case, evaluate, prepare
+from hops.plan import Axis, Plan, Prepared, label
 from hops.variables import STATISTICS, VARIABLES, attributes
 
 FORMAT = "1"
 QUANTILES = (0.01, 0.05, 0.5, 0.95, 0.99)
-REASONS = 8  # lines of reasons shown for cells that were left out
-
-
-class Prepared:
-    """A plan whose cells have been built: those that can be evaluated, and why the others cannot."""
-
-    def __init__(self, plan: Plan) -> None:
-        """Raises `Infeasible` for a single cell, for a strict sweep, and when no cell is left."""
-        self.plan = plan
-        self.cells: list[int] = []
-        self.cases: list[Case] = []
-        reasons: Counter[str] = Counter()
-        for i, scenario in enumerate(plan.scenarios):
-            try:
-                case = prepare(scenario)
-            except Infeasible as reason:
-                if plan.strict or not plan.axes:
-                    raise
-                reasons[str(reason)] += 1
-            else:
-                self.cells.append(i)
-                self.cases.append(case)
-        self.skipped = [f"{n} of {len(plan.scenarios)} cells left out: {reason}" for reason, n in reasons.most_common(REASONS)]
-        if len(reasons) > REASONS:
-            self.skipped.append(f"... and {sum(reasons.values()) - sum(n for _, n in reasons.most_common(REASONS))} cells for other sizes")
-        if not self.cases:
-            raise Infeasible("no cell of the sweep can be evaluated:\n  " + "\n  ".join(self.skipped))
 
 
 def cell_dataset(prepared: Prepared) -> xr.Dataset:
@@ -100,7 +71,7 @@ def cube_dataset(prepared: Prepared) -> xr.Dataset:
         last = [] if column.ndim == 1 else ["rank" if name in VARIABLES and VARIABLES[name].per == "rank" else "quantile"]
         data[name] = ([*dims, *last], column.reshape(shape + column.shape[1:]), attributes(name))
     evaluated = np.zeros(n_cells, bool)
-    evaluated[prepared.cells] = True
+    evaluated[list(prepared.cells)] = True
     data["evaluated"] = (dims, evaluated.reshape(shape), {"long_name": "cell was evaluated; others do not fit and are NaN"})
     coords: dict[str, Any] = {axis.name: _coordinate(axis) for axis in plan.axes}
     coords["quantile"] = ("quantile", np.array(QUANTILES), {"long_name": "quantile over draws", "units": "1"})

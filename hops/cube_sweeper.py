@@ -105,8 +105,8 @@ def one_cell(config: DictConfig) -> "Plan":
 def _plan(
     config: DictConfig, axes: "tuple[Axis, ...]", scenarios: "tuple[Scenario, ...]", overrides: tuple[str, ...], strict: bool = False
 ) -> "Plan":
+    from hops.executor import Executor
     from hops.plan import Plan
-    from hops.simulation import Executor
 
     executor = Executor(**plain(config)["executor"])
     return Plan(axes, scenarios, executor, strict, yaml(config), overrides, tuple(_notes(config, axes)))

@@ -1,15 +1,19 @@
-"""A plan: what one run asks for, as axes and one scenario a cell, in the order of the cube."""
+"""A plan: what one run asks for, as axes and one scenario a cell, in the order of the cube; and which cells can be built."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from hops.checks import Infeasible
+from hops.executor import Executor
 from hops.scenario import Scenario
-from hops.simulation import Executor
+from hops.simulation import Case, prepare
 
 # names of dims and variables that an axis must not take
 TAKEN = {"draw", "rank", "quantile", "evaluated"}
+REASONS = 8  # lines of reasons shown for cells that were left out
 
 
 class Axis(NamedTuple):
@@ -40,6 +44,36 @@ class Plan:
     def __post_init__(self) -> None:
         if len(self.scenarios) != math.prod(self.shape):
             raise ValueError(f"a plan of shape {self.shape} needs {math.prod(self.shape)} scenarios; got {len(self.scenarios)}")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A plan whose cells have been built: those that can be evaluated, and why the others cannot."""
+
+    plan: Plan
+    cells: tuple[int, ...]  # positions in the plan, one a case
+    cases: tuple[Case, ...]
+    skipped: tuple[str, ...]  # what the user should be told of cells that were left out, a line a reason
+
+
+def prepare_plan(plan: Plan) -> Prepared:
+    """Build every cell; raises `Infeasible` for a single cell, for a strict sweep, and when no cell is left."""
+    built: dict[int, Case] = {}
+    reasons: Counter[str] = Counter()
+    for i, scenario in enumerate(plan.scenarios):
+        try:
+            built[i] = prepare(scenario)
+        except Infeasible as reason:
+            if plan.strict or not plan.axes:
+                raise
+            reasons[str(reason)] += 1
+    n_cells, shown = len(plan.scenarios), reasons.most_common(REASONS)
+    skipped = [f"{n} of {n_cells} cells left out: {reason}" for reason, n in shown]
+    if len(reasons) > REASONS:
+        skipped.append(f"{n_cells - len(built) - sum(n for _, n in shown)} more cells left out for other sizes")
+    if not built:
+        raise Infeasible("no cell of the sweep can be evaluated:\n  " + "\n  ".join(skipped))
+    return Prepared(plan, tuple(built), tuple(built.values()), tuple(skipped))
 
 
 def short_names(keys: Sequence[str]) -> list[str]:

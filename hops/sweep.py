@@ -25,9 +25,10 @@ def simulate(*overrides: str) -> "xr.Dataset":
 
     Raises ``ValueError`` and Hydra's exceptions, before anything is evaluated.
     """
-    from hops.cube import Prepared, cell_dataset
+    from hops.cube import cell_dataset
+    from hops.plan import prepare_plan
 
-    return cell_dataset(Prepared(_plan(overrides, sweep=False)))
+    return cell_dataset(prepare_plan(_plan(overrides, sweep=False)))
 
 
 def sweep_cube(*overrides: str) -> "xr.Dataset":
@@ -36,19 +37,21 @@ def sweep_cube(*overrides: str) -> "xr.Dataset":
     Raises ``ValueError`` and Hydra's exceptions, before anything is evaluated. Cells that do not fit are NaN, with a
     line on stderr for each reason.
     """
-    from hops.cube import Prepared, cube_dataset
+    from hops.cube import cube_dataset
+    from hops.plan import prepare_plan
 
-    prepared = Prepared(_plan(overrides, sweep=True))
-    print(*prepared.skipped, sep="\n", end="\n" * bool(prepared.skipped), file=sys.stderr)
+    prepared = prepare_plan(_plan(overrides, sweep=True))
+    for line in prepared.skipped:
+        print(line, file=sys.stderr)
     return cube_dataset(prepared)
 
 
 def timeline(*overrides: str, draw: int = 0) -> "pd.DataFrame":
     """When every op of one draw runs: columns rank, op, stage, kind, microbatch, start [s], end [s]."""
-    from hops.cube import Prepared
+    from hops.plan import prepare_plan
     from hops.trace import timeline_frame
 
-    return timeline_frame(Prepared(_plan(overrides, sweep=False)).cases[0], draw)
+    return timeline_frame(prepare_plan(_plan(overrides, sweep=False)).cases[0], draw)
 
 
 def _plan(overrides: tuple[str, ...], sweep: bool) -> "Plan":
@@ -65,11 +68,13 @@ def _plan(overrides: tuple[str, ...], sweep: bool) -> "Plan":
 
 def run_plan(plan: "Plan", config: "DictConfig") -> None:
     """Evaluate ``plan``, write ``cube.nc`` and Hydra's records into the run's folder, print the table."""
-    from hops.cube import Prepared, cube_dataset, write_cube
+    from hops.cube import cube_dataset, write_cube
+    from hops.plan import prepare_plan
     from hops.terminal import cube_table
 
-    prepared = Prepared(plan)
-    print(*prepared.skipped, sep="\n", end="\n" * bool(prepared.skipped), file=sys.stderr)
+    prepared = prepare_plan(plan)
+    for line in prepared.skipped:
+        print(line, file=sys.stderr)
     folder = _make_folder(config)
     try:
         cube = cube_dataset(prepared)

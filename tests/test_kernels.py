@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from hops import kernels
 from hops.distributions import LAWS
+from hops.executor import Executor, evaluate
 from hops.metrics import rank_metrics
 from hops.scenario import Scenario
-from hops.simulation import Executor, evaluate, prepare
+from hops.simulation import prepare
 
 CV = (("cv", 0.3),)
 

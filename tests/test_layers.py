@@ -30,6 +30,7 @@ LAYERS = [
     "variables",
     "scenario",
     "simulation",
+    "executor",
     "plan",
     "trace",
     "cube",

@@ -6,8 +6,9 @@ import twin
 from conftest import scenario
 
 import hops
+from hops.executor import Executor, evaluate
 from hops.metrics import quantile_interval, statistics
-from hops.simulation import Executor, evaluate, prepare
+from hops.simulation import prepare
 
 MODEL = ("model=explicit", "model.forward=0.1", "model.backward_input=0.2", "model.backward_weight=0.15")
 LINK = ("topology=uniform", "topology.latency=0.01", "topology.bandwidth=inf", "p2p=latency")

@@ -6,8 +6,9 @@ import pytest
 from conftest import config, scenario
 
 from hops.checks import Infeasible
+from hops.executor import Executor
 from hops.scenario import Choice, Scenario
-from hops.simulation import Executor, prepare
+from hops.simulation import prepare
 
 
 @pytest.mark.parametrize(
