@@ -12,13 +12,36 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from hops.checks import no_such
 from hops.executor import evaluate
-from hops.metrics import statistics
+from hops.metrics import quantile_interval, statistics
 from hops.plan import Axis, Plan, Prepared, label
+from hops.terminal import cube_table
 from hops.variables import STATISTICS, VARIABLES, attributes
 
 FORMAT = "1"
 QUANTILES = (0.01, 0.05, 0.5, 0.95, 0.99)
+
+
+@xr.register_dataset_accessor("hops")  # type: ignore[no-untyped-call]
+class HopsAccessor:
+    """``dataset.hops``: what HOPS can say about a Dataset of its own."""
+
+    def __init__(self, dataset: xr.Dataset) -> None:
+        self._dataset = dataset
+
+    def table(self) -> str:
+        """One line a cell, as the terminal shows it; needs a cube (dim ``quantile``)."""
+        if "quantile" not in self._dataset.dims:
+            raise ValueError("a table needs a cube (hops.sweep_cube, hops.open_cube); this is one cell with its draws")
+        return cube_table(self._dataset)
+
+    def interval(self, metric: str = "iteration_time", q: float = 0.5, confidence: float = 0.95) -> tuple[float, float]:
+        """Distribution-free interval of quantile ``q`` of a metric [its unit]; needs a cell (dim ``draw``)."""
+        if metric not in self._dataset or self._dataset[metric].dims != ("draw",):
+            known = [str(name) for name in self._dataset if self._dataset[name].dims == ("draw",)]
+            raise no_such("metric with a draw dimension", metric, known)
+        return quantile_interval(self._dataset[metric].values, q, confidence)
 
 
 def cell_dataset(prepared: Prepared) -> xr.Dataset:

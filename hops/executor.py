@@ -18,6 +18,7 @@ from hops.metrics import COLUMNS, Floats, draw_metrics, rank_metrics
 from hops.simulation import Case
 
 BATCH_DRAWS = 1 << 20  # draws whose metrics are held at once
+BYTES_PER_DRAW = 200  # of a cell whose metrics are made: ticks, metrics and a copy of one that is sorted
 BATCH_CELLS = 1024  # cells likewise: each may bring a quantile table of 64 kB
 
 
@@ -45,6 +46,7 @@ class Outcome(NamedTuple):
 
 def evaluate(cases: Sequence[Case], executor: Executor) -> Iterator[Outcome]:
     """Evaluate all cases, those that share a graph and a number of draws together; batches come as they are ready."""
+    _check_memory(max(case.scenario.draws for case in cases))
     groups: dict[tuple[Any, int], list[int]] = {}
     for i, case in enumerate(cases):
         groups.setdefault((case.shape, case.scenario.draws), []).append(i)
@@ -58,6 +60,15 @@ def evaluate(cases: Sequence[Case], executor: Executor) -> Iterator[Outcome]:
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
+
+
+def _check_memory(n_draws: int) -> None:
+    """Refuse more draws of a cell than memory holds: quantiles need them all, the engine itself does not."""
+    needed, there = n_draws * BYTES_PER_DRAW, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        raise ValueError(
+            f"draws={n_draws} need about {needed / 1e9:.3g} GB for the metrics of one cell; this machine has {there / 1e9:.3g}"
+        )
 
 
 def _batch(cases: list[Case], cells: list[int], n_draws: int, tile: int, pool: ThreadPoolExecutor) -> Outcome:

@@ -70,7 +70,6 @@ def run_plan(plan: "Plan", config: "DictConfig") -> None:
     """Evaluate ``plan``, write ``cube.nc`` and Hydra's records into the run's folder, print the table."""
     from hops.cube import cube_dataset, write_cube
     from hops.plan import prepare_plan
-    from hops.terminal import cube_table
 
     prepared = prepare_plan(plan)
     for line in prepared.skipped:
@@ -81,7 +80,7 @@ def run_plan(plan: "Plan", config: "DictConfig") -> None:
         write_cube(cube, folder / "cube.nc")
     except OSError as error:
         raise ValueError(f"cannot write {folder / 'cube.nc'}: {error.strerror or error} (choose another hydra.sweep.dir)") from error
-    print(cube_table(cube))
+    print(cube.hops.table())
     print(f"\nwritten: {folder / 'cube.nc'}\nopen it: import hops; cube = hops.open_cube({str(folder)!r})")
 
 

@@ -191,3 +191,21 @@ def test_write__goes_through_a_temporary_name(cube, tmp_path, monkeypatch):
     assert source.parent == goal.parent
     assert source.name != goal.name
     assert not existed
+
+
+def test_accessor__table_and_interval(cube):
+    assert cube.hops.table().splitlines()[0].split()[:3] == ["topology", "schedule", "pp"]
+    cell = hops.simulate(*SMALL)
+    low, high = cell.hops.interval("iteration_time", 0.5)
+    assert low < float(cell["iteration_time"].median()) < high
+    with pytest.raises(ValueError, match="a table needs a cube"):
+        cell.hops.table()
+    with pytest.raises(ValueError, match=r"no metric with a draw dimension named 'iteration_tim'; did you mean 'iteration_time'\?"):
+        cell.hops.interval("iteration_tim")
+
+
+def test_table__long_sweeps_show_the_fastest():
+    table = hops.sweep_cube("microbatches=range(2,40)", "pp=2", "latency=none").hops.table().splitlines()
+    assert table[0] == "the 20 fastest of 38 cells"
+    assert len(table) == 22
+    assert table[2].split()[0] == "2"

@@ -6,7 +6,7 @@ import pytest
 from conftest import config, scenario
 
 from hops.checks import Infeasible
-from hops.executor import Executor
+from hops.executor import Executor, evaluate
 from hops.scenario import Choice, Scenario
 from hops.simulation import prepare
 
@@ -97,3 +97,9 @@ def test_executor__refuses(values, sentence):
 def test_prepare__a_message_that_never_ends_is_refused():
     with pytest.raises(ValueError, match="times add up to inf s"):
         prepare(scenario(model__p2p_bytes=1e300, topology__bandwidth=1e-300))
+
+
+def test_evaluate__more_draws_than_memory_holds_are_refused():
+    case = prepare(scenario(draws=2**33, latency__op={"law": "lognormal"}))
+    with pytest.raises(ValueError, match="draws=8589934592 need about 1.72e.03 GB for the metrics of one cell"):
+        next(evaluate([case], Executor()))
