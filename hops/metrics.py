@@ -1,5 +1,6 @@
 """Metrics: what the kernel's ticks mean. Cells first: c = cells that share a graph, n = draws, r = ranks."""
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -65,10 +66,12 @@ def quantile_interval(sample: Floats, q: float, confidence: float = 0.95) -> tup
     """
     from scipy.special import bdtr
 
+    def at_most(k: int) -> float:  # P(at most k of n draws lie below the quantile)
+        return float(bdtr(k, n, q))
+
     ordered, n = np.sort(sample), len(sample)
-    below = bdtr(np.arange(n + 1), n, q)  # P(at most k of n draws lie below the quantile)
-    lower = int(np.searchsorted(below, (1 - confidence) / 2))  # x_(lower) is 0-based lower - 1
-    upper = int(np.searchsorted(below, (1 + confidence) / 2)) + 1
+    lower = bisect_left(range(n + 1), (1 - confidence) / 2, key=at_most)
+    upper = bisect_left(range(n + 1), (1 + confidence) / 2, key=at_most) + 1
     return (
         float(ordered[lower - 1]) if lower >= 1 else -np.inf,
         float(ordered[upper - 1]) if upper <= n else np.inf,
