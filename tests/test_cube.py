@@ -74,13 +74,17 @@ def test_cube__round_trips_through_its_file(cube, tmp_path):
 
 
 def test_cube__cells_that_do_not_fit_are_masked_with_a_reason(capsys):
-    cube = hops.sweep_cube("pp=4,48,49,64", "draws=5", "microbatches=4")
-    assert cube["evaluated"].values.tolist() == [True, True, False, False]
-    assert np.isnan(cube["iteration_time"].sel(pp=64)).all()
+    cube = hops.sweep_cube("pp=64,4,49,2", "draws=5", "microbatches=4")
+    assert cube["evaluated"].values.tolist() == [False, True, False, True]
+    assert np.isnan(cube["iteration_time"].sel(pp=[64, 49])).all()
+    for pp in (4, 2):
+        alone = hops.simulate(f"pp={pp}", "draws=5", "microbatches=4")
+        assert float(cube["iteration_time_mean"].sel(pp=pp)) == float(alone["iteration_time"].mean())
+        assert (cube["busy_time"].sel(pp=pp)[:pp].values == alone["busy_time"].values).all()
     said = capsys.readouterr().err.splitlines()
     assert said == [
-        "1 of 4 cells left out: the model has 48 layers, too few for 49 stages (try pp=48 or fewer)",
         "1 of 4 cells left out: the model has 48 layers, too few for 64 stages (try pp=48 or fewer)",
+        "1 of 4 cells left out: the model has 48 layers, too few for 49 stages (try pp=48 or fewer)",
     ]
 
 
