@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Iterable, Sequence
-from math import inf, isfinite
+from math import inf
 
 
 class Infeasible(ValueError):
@@ -12,9 +12,14 @@ class Infeasible(ValueError):
 def no_such(noun: str, asked: object, known: Iterable[str]) -> ValueError:
     """Build the error for an unknown name: what was asked, the nearest, all that would work."""
     names = sorted(known)
-    close = difflib.get_close_matches(str(asked).lower(), names, n=1)
-    guess = f"; did you mean '{close[0]}'?" if close else ""
+    close = nearest(asked, names)
+    guess = f"; did you mean '{close}'?" if close else ""
     return ValueError(f"no {noun} named {str(asked)!r}{guess} (known: {', '.join(names)})")
+
+
+def nearest(asked: object, known: Iterable[str]) -> str | None:
+    """The known name that ``asked`` was probably meant to be."""
+    return next(iter(difflib.get_close_matches(str(asked).lower(), list(known), n=1)), None)
 
 
 def one_of(key: str, value: object, known: Sequence[str]) -> str:
@@ -26,7 +31,8 @@ def one_of(key: str, value: object, known: Sequence[str]) -> str:
 
 def count(key: str, value: object, *, least: int = 1, most: int | None = None) -> int:
     """Return ``value`` as an int; whole floats (``1e6``) are counts too."""
-    whole = isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value) and value == int(value)
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    whole = whole or (isinstance(value, float) and value.is_integer())
     if not whole or value < least or (most is not None and value > most):  # type: ignore[operator]
         limits = f"of at least {least}" if most is None else f"from {least} to {most}"
         raise ValueError(f"{key} must be a whole number {limits}; got {value!r}")

@@ -95,6 +95,8 @@ def build(
     ``order`` gives the device of each rank (default: rank r on device r). Raises ``ValueError`` for an order that
     cannot be meant and `Infeasible` for a cluster that is too small.
     """
+    if order is not None and not isinstance(order, (list, tuple)):
+        raise ValueError(f"topology.order must be a list of device numbers, one a rank; got {order!r}")
     devices = tuple(range(pp) if order is None else order)
     devices = tuple(count("topology.order: a device", device, least=0) for device in devices)
     if len(set(devices)) < len(devices):
@@ -107,13 +109,3 @@ def build(
     if needed > n_devices:
         raise Infeasible(f"{name} has {n_devices} devices; pp={pp} needs {needed} (leave topology.nodes=null, or raise it)")
     return Cluster(name, gpu, n_devices, tuple(levels), devices)
-
-
-GPUS = {
-    gpu.name: gpu
-    for gpu in (
-        Gpu("a100", 312e12, 80e9, 2039e9),  # NVIDIA A100 data sheet, SXM 80 GB: BF16 without sparsity
-        Gpu("h100", 989e12, 80e9, 3350e9),  # NVIDIA H100 data sheet, SXM5: 1,979 TFLOP/s with sparsity, halved
-        Gpu("h100_pcie", 756e12, 80e9, 2000e9),  # NVIDIA H100 data sheet, PCIe: 1,513 TFLOP/s with sparsity, halved
-    )
-}

@@ -1,6 +1,5 @@
 """Hydra's view of HOPS: where the presets are, which options the doors add, and how overrides become a config."""
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,12 +7,14 @@ from typing import Any
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_store import ConfigStore
-from hydra.errors import MissingConfigException
+from hydra.errors import HydraException, MissingConfigException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
+from hops.checks import nearest
 from hops.distributions import LAWS
 from hops.schedules import SCHEDULES
 from hops.topologies import TOPOLOGIES
@@ -31,7 +32,8 @@ $APP_CONFIG_GROUPS
 == Config (override anything as key=value) ==
 $CONFIG
 
-Hydra's own flags: python -m hops --hydra-help
+The keys of another option: python -m hops --cfg job model=explicit
+What each key means: conf/config.yaml, and the file or docstring of each option. Hydra's own flags: --hydra-help
 """
 
 
@@ -83,13 +85,21 @@ def yaml(config: DictConfig) -> str:
     return OmegaConf.to_yaml(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]))
 
 
-def did_you_mean(error: BaseException) -> list[str]:
-    """A line with the nearest valid name, for Hydra's errors about an unknown option or key."""
+# what reaches the command line as a sentence: the user's values, names, files and memory
+CAN_MEND = (ValueError, HydraException, OmegaConfBaseException, YAMLError, OSError, MemoryError)
+
+
+def sentence(error: BaseException) -> str:
+    """What an error says to a user: its own words, the cause that OmegaConf names, the nearest valid name."""
+    if isinstance(error, MemoryError):
+        return f"not enough memory: {error} (try fewer draws, or a smaller sweep)"
+    causes = [error, *([error.__cause__] if isinstance(error.__cause__, OmegaConfBaseException) else [])]
+    words = [str(each).partition("\nConfig search path")[0].strip() for each in causes]
     asked, known = "", list[str]()
     if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
         asked, known = error.missing_cfg_file.rpartition("/")[2], list(error.options)
-    for each in (error, error.__cause__):
+    for each in causes:
         if isinstance(each, OmegaConfBaseException) and isinstance(each.parent_node, DictConfig):
             asked, known = str(each.key), [str(key) for key in each.parent_node]
-    close = difflib.get_close_matches(asked, known, n=1)
-    return [f"did you mean '{close[0]}'?"] if close else []
+    close = nearest(asked, known)
+    return "\n".join([each for each in words if each] + ([f"did you mean '{close}'?"] if close and close != asked else []))

@@ -130,12 +130,14 @@ class Transformer:
     def costs(self, gpu: Gpu, stage_ranks: tuple[int, ...], microbatch_size: int) -> Costs:
         """FLOPs and seconds a stage on ``gpu``; the embedding counts as bytes at the first stage, the head at the last."""
         n_stages, tokens = len(stage_ranks), microbatch_size * self.sequence
+        layers = self.layers_of(n_stages)
+        spread = f"{min(layers)} to {max(layers)}" if min(layers) < max(layers) else str(layers[0])
         linear = 2.0 * tokens * self.layer_parameters
         core = 4.0 * tokens * self.sequence * self.hidden
         head = 2.0 * tokens * self.hidden * self.vocabulary
         table = self.hidden * self.vocabulary
         forward, backward_input, backward_weight, repeated, weights = [], [], [], [], []
-        for stage, n in enumerate(self.layers_of(n_stages)):
+        for stage, n in enumerate(layers):
             top = head if stage == n_stages - 1 else 0.0
             forward.append(n * (linear + core) + top)
             backward_input.append(n * (linear + 2 * core) + top)
@@ -150,7 +152,7 @@ class Transformer:
             backward_input=tuple((i + r) / rate for i, r in zip(backward_input, repeated, strict=True)),
             backward_weight=tuple(w / rate for w in backward_weight),
             p2p_bytes=float(tokens * self.hidden * self.bytes_per_value),
-            source=f"FLOPs / ({self.efficiency:g} x {gpu.peak_flops / 1e12:g} TFLOP/s of {gpu.name})",
+            source=f"FLOPs / ({self.efficiency:g} x {gpu.peak_flops / 1e12:g} TFLOP/s of {gpu.name}), {spread} layers a stage",
             tokens=float(tokens),
             model_flops=useful,
             hardware_flops=tuple(u + r for u, r in zip(useful, repeated, strict=True)),

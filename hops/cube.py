@@ -50,7 +50,7 @@ def cell_dataset(prepared: Prepared) -> xr.Dataset:
     case = prepared.cases[0]
     data: dict[str, Any] = {name: ("draw", values[0], attributes(name)) for name, values in outcome.per_draw.items()}
     data |= {name: ("rank", values[0], attributes(name)) for name, values in outcome.per_rank.items()}
-    data["peak_in_flight"] = ("rank", np.array(case.structure.program.in_flight, float), attributes("peak_in_flight"))
+    data["peak_in_flight"] = ("rank", np.array(case.structure.in_flight, float), attributes("peak_in_flight"))
     coords = {
         "draw": ("draw", np.arange(case.scenario.draws), {"long_name": "sampled iteration"}),
         "rank": ("rank", np.arange(case.scenario.pp), {"long_name": "pipeline rank"}),
@@ -64,6 +64,7 @@ def cube_dataset(prepared: Prepared) -> xr.Dataset:
     Cells that were left out are NaN, with ``evaluated`` False.
     """
     plan, cases = prepared.plan, prepared.cases
+    coords: dict[str, Any] = {axis.name: _coordinate(axis) for axis in plan.axes}  # before anything is evaluated
     shape, n_cells = plan.shape, len(plan.scenarios)
     n_ranks = max(case.scenario.pp for case in cases)
     columns: dict[str, np.ndarray[Any, Any]] = {}
@@ -85,7 +86,7 @@ def cube_dataset(prepared: Prepared) -> xr.Dataset:
                 put(name + suffix, outcome.cells, values, None if suffix else len(QUANTILES))
         for name, ranks in outcome.per_rank.items():
             put(name, outcome.cells, ranks, n_ranks)
-        in_flight = np.array([case.structure.program.in_flight for case in batch], float)
+        in_flight = np.array([case.structure.in_flight for case in batch], float)
         put("peak_in_flight", outcome.cells, in_flight, n_ranks)
 
     dims = [axis.name for axis in plan.axes]
@@ -96,7 +97,6 @@ def cube_dataset(prepared: Prepared) -> xr.Dataset:
     evaluated = np.zeros(n_cells, bool)
     evaluated[list(prepared.cells)] = True
     data["evaluated"] = (dims, evaluated.reshape(shape), {"long_name": "cell was evaluated; others do not fit and are NaN"})
-    coords: dict[str, Any] = {axis.name: _coordinate(axis) for axis in plan.axes}
     coords["quantile"] = ("quantile", np.array(QUANTILES), {"long_name": "quantile over draws", "units": "1"})
     coords["rank"] = ("rank", np.arange(n_ranks), {"long_name": "pipeline rank"})
     order = [name + suffix for name in VARIABLES for suffix in ("", *(f"_{each}" for each in STATISTICS)) if name + suffix in data]
@@ -104,13 +104,15 @@ def cube_dataset(prepared: Prepared) -> xr.Dataset:
 
 
 def _coordinate(axis: Axis) -> tuple[str, Any, dict[str, str]]:
+    """Values of an axis as netCDF 3 takes them: numbers that int32 or float64 hold exactly, booleans, else text."""
     attrs = {"hydra_key": axis.key, "long_name": axis.key}
     kinds = {type(value) for value in axis.values}
-    if kinds == {bool} or kinds <= {int, float}:
-        values = np.array(axis.values)
-        if values.dtype.kind == "i" and np.abs(values).max() > 2**31 - 1:
-            values = values.astype(float)  # netCDF 3 has no 64-bit integers; seeds are exact in float64
-        return (axis.name, values, attrs)
+    if kinds == {bool}:
+        return (axis.name, np.array(axis.values), attrs)
+    if kinds == {int} and max(map(abs, axis.values)) < 2**31:
+        return (axis.name, np.array(axis.values, np.int64), attrs)
+    if kinds <= {int, float} and all(isinstance(value, float) or abs(value) <= 2**53 for value in axis.values):
+        return (axis.name, np.array(axis.values, np.float64), attrs)
     return (axis.name, np.array([label(value) for value in axis.values], object), attrs)
 
 
@@ -141,19 +143,19 @@ def attribute_text(attrs: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _git() -> dict[str, str]:
-    """Commit of the checkout that the package runs from; empty when installed."""
-    here = Path(__file__).parent
+    """Commit of the checkout that the package runs from, and whether package or presets differ from it; empty when installed."""
+    root = Path(__file__).parents[1]
 
     def ask(*words: str) -> str | None:
         try:
-            done = subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, timeout=5)
+            done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, timeout=5)
         except (OSError, subprocess.TimeoutExpired):
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
-    if ask("ls-files", "--error-unmatch", Path(__file__).name) is None:
+    if ask("ls-files", "--error-unmatch", str(Path(__file__))) is None:
         return {}
-    sha, changed = ask("rev-parse", "HEAD"), ask("status", "--porcelain", "--untracked-files=no", ".")
+    sha, changed = ask("rev-parse", "HEAD"), ask("status", "--porcelain", "hops", "conf", "sweeps")
     return {"git_sha": sha, "git_dirty": "yes" if changed else "no"} if sha else {}
 
 

@@ -5,6 +5,7 @@ values of other keys are set on copies of that.
 """
 
 import itertools
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, Override
+from hydra.core.override_parser.types import Glob, Override, RangeSweep
 from hydra.core.plugins import Plugins
 from hydra.core.utils import setup_globals
 from hydra.plugins.sweeper import Sweeper
@@ -72,44 +73,65 @@ def plan_sweep(
 
     ``compose`` composes a config from overrides without sweeps. Raises ``ValueError`` and Hydra's own exceptions.
     """
-    from hops.plan import label, short_names
+    from hops.plan import MOST_CELLS, label, short_names
 
+    if not all(isinstance(override, str) for override in overrides):
+        raise ValueError(f"overrides are strings such as 'pp=4', one an argument; got {overrides!r}")
     parser = OverridesParser.create(config_loader=loader)
     last: dict[str, Override] = {override.get_key_element(): override for override in parser.parse_overrides(list(overrides))}
     fixed = [str(override.input_line) for override in last.values() if not override.is_sweep_override()]
     swept = [_axis(loader, parser, override) for override in last.values() if override.is_sweep_override()]
     axes = [axis._replace(name=name) for axis, name in zip(swept, short_names([axis.key for axis in swept]), strict=True)]
+    n_cells = math.prod(len(axis.values) for axis in axes)
+    if n_cells > MOST_CELLS:
+        raise ValueError(f"the sweep has {n_cells} cells or more; at most {MOST_CELLS} fit into one cube")
 
-    probe = compose(fixed + [f"{axis.key}={label(axis.values[0])}" for axis in axes if axis.group])
-    every = "${" in yaml(probe)  # a key that refers to another: then Hydra itself composes every value
-    composed = [i for i, axis in enumerate(axes) if axis.group or every]
-    set_here = [(i, axis.key.split(".")) for i, axis in enumerate(axes) if i not in composed]
-    configs = {
-        choice: plain(compose(fixed + [f"{axes[i].key}={label(value)}" for i, value in zip(composed, choice, strict=True)]))
-        for choice in itertools.product(*(axes[i].values for i in composed))
-    }
+    def compose_axes(which: Sequence[int]) -> dict[tuple[Any, ...], DictConfig]:
+        choices = itertools.product(*(axes[i].values for i in which))
+        return {c: compose(fixed + [f"{axes[i].typed}={label(v)}" for i, v in zip(which, c, strict=True)]) for c in choices}
+
+    which = [i for i, axis in enumerate(axes) if axis.group or axis.typed != axis.key]
+    composed = compose_axes(which)
+    if any("${" in yaml(config) for config in composed.values()):  # a key refers to another: Hydra itself composes every value
+        which = list(range(len(axes)))
+        composed = compose_axes(which)
+    for config in composed.values():
+        _check_names(config)
+    configs = {choice: plain(config) for choice, config in composed.items()}
+    set_here = [(i, axis.key.split(".")) for i, axis in enumerate(axes) if i not in which]
     scenarios = []
     for values in itertools.product(*(axis.values for axis in axes)):
-        config = configs[tuple(values[i] for i in composed)]
+        cell = configs[tuple(values[i] for i in which)]
         for i, path in set_here:
-            config = _with(config, path, values[i], axes[i].key)
-        scenarios.append(_scenario(config))
-    return _plan(probe, tuple(axes), tuple(scenarios), tuple(overrides), strict)
+            cell = _with(cell, path, values[i], axes[i].key)
+        scenarios.append(_scenario(cell))
+    return _plan(next(iter(composed.values())), tuple(axes), tuple(scenarios), tuple(overrides), strict)
 
 
 def one_cell(config: DictConfig) -> "Plan":
     """The plan of a single run."""
+    _check_names(config)
     return _plan(config, (), (_scenario(plain(config)),), tuple(config.hydra.overrides.task))
 
 
 def _plan(
     config: DictConfig, axes: "tuple[Axis, ...]", scenarios: "tuple[Scenario, ...]", overrides: tuple[str, ...], strict: bool = False
 ) -> "Plan":
-    from hops.executor import Executor
+    from hops.executor import make_executor
     from hops.plan import Plan
 
-    executor = Executor(**plain(config)["executor"])
+    executor = make_executor(plain(config).get("executor", {}))
     return Plan(axes, scenarios, executor, strict, yaml(config), overrides, tuple(_notes(config, axes)))
+
+
+def _check_names(config: DictConfig) -> None:
+    """Refuse a config whose option is called one thing and is another: its cells would carry the wrong label."""
+    from hops.scenario import DOORS
+
+    for group, door in DOORS.items():
+        chosen, name = config.hydra.runtime.choices.get(group), OmegaConf.select(config, f"{group}.name")
+        if chosen is not None and (not isinstance(chosen, str) or (chosen in door and name is not None and door.canonical(chosen) != name)):
+            raise ValueError(f"{group}={chosen} and {group}.name={name} differ; choose one option with {group}=<name>")
 
 
 def _scenario(config: Mapping[str, Any]) -> "Scenario":
@@ -119,36 +141,41 @@ def _scenario(config: Mapping[str, Any]) -> "Scenario":
 
 
 def _axis(loader: ConfigLoaderImpl, parser: OverridesParser, override: Override) -> "Axis":
-    from hops.plan import Axis, label
-    from hops.scenario import DOORS
+    from hops.plan import MOST_CELLS, Axis
+    from hops.scenario import DOORS, hashable
 
     key = override.get_key_element().lstrip("+")
     if not override.is_discrete_sweep():
         raise ValueError(f"{key}=interval(...) has no discrete points, so it cannot be an axis (try range or a list)")
     if key.split(".")[0] in NOT_SCENARIO:
         raise ValueError(f"{key} cannot be an axis: no result depends on it")
-    found = list(override.sweep_iterator())
+    elements = list(itertools.islice(override.sweep_iterator(), MOST_CELLS + 1))
     group = bool(loader.get_group_options(override.key_or_group))
+    if isinstance(override.value(), RangeSweep):  # 0.05, 0.1, 0.15000000000000002: nobody means, or can select, the last
+        elements = [float(f"{value:.12g}") if isinstance(value, float) else value for value in elements]
+    values = [value if isinstance(value, (bool, int, float)) else _value(parser, value) for value in elements]
+    if any(isinstance(value, dict) for value in values):
+        raise ValueError(f"{key} sweeps over whole sections; sweep over their keys, or over options of a group")
     if group:
         aliases = DOORS[key].aliases if key in DOORS and isinstance(override.value(), Glob) else {}
-        found = [str(value) for value in found if value not in aliases]  # glob(*) means every schedule once
-    else:
-        found = [value if isinstance(value, (bool, int, float)) else _value(parser, value) for value in found]
-    if not found:
+        values = [str(value) for value in values if value not in aliases]  # glob(*) means every schedule once
+    if not values:
         raise ValueError(f"{override.input_line} names no value: an axis needs at least one")
-    values = tuple(_hashable(value) for value in found)
-    twice = [value for value, n in Counter(map(label, values)).items() if n > 1]
+    twice = [value for value, n in Counter(map(_identity, values)).items() if n > 1]
     if twice:
         raise ValueError(f"{key} lists {twice[0]} twice; each value of an axis may stand once")
-    return Axis(name=key, key=key, values=values, group=group)
+    return Axis(name=key, key=key, values=tuple(map(hashable, values)), group=group, typed=override.get_key_element())
 
 
 def _value(parser: OverridesParser, element: Any) -> Any:
     return parser.parse_override(f"key={Override._get_value_element_as_str(element)}").value()
 
 
-def _hashable(value: Any) -> Any:
-    return tuple(_hashable(each) for each in value) if isinstance(value, list) else value
+def _identity(value: Any) -> Any:
+    """Equal for values that a user would not tell apart as labels: 4 and 4.0, but not 1 and true."""
+    from hops.plan import label
+
+    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else label(value)
 
 
 def _with(config: dict[str, Any], path: Sequence[str], value: Any, key: str) -> dict[str, Any]:
@@ -167,4 +194,6 @@ def _notes(config: DictConfig, axes: "Sequence[Axis]") -> list[str]:
         swept = next((axis.values for axis in axes if axis.key == group), ())
         named = swept or (OmegaConf.select(config, f"hydra.runtime.choices.{group}"),)
         notes += [f"{group}={name} is short for {door.aliases[name]}" for name in named if name in door.aliases]
+    if OmegaConf.select(config, "model.p2p_bytes") == 0 and not any(axis.key == "model.p2p_bytes" for axis in axes):
+        notes.append("model.p2p_bytes=0: messages are empty, so bandwidths play no part")
     return notes

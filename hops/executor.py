@@ -4,16 +4,16 @@ Neither tiles nor threads can change a result: noise is addressed, and what the 
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hops import kernels
-from hops.checks import count
+from hops.checks import count, no_such
 from hops.metrics import COLUMNS, Floats, draw_metrics, rank_metrics
 from hops.simulation import Case
 
@@ -31,9 +31,20 @@ class Executor:
     tile: int = 1024
 
     def __post_init__(self) -> None:
+        if self.name != "local":
+            raise no_such("executor", self.name, ["local"])
         if self.threads is not None:
             object.__setattr__(self, "threads", count("executor.threads", self.threads))
         object.__setattr__(self, "tile", count("executor.tile", self.tile, most=kernels.MOST_DRAWS))
+
+
+def make_executor(section: Mapping[str, Any]) -> Executor:
+    """Check the config section; unknown keys and values out of range are a ``ValueError``."""
+    known = [field.name for field in fields(Executor)]
+    for key in section:
+        if key not in known:
+            raise no_such("key of executor", key, known)
+    return Executor(**section)
 
 
 class Outcome(NamedTuple):
@@ -46,7 +57,6 @@ class Outcome(NamedTuple):
 
 def evaluate(cases: Sequence[Case], executor: Executor) -> Iterator[Outcome]:
     """Evaluate all cases, those that share a graph and a number of draws together; batches come as they are ready."""
-    _check_memory(max(case.scenario.draws for case in cases))
     groups: dict[tuple[Any, int], list[int]] = {}
     for i, case in enumerate(cases):
         groups.setdefault((case.shape, case.scenario.draws), []).append(i)
@@ -62,7 +72,7 @@ def evaluate(cases: Sequence[Case], executor: Executor) -> Iterator[Outcome]:
             raise
 
 
-def _check_memory(n_draws: int) -> None:
+def check_memory(n_draws: int) -> None:
     """Refuse more draws of a cell than memory holds: quantiles need them all, the engine itself does not."""
     needed, there = n_draws * BYTES_PER_DRAW, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > there:

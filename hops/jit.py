@@ -4,8 +4,10 @@ numba's own cache looks at one file's time stamp: after an edit of a function th
 file, it has returned stale results. So the cache folder is named after a hash of all sources of the package.
 """
 
+import contextlib
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -41,12 +43,13 @@ def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
 def cache_folder() -> Path:
     """Folder for this version of the sources; the first writable of NUMBA_CACHE_DIR, the user's cache, the temporary folder."""
     sources = hashlib.blake2b(digest_size=8)
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
         sources.update(path.read_bytes())
     user = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    for base in (os.environ.get("NUMBA_CACHE_DIR"), user, tempfile.gettempdir()):
+    shared = Path(tempfile.gettempdir()) / f"user-{os.getuid()}"  # everybody writes to the temporary folder: a name of our own
+    for base in (os.environ.get("NUMBA_CACHE_DIR"), user, shared):
         if base:
-            folder = Path(base) / "hops" / sources.hexdigest()
+            folder = Path(base) / "hops-numba" / sources.hexdigest()
             try:
                 folder.mkdir(parents=True, exist_ok=True)
                 os.utime(folder)
@@ -60,5 +63,7 @@ def cache_folder() -> Path:
 
 def _prune(current: Path) -> None:
     for other in current.parent.iterdir():
-        if other != current and other.is_dir() and time.time() - other.stat().st_mtime > MONTH:
-            shutil.rmtree(other, ignore_errors=True)
+        with contextlib.suppress(OSError):  # another process may prune at the same time
+            ours = re.fullmatch("[0-9a-f]{16}", other.name) and other != current
+            if ours and time.time() - other.stat().st_mtime > MONTH:
+                shutil.rmtree(other, ignore_errors=True)

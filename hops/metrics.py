@@ -82,7 +82,7 @@ def statistics(values: Floats, quantiles: Sequence[float], certain: NDArray[np.b
     """Quantiles (c, q) under "" and mean, std, standard_error (c,) of values (c, n); a ``certain`` cell does not vary."""
     n = values.shape[1]
     deviation = values.std(axis=1, ddof=1) if n > 1 else np.full(len(values), np.nan)
-    deviation = np.where(certain, 0.0, deviation)
+    deviation = np.where(certain, 0.0 * values[:, 0], deviation)  # a metric that the cell does not have stays NaN
     return {
         "": np.quantile(values, quantiles, axis=1).T,
         "_mean": values.mean(axis=1),

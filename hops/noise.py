@@ -4,10 +4,8 @@ Philox4x32-10 (Salmon et al. 2011, Random123) turns an address into 32 bits; a t
 turns these into a factor of mean 1.
 """
 
-from collections.abc import Callable
 from functools import lru_cache
 from math import fsum
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,9 +61,9 @@ def quantile_table(name: str, parameters: tuple[tuple[str, float], ...]) -> NDAr
     return compiled
 
 
-def largest_factor(table: NDArray[np.float64]) -> float:
-    """Largest factor that ``table`` can give."""
-    return float(table[SIDE, 0] + table[SIDE, 1] * 0.5)
+def extreme_factors(table: NDArray[np.float64]) -> tuple[float, float]:
+    """Smallest and largest factor that ``table`` can give."""
+    return float(table[0, 0] + table[0, 1] * 0.5), float(table[SIDE, 0] + table[SIDE, 1] * 0.5)
 
 
 @inlined
@@ -107,11 +105,3 @@ def draw_factors(window, lo, hi, identity, stream, seed, trial, table, words, bi
     for d in range(n):
         at = np.uint64(cell[d])  # unsigned: spares the test for a negative index
         factors[row, d] = table[at, 0] + table[at, 1] * distance[d]
-
-
-def words_of(draw: int) -> tuple[int, int]:
-    """Philox block and word of ``draw``."""
-    return BLOCKS * (draw // LANES) + draw % BLOCKS, draw // BLOCKS % 4
-
-
-Kernel = Callable[..., Any]

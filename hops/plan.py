@@ -1,19 +1,19 @@
 """A plan: what one run asks for, as axes and one scenario a cell, in the order of the cube; and which cells can be built."""
 
 import math
-from collections import Counter
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from hops.checks import Infeasible
-from hops.executor import Executor
+from hops.executor import Executor, check_memory
 from hops.scenario import Scenario
 from hops.simulation import Case, prepare
 
 # names of dims and variables that an axis must not take
 TAKEN = {"draw", "rank", "quantile", "evaluated"}
-REASONS = 8  # lines of reasons shown for cells that were left out
+MOST_CELLS = 1 << 20  # a cell takes about 3 kB before it is evaluated
 
 
 class Axis(NamedTuple):
@@ -23,6 +23,7 @@ class Axis(NamedTuple):
     key: str
     values: tuple[Any, ...]
     group: bool
+    typed: str = ""  # the key with the + that may stand before it
 
 
 @dataclass(frozen=True)
@@ -59,18 +60,19 @@ class Prepared:
 def prepare_plan(plan: Plan) -> Prepared:
     """Build every cell; raises `Infeasible` for a single cell, for a strict sweep, and when no cell is left."""
     built: dict[int, Case] = {}
-    reasons: Counter[str] = Counter()
+    reasons: dict[str, list[str]] = {}  # sentences by what they say when sizes are left out
     for i, scenario in enumerate(plan.scenarios):
         try:
             built[i] = prepare(scenario)
         except Infeasible as reason:
             if plan.strict or not plan.axes:
                 raise
-            reasons[str(reason)] += 1
-    n_cells, shown = len(plan.scenarios), reasons.most_common(REASONS)
-    skipped = [f"{n} of {n_cells} cells left out: {reason}" for reason, n in shown]
-    if len(reasons) > REASONS:
-        skipped.append(f"{n_cells - len(built) - sum(n for _, n in shown)} more cells left out for other sizes")
+            reasons.setdefault(re.sub(r"\d+", "#", str(reason)), []).append(str(reason))
+    check_memory(max((case.scenario.draws for case in built.values()), default=0))
+    n_cells = len(plan.scenarios)
+    skipped = [
+        f"{len(each)} of {n_cells} cells left out{', for instance' if len(set(each)) > 1 else ''}: {each[0]}" for each in reasons.values()
+    ]
     if not built:
         raise Infeasible("no cell of the sweep can be evaluated:\n  " + "\n  ".join(skipped))
     return Prepared(plan, tuple(built), tuple(built.values()), tuple(skipped))

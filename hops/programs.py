@@ -31,7 +31,7 @@ class Op(NamedTuple):
         return cls(int(match[1]), match[2], int(match[3]))
 
 
-# placement name -> (pp, stage) -> rank, and stages per rank
+# placement name -> (pp, stage) -> rank
 PLACEMENTS: dict[str, Callable[[int, int], int]] = {"line": lambda pp, stage: stage}
 
 
@@ -87,8 +87,11 @@ class Program:
     @classmethod
     def parse(cls, text: str, name: str = "parsed", placement: str = "line") -> Self:
         """Read what ``str(program)`` wrote; a malformed operation is a ``ValueError``."""
-        lines = [line.partition(":")[2].split() for line in text.splitlines() if line.strip()]
-        return cls(name, _ranks(lines), placement)
+        lines = [line for line in text.splitlines() if line.strip()]
+        for rank, line in enumerate(lines):
+            if ":" not in line:
+                raise ValueError(f"line {rank + 1} of program {name!r} must read 'rank {rank}: <ops>'; got {line!r}")
+        return cls(name, _ranks(line.partition(":")[2].split() for line in lines), placement)
 
     def to_csv(self, path: str | Path | None = None) -> str:
         """Return (and, with ``path``, write) one comma-separated line a rank."""
@@ -156,6 +159,8 @@ class Program:
     def _check_complete(self) -> None:
         seen: dict[Op, int] = {}
         for rank, ops in enumerate(self.ranks):
+            if not ops:
+                raise ValueError(f"schedule {self.name!r} gives rank {rank} of {self.pp} nothing to run")
             for op in ops:
                 if op in seen:
                     raise ValueError(f"schedule {self.name!r} runs {op} twice (ranks {seen[op]} and {rank})")

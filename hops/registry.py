@@ -54,9 +54,3 @@ def open_door(package: str, path: Iterable[str]) -> None:
 def keywords(build: Callable[..., Any]) -> dict[str, Any]:
     """Keyword-only parameters of a builder with their defaults: the keys of its config group."""
     return {p.name: p.default for p in inspect.signature(build).parameters.values() if p.kind is inspect.Parameter.KEYWORD_ONLY}
-
-
-def summary(build: Callable[..., Any]) -> str:
-    """First line of the docstring of the file that defines ``build``."""
-    module = inspect.getmodule(build)
-    return inspect.cleandoc((module and module.__doc__) or "").partition("\n")[0]

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from hops.checks import count, flag, no_such, one_of
 from hops.costs import FAMILIES, Model, model_keys
 from hops.distributions import LAWS
+from hops.noise import MICROBATCH_BITS, STAGE_BITS
 from hops.registry import Registry
 from hops.schedules import SCHEDULES
 from hops.topologies import TOPOLOGIES
@@ -18,10 +19,14 @@ LATER = ("dp", "tp", "cp", "ep")  # parallel dimensions that are not modelled ye
 
 
 class Choice(NamedTuple):
-    """A name from a door with its parameters, sorted by key."""
+    """A name from a door with its parameters, sorted by key.
+
+    ``types`` are theirs: choices are keys of what is remembered, and ``true`` must not find what 1 left there.
+    """
 
     name: str
     params: tuple[tuple[str, Any], ...] = ()
+    types: Any = ()
 
     @property
     def kwargs(self) -> dict[str, Any]:
@@ -67,19 +72,22 @@ class Scenario:
         for key in config:
             if key not in known:
                 raise no_such("key", key, known)
+        missing = [key for key in known if key not in config]
+        if missing:
+            raise ValueError(f"{', '.join(sorted(missing))} must not be left out of the config")
         for key in LATER:
-            if count(key, config.get(key, 1)) != 1:
+            if count(key, config[key]) != 1:
                 raise ValueError(f"{key}={config[key]} is not modelled yet; only {key}=1 works")
-        latency = _latency(_frozen(config["latency"]))
+        latency = _latency(_section("latency", config))
         draws = count("draws", config["draws"], most=2**33)  # what fits the noise address
         return cls(
-            schedule=_choice("schedule", _frozen(config["schedule"])),
-            topology=_choice("topology", _frozen(config["topology"])),
-            model=_model(_frozen(config["model"])),
+            schedule=_choice("schedule", _section("schedule", config)),
+            topology=_choice("topology", _section("topology", config)),
+            model=_model(_section("model", config)),
             latency=latency,
-            pp=count("pp", config["pp"]),
+            pp=count("pp", config["pp"], most=2**STAGE_BITS),
             vpp=None if config["vpp"] is None else count("vpp", config["vpp"]),
-            microbatches=count("microbatches", config["microbatches"]),
+            microbatches=count("microbatches", config["microbatches"], most=2**MICROBATCH_BITS),
             microbatch_size=count("microbatch_size", config["microbatch_size"]),
             draws=draws if latency.noisy else 1,
             seed=count("seed", config["seed"], least=0, most=2**32 - 1),
@@ -91,22 +99,34 @@ class Scenario:
 type Frozen = tuple[tuple[str, Any, Any], ...]  # (key, type, value)
 
 
+def _section(name: str, config: Mapping[str, Any]) -> Frozen:
+    if not isinstance(config[name], Mapping):
+        raise ValueError(f"{name} must be a section of keys; got {config[name]!r}")
+    return _frozen(config[name])
+
+
 def _frozen(section: Mapping[str, Any]) -> Frozen:
     """A config section as a hashable value; with the types, as 1, 1.0 and true are equal but different questions."""
-    return tuple((key, _type(section[key]), _hashable(section[key])) for key in sorted(section))
+    return tuple((key, _type(section[key]), hashable(section[key])) for key in sorted(section))
 
 
 def _type(value: Any) -> Any:
     return tuple(map(_type, value)) if isinstance(value, (list, tuple)) else type(value)
 
 
-def _hashable(value: Any) -> Any:
+def hashable(value: Any) -> Any:
+    """A config value with tuples for lists and sections."""
     if isinstance(value, Mapping):
         return _frozen(value)
-    return tuple(map(_hashable, value)) if isinstance(value, (list, tuple)) else value
+    return tuple(map(hashable, value)) if isinstance(value, (list, tuple)) else value
 
 
-def _values(section: Frozen) -> dict[str, Any]:
+def _values(noun: str, section: Frozen, sections: tuple[str, ...] = ()) -> dict[str, Any]:
+    for key, kind, value in section:
+        if (kind is dict) != (key in sections):
+            wanted = "a section of keys" if key in sections else "a value or a list"
+            found = "a section" if kind is dict else repr(value)
+            raise ValueError(f"{noun}.{key} must be {wanted}; got {found}")
     return {key: value for key, _, value in section}
 
 
@@ -115,15 +135,15 @@ remember = lru_cache(maxsize=65536)  # the sections of a sweep repeat from cell 
 
 @remember
 def _choice(noun: str, section: Frozen) -> Choice:
-    values, door = _values(section), DOORS[noun]
+    values, door = _values(noun, section), DOORS[noun]
     name = door.canonical(str(values.pop("name", None)))
     _known_keys(noun, name, values, door[name].parameters)
-    return Choice(name, tuple(sorted(values.items())))
+    return Choice(name, tuple(sorted(values.items())), tuple(kind for _, kind, _ in section))
 
 
 @remember
 def _model(section: Frozen) -> Model:
-    values = _values(section)
+    values = _values("model", section)
     family = one_of("model.family", values.pop("family", None), list(FAMILIES))
     keys = model_keys(family)
     _known_keys("model", family, values, keys)
@@ -135,21 +155,19 @@ def _model(section: Frozen) -> Model:
 
 @remember
 def _latency(section: Frozen) -> Latency:
-    values = _values(section)
-    _known_keys("latency", str(values.pop("name", "latency")), values, ("op",))
-    return Latency(op=_term("latency.op", values.get("op") or ()))
+    _known_keys("latency", "latency", [key for key, *_ in section], ("op",))
+    return Latency(op=_term("latency.op", _values("latency", section, ("op",)).get("op", ())))
 
 
 def _term(prefix: str, section: Frozen) -> Choice | None:
-    values = _values(section)
+    values = _values(prefix, section)
     name = values.pop("law", None)
     given = {key: value for key, value in values.items() if value is not None}
     if name in (None, "none"):
-        if given:
-            raise ValueError(f"{prefix} has {', '.join(given)} but no law (try {prefix}.law={next(iter(LAWS))})")
-        return None
+        return None  # whatever its parameters: so latency=none,lognormal and latency.op.cv=0.1,0.2 can be swept together
     law = LAWS[str(name)]
-    return Choice(law.name, tuple(sorted(law.check(prefix, given).items())))
+    parameters = law.check(prefix, given)
+    return None if parameters.get("cv") == 0 else Choice(law.name, tuple(sorted(parameters.items())))
 
 
 def _known_keys(noun: str, name: str, values: Iterable[str], known: Iterable[str]) -> None:

@@ -11,22 +11,26 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from hops.checks import Infeasible
 from hops.cluster import Cluster
 from hops.costs import Costs, Model, stage_costs
 from hops.graph import Graph, lag_index, lower, transfer_index, work_index
 from hops.metrics import TICKS, Floats
-from hops.noise import largest_factor, quantile_table
-from hops.programs import Program
+from hops.noise import extreme_factors, quantile_table
+from hops.programs import KINDS, Program
 from hops.scenario import Choice, Scenario
 from hops.schedules import program
 from hops.topologies import TOPOLOGIES
 
+MOST_PASSES = 1 << 20  # of a microbatch through a stage, forward and backward: beyond, a graph takes gigabytes
+
 
 class Structure(NamedTuple):
-    """What cells with the same schedule and sizes share."""
+    """What cells with the same schedule and sizes share. Not the program: it is five times as large as its graph."""
 
-    program: Program
     graph: Graph
+    stage_ranks: tuple[int, ...]
+    in_flight: tuple[int, ...]
     n_works: NDArray[np.int64]  # how often each work and each lag occurs
     n_lags: NDArray[np.int64]
 
@@ -53,6 +57,12 @@ class Case(NamedTuple):
         return structure(*self.shape)
 
     @property
+    def program(self) -> Program:
+        """The program, written out anew."""
+        s = self.scenario
+        return program(s.schedule.name, s.pp, s.microbatches, s.vpp, **s.schedule.kwargs)
+
+    @property
     def shape(self) -> tuple[Choice, int, int | None, int, str]:
         """What the structure depends on."""
         s = self.scenario
@@ -62,21 +72,32 @@ class Case(NamedTuple):
 def prepare(scenario: Scenario) -> Case:
     """Build all that one cell needs; ``ValueError`` for what cannot be meant, `Infeasible` for sizes that do not fit."""
     s = scenario
+    passes = s.pp * (s.vpp or 1) * s.microbatches
+    if passes > MOST_PASSES:
+        sizes = f"pp={s.pp} and microbatches={s.microbatches}"
+        raise Infeasible(f"{sizes} make {passes} passes of a microbatch through a stage; at most {MOST_PASSES} are possible")
+    table = quantile_table(s.latency.op.name, s.latency.op.params) if s.latency.op else None
+    smallest, largest = (1.0, 1.0) if table is None else extreme_factors(table)
     built = structure(s.schedule, s.pp, s.vpp, s.microbatches, s.p2p)
-    numbers = weights(s.topology, s.model, built.program.stage_ranks, s.microbatch_size, s.p2p)
-    table = quantile_table(*s.latency.op) if s.latency.op else None
-    slowest = 1.0 if table is None else largest_factor(table)
-    check_clock(float(built.n_works @ numbers.work) * slowest + float(built.n_lags @ numbers.lag.astype(float)))
+    numbers = weights(s.topology, s.model, built.stage_ranks, s.microbatch_size, s.p2p)
+    check_ticks(numbers, smallest)
+    check_clock(float(built.n_works @ numbers.work) * largest + float(built.n_lags @ numbers.lag.astype(float)))
     return Case(s, numbers, table)
 
 
-@lru_cache(maxsize=512, typed=True)
+@lru_cache(maxsize=256, typed=True)
 def structure(schedule: Choice, pp: int, vpp: int | None, microbatches: int, p2p: str) -> Structure:
-    """Program and graph of a schedule at a size."""
+    """Graph of a schedule at a size."""
     written = program(schedule.name, pp, microbatches, vpp, **schedule.kwargs)
     graph = lower(written, channel=p2p == "channel")
     n_stages = written.n_stages
-    return Structure(written, graph, np.bincount(graph.work, minlength=6 * n_stages), np.bincount(graph.lag, minlength=1 + 2 * n_stages))
+    return Structure(
+        graph,
+        written.stage_ranks,
+        written.in_flight,
+        np.bincount(graph.work, minlength=6 * n_stages),
+        np.bincount(graph.lag, minlength=1 + 2 * n_stages),
+    )
 
 
 @lru_cache(maxsize=4096, typed=True)
@@ -89,8 +110,6 @@ def weights(topology: Choice, model: Model, stage_ranks: tuple[int, ...], microb
     for stage, here in enumerate(stage_ranks):
         f, i, w = costs.forward[stage], costs.backward_input[stage], costs.backward_weight[stage]
         for kind, seconds in (("F", f), ("B", i + w), ("I", i), ("W", w)):
-            if seconds * TICKS < 1:
-                raise ValueError(f"stage {stage} computes {kind} in {seconds:.3g} s; the clock counts whole ns, so give at least 1e-9 s")
             work[work_index(stage, kind)] = seconds * TICKS
         for backward, neighbour in ((False, stage + 1), (True, stage - 1)):
             if 0 <= neighbour < n_stages:
@@ -105,6 +124,16 @@ def weights(topology: Choice, model: Model, stage_ranks: tuple[int, ...], microb
     whole = lag.astype(np.int64)
     work.flags.writeable = whole.flags.writeable = False
     return Weights(cluster, costs, work, whole)
+
+
+def check_ticks(weights: Weights, smallest: float) -> None:
+    """Refuse compute times that the smallest factor rounds to nothing."""
+    times = weights.work[: 4 * weights.costs.n_stages]
+    at = int(times.argmin())
+    if times[at] * smallest < 1:
+        stage, kind, seconds = at // 4, KINDS[at % 4], times[at] / TICKS
+        noise = f", and a factor of {smallest:.4f} makes that less" if smallest < 1 else ", less"
+        raise ValueError(f"stage {stage} computes {kind} in {seconds:.3g} s{noise} than the 1 ns that the clock counts")
 
 
 def check_clock(ticks: float) -> None:

@@ -4,9 +4,10 @@ This module and ``__main__`` are the border to the user: here sentences replace 
 """
 
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,12 +56,18 @@ def timeline(*overrides: str, draw: int = 0) -> "pd.DataFrame":
 
 
 def _plan(overrides: tuple[str, ...], sweep: bool) -> "Plan":
-    from hops.config import compose, make_loader
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from hops.config import compose, make_loader, sentence
     from hops.cube_sweeper import plan_sweep, register
 
     register()
     loader = make_loader()
-    plan = plan_sweep(loader, lambda chosen: compose(loader, chosen), overrides)
+    try:
+        plan = plan_sweep(loader, lambda chosen: compose(loader, chosen), overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ValueError(sentence(error)) from error
     if plan.axes and not sweep:
         raise ValueError(f"{plan.axes[0].key} has several values, but this evaluates one cell (sweep_cube evaluates a sweep)")
     return plan
@@ -74,29 +81,49 @@ def run_plan(plan: "Plan", config: "DictConfig") -> None:
     prepared = prepare_plan(plan)
     for line in prepared.skipped:
         print(line, file=sys.stderr)
-    folder = _make_folder(config)
+    folder = _claim_folder(config)
+    path = folder / "cube.nc"
     try:
         cube = cube_dataset(prepared)
-        write_cube(cube, folder / "cube.nc")
-    except OSError as error:
-        raise ValueError(f"cannot write {folder / 'cube.nc'}: {error.strerror or error} (choose another hydra.sweep.dir)") from error
+        write_cube(cube, path)
+    except BaseException as error:
+        shutil.rmtree(folder / ".hydra", ignore_errors=True)  # what has no result must not look like one
+        with suppress(OSError):
+            folder.rmdir()
+        if isinstance(error, OSError):
+            raise ValueError(f"cannot write {path}: {error.strerror or error} (choose another hydra.sweep.dir)") from error
+        if isinstance(error, KeyboardInterrupt):
+            raise KeyboardInterrupt("no cube was written") from None
+        raise
     print(cube.hops.table())
-    print(f"\nwritten: {folder / 'cube.nc'}\nopen it: import hops; cube = hops.open_cube({str(folder)!r})")
+    print(f"\nwritten: {path}\nopen it: import hops; cube = hops.open_cube({str(folder)!r})")
 
 
-def _make_folder(config: "DictConfig") -> Path:
-    """Make the run's folder with Hydra's records in it; the first thing that touches the disk."""
+def _claim_folder(config: "DictConfig") -> Path:
+    """Make the run's folder with Hydra's records in it; the first thing that touches the disk.
+
+    A folder belongs to the run that made its ``.hydra``, which only one can: two runs in one second, or a folder
+    given twice, end up side by side (``-2``, ``-3``), and no result is ever overwritten.
+    """
     from omegaconf import OmegaConf
 
     from hops.config import yaml
 
     asked = Path(str(config.hydra.sweep.dir))
+    if not asked.name:
+        raise ValueError(f"hydra.sweep.dir must name a folder for this run, such as results/mine; got {str(config.hydra.sweep.dir)!r}")
     folder, n = asked, 1
-    while (folder / "cube.nc").exists():  # never overwrite a result: two runs in one second, or a folder given twice
-        n += 1
-        folder = asked.with_name(f"{asked.name}-{n}")
     try:
-        (folder / ".hydra").mkdir(parents=True, exist_ok=True)
+        while True:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / ".hydra").mkdir()
+                break
+            except FileExistsError:
+                if not folder.is_dir():
+                    raise
+                n += 1
+                folder = asked.with_name(f"{asked.name}-{n}")
         (folder / ".hydra" / "config.yaml").write_text(yaml(config))
         (folder / ".hydra" / "hydra.yaml").write_text(OmegaConf.to_yaml(OmegaConf.masked_copy(config, ["hydra"])))
         (folder / ".hydra" / "overrides.yaml").write_text(OmegaConf.to_yaml(config.hydra.overrides.task))
@@ -110,21 +137,21 @@ def command_line(task: Callable[["DictConfig"], Any]) -> None:
 
     ``task`` gets the composed config with its ``hydra`` node; ``-m`` goes to `run_plan` instead.
     """
-    from hydra import main as hydra_main
-    from hydra.core.hydra_config import HydraConfig
-    from omegaconf import open_dict
-
-    from hops.config import folder
-    from hops.cube_sweeper import register
-
-    def job(config: "DictConfig") -> None:
-        with sentences(), open_dict(config):  # sentences in here too: Hydra would print a heading before it passes an error on
-            config.hydra = HydraConfig.instance().cfg.hydra  # type: ignore[union-attr]
-            task(config)
-
-    job.run_plan = run_plan  # type: ignore[attr-defined]
-    register()
     with sentences():
+        from hydra import main as hydra_main
+        from hydra.core.hydra_config import HydraConfig
+        from omegaconf import open_dict
+
+        from hops.config import folder
+        from hops.cube_sweeper import register
+
+        def job(config: "DictConfig") -> None:
+            with sentences(), open_dict(config):  # in here too: Hydra would print a heading before it passes an error on
+                config.hydra = HydraConfig.instance().cfg.hydra  # type: ignore[union-attr]
+                task(config)
+
+        job.run_plan = run_plan  # type: ignore[attr-defined]
+        register()
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing, and the sentence is ours
         hydra_main(config_path=str(folder("conf")), config_name="config", version_base="1.3")(job)()
 
@@ -132,25 +159,21 @@ def command_line(task: Callable[["DictConfig"], Any]) -> None:
 @contextmanager
 def sentences() -> Iterator[None]:
     """Turn what the user can mend into a sentence on stderr and an exit code; HYDRA_FULL_ERROR=1 shows the traceback."""
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
-    from hops.config import did_you_mean
-
     try:
         yield
-    except KeyboardInterrupt:
-        print("interrupted: no cube was written", file=sys.stderr)
+        sys.stdout.flush()
+    except KeyboardInterrupt as interrupt:
+        print(": ".join(["interrupted", *map(str, interrupt.args)]), file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # piped into head: nobody reads on, and the interpreter must not complain at its exit either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except (ValueError, HydraException, OmegaConfBaseException) as error:
-        if WANTS_TRACEBACK:
+    except Exception as error:
+        from hops.config import CAN_MEND, sentence
+
+        if WANTS_TRACEBACK or not isinstance(error, CAN_MEND):
             raise
-        causes = [error] + ([error.__cause__] if isinstance(error.__cause__, OmegaConfBaseException) else [])
-        said = [str(each).partition("\nConfig search path")[0].strip() for each in causes if str(each).strip()]
-        print("\n".join([*said, *did_you_mean(error)]), file=sys.stderr)
+        print(sentence(error), file=sys.stderr)
         sys.exit(1)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hops import kernels
+from hops.checks import count
 from hops.metrics import TICKS
 from hops.simulation import Case
 
@@ -19,10 +20,8 @@ def timeline_frame(case: Case, draw: int = 0) -> "pd.DataFrame":
     """Start and end [s] of every op in one draw: columns rank, op, stage, kind, microbatch, start, end, by rank and start."""
     import pandas as pd
 
-    if not 0 <= draw < case.scenario.draws:
-        raise ValueError(f"draw must be from 0 to {case.scenario.draws - 1}; got {draw}")
-    start, end = op_ticks(case, draw)
-    program = case.structure.program
+    start, end = op_ticks(case, count("draw", draw, least=0, most=case.scenario.draws - 1))
+    program = case.program
     ranks = [rank for rank, _ in program.order]
     ops = [op for _, op in program.order]
     frame = pd.DataFrame(

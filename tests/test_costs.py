@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from hops.checks import Infeasible
-from hops.cluster import GPUS
 from hops.costs import Explicit, Transformer
+from hops.hardware import GPUS
 
 SHAPE = {
     "layers": 48,

@@ -32,7 +32,7 @@ def test_cache__is_renamed_by_an_edit_of_any_source(tmp_path, monkeypatch):
         jit.cache_folder.cache_clear()
         folders.add(jit.cache_folder())
     assert len(folders) == 4
-    assert all(folder.parent == tmp_path / "cache" / "hops" for folder in folders)
+    assert all(folder.parent == tmp_path / "cache" / "hops-numba" for folder in folders)
 
 
 def test_cache__falls_back_to_what_can_be_written(tmp_path, monkeypatch):
@@ -40,17 +40,18 @@ def test_cache__falls_back_to_what_can_be_written(tmp_path, monkeypatch):
     monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path / "temp"))
-    assert jit.cache_folder().parent == tmp_path / "temp" / "hops"
+    assert jit.cache_folder().parent == tmp_path / "temp" / f"user-{os.getuid()}" / "hops-numba"
 
 
-def test_cache__old_folders_are_pruned_and_young_ones_kept(tmp_path, monkeypatch):
+def test_cache__prunes_its_own_old_folders_and_nothing_else(tmp_path, monkeypatch):
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
-    old, young = tmp_path / "hops" / "old", tmp_path / "hops" / "young"
-    for folder in (old, young):
+    old, young, precious = (tmp_path / "hops-numba" / name for name in ("0" * 16, "1" * 16, "precious"))
+    for folder in (old, young, precious):
         folder.mkdir(parents=True)
-    os.utime(old, (0, 0))
+        if folder != young:
+            os.utime(folder, (0, 0))
     current = jit.cache_folder()
-    assert sorted(path.name for path in current.parent.iterdir()) == sorted(["young", current.name])
+    assert {path.name for path in current.parent.iterdir()} == {young.name, precious.name, current.name}
 
 
 def test_kernel__leaves_the_users_own_cache_setting_alone():

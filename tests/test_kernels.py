@@ -48,7 +48,7 @@ def cells(draw):
 def twin_of(made, draw):
     """The twin's answer for a config: when, busy, exposed."""
     model, pp = made["model"], made["pp"]
-    program = prepare(Scenario.from_config(made)).structure.program
+    program = prepare(Scenario.from_config(made)).program
     seconds = {}
     for s in range(pp):
         f, i, w = (model[key][s] for key in ("forward", "backward_input", "backward_weight"))
@@ -120,8 +120,29 @@ def same(a, b):
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("tile", [1, 7, 64, 4096])
 def test_evaluate__same_bits_for_any_threads_and_tile(threads, tile):
-    cases = [noisy(schedule__name=s, draws=n, seed=seed) for s in ("1f1b", "zb_h2") for n in (70, 333) for seed in (0, 5)]
-    assert same(outcome(cases, threads=threads, tile=tile), outcome(cases, threads=1, tile=1024))
+    sizes = (70, 333) if tile < 4096 else (70, 5000)  # more draws than a tile, and fewer
+    cases = [noisy(schedule__name=s, draws=n, seed=seed, microbatches=3) for s in ("1f1b", "zb_h2") for n in sizes for seed in (0, 5)]
+    assert same(outcome(cases, threads=threads, tile=tile), outcome(cases, threads=1, tile=1000))
+
+
+def test_evaluate__same_bits_for_any_batch(monkeypatch):
+    cases = [noisy(draws=20, seed=seed) for seed in range(13)]
+    (whole,) = outcome(cases)
+    monkeypatch.setattr("hops.executor.BATCH_DRAWS", 100)
+    parts = outcome(cases)
+    assert len(parts) == 3
+    for cells, values in parts:
+        assert all((values[name] == whole[1][name][cells]).all() for name in values)
+
+
+def test_evaluate__every_cell_has_its_own_law():
+    levels = (0.05, 0.3, 0.1)
+    cases = [prepare(scenario(latency__op={"law": "lognormal", "cv": cv}, draws=200, pp=1)) for cv in levels]
+    ((_, together),) = outcome(cases)
+    for i, case in enumerate(cases):
+        ((_, alone),) = outcome([case])
+        assert (together["makespan"][i] == alone["makespan"][0]).all()
+    assert together["makespan"].std(axis=1).argsort().tolist() == [0, 2, 1]
 
 
 def test_evaluate__cells_do_not_see_each_other():

@@ -19,6 +19,7 @@ LAYERS = [
     "programs",
     "schedules",
     "cluster",
+    "hardware",
     "topologies",
     "distributions",
     "costs",

@@ -29,6 +29,11 @@ def test_csv__idle_cells_are_passed_over(tmp_path):
     assert program.to_csv() == "0F0,0B0\n1F0,1B0\n"
 
 
+def test_parse__a_line_without_a_rank_is_refused():
+    with pytest.raises(ValueError, match="line 2 of program 'mine' must read 'rank 1: <ops>'; got '1F0 1B0'"):
+        ranks("rank 0: 0F0 0B0", "1F0 1B0")
+
+
 def test_program__lists_become_tuples_and_empty_is_refused():
     assert Program("x", [[Op(0, "F", 0)]]).ranks == ((Op(0, "F", 0),),)
     with pytest.raises(ValueError, match="has no operations"):
@@ -56,6 +61,7 @@ def test_validate__a_deadlock_midway_names_the_split_backward():
 @pytest.mark.parametrize(
     ("lines", "sentence"),
     [
+        (["r: 0F0 0B0", "r:"], "gives rank 1 of 2 nothing to run"),
         (["r: 0F0 0F0 0B0"], "runs 0F0 twice"),
         (["r: 0F0 0B0 1F0 1B0"], "runs 1F0 on rank 0; placement 'line' has it on 1"),
         (["r: 0B0 0F1 0B1"], "never runs 0F0"),

@@ -6,7 +6,7 @@ import pytest
 from conftest import config, scenario
 
 from hops.checks import Infeasible
-from hops.executor import Executor, evaluate
+from hops.executor import make_executor
 from hops.scenario import Choice, Scenario
 from hops.simulation import prepare
 
@@ -14,11 +14,11 @@ from hops.simulation import prepare
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"pp": 0}, "pp must be a whole number of at least 1; got 0"),
-        ({"microbatches": -3}, "microbatches must be a whole number of at least 1; got -3"),
-        ({"microbatches": 2.5}, "microbatches must be a whole number of at least 1; got 2.5"),
-        ({"microbatches": math.nan}, "microbatches must be a whole number of at least 1; got nan"),
-        ({"microbatches": math.inf}, "microbatches must be a whole number of at least 1; got inf"),
+        ({"pp": 0}, "pp must be a whole number from 1 to 2048; got 0"),
+        ({"microbatches": -3}, "microbatches must be a whole number from 1 to 1048576; got -3"),
+        ({"microbatches": 2.5}, "microbatches must be a whole number from 1 to 1048576; got 2.5"),
+        ({"microbatches": math.nan}, "microbatches must be a whole number from 1 to 1048576; got nan"),
+        ({"microbatches": math.inf}, "microbatches must be a whole number from 1 to 1048576; got inf"),
         ({"draws": 0}, "draws must be a whole number from 1 to"),
         ({"draws": None}, "draws must be a whole number from 1 to .*; got None"),
         ({"seed": 2**32}, "seed must be a whole number from 0 to 4294967295; got 4294967296"),
@@ -36,10 +36,15 @@ from hops.simulation import prepare
         ({"model__layers": 2}, "model.layers has no meaning for explicit"),
         ({"model__forward": None}, "model.forward is not set"),
         ({"latency__op": {"law": "lognormall"}}, r"no latency law named 'lognormall'; did you mean 'lognormal'\?"),
-        ({"latency__op": {"law": "lognormal", "cv": -0.1}}, "latency.op.cv must be a finite number above 0; got -0.1"),
+        ({"latency__op": {"law": "lognormal", "cv": -0.1}}, "latency.op.cv must be a finite number at least 0; got -0.1"),
         ({"latency__op": {"law": "lognormal", "cv": 2}}, "latency.op.cv must be at most 1 for law lognormal; got 2"),
         ({"latency__op": {"law": "lognormal", "alpha": 2}}, "latency.op.alpha has no meaning for law lognormal"),
-        ({"latency__op": {"law": "none", "cv": 0.1}}, "latency.op has cv but no law"),
+        ({"latency": 5}, "latency must be a section of keys; got 5"),
+        ({"latency__op": 5}, "latency.op must be a section of keys; got 5"),
+        ({"model__forward": {"a": 1}}, "model.forward must be a value or a list; got a section"),
+        ({"seed": 10**400}, "seed must be a whole number from 0 to"),
+        ({"pp": 4096}, "pp must be a whole number from 1 to 2048; got 4096"),
+        ({"microbatches": 2**20 + 1}, "microbatches must be a whole number from 1 to 1048576; got 1048577"),
         ({"latency__ops": {"law": "none"}}, "latency.ops has no meaning"),
     ],
 )
@@ -72,7 +77,7 @@ def test_sections__one_and_true_are_different_questions():
 
 
 def test_prepare__refuses_times_that_the_clock_cannot_count():
-    with pytest.raises(ValueError, match="stage 0 computes F in 1e-10 s; the clock counts whole ns"):
+    with pytest.raises(ValueError, match="stage 0 computes F in 1e-10 s, less than the 1 ns that the clock counts"):
         prepare(scenario(model__forward=1e-10))
     with pytest.raises(ValueError, match="beyond the 2.62 ns"):
         prepare(scenario(model__forward=1e9))
@@ -80,26 +85,60 @@ def test_prepare__refuses_times_that_the_clock_cannot_count():
         prepare(scenario(topology__latency=1e9))
 
 
-def test_prepare__stages_beyond_the_noise_address_are_infeasible():
-    with pytest.raises(Infeasible, match="stage 2048 does not fit the noise address"):
-        prepare(scenario(pp=2049, microbatches=1))
+def test_prepare__more_passes_than_memory_holds_are_infeasible():
+    with pytest.raises(Infeasible, match="pp=2048 and microbatches=1024 make 2097152 passes .* at most 1048576"):
+        prepare(scenario(pp=2048, microbatches=1024))
+
+
+def test_prepare__times_that_noise_could_round_away_are_refused():
+    """At cv 1 the smallest factor is about 1/270: 1 ns becomes nothing, and a share of nothing is no number."""
+    with pytest.raises(ValueError, match="stage 0 computes F in 1e-09 s, and a factor of 0.0036 makes that less than the 1 ns"):
+        prepare(scenario(model__forward=1e-9, latency__op={"law": "lognormal", "cv": 1.0}))
+
+
+def test_prepare__noise_counts_when_times_are_added_up():
+    year = 365.25 * 86400.0
+    prepare(scenario(pp=1, microbatches=1, model__forward=40 * year))
+    with pytest.raises(ValueError, match="beyond the 2.62 ns"):
+        prepare(scenario(pp=1, microbatches=1, model__forward=40 * year, latency__op={"law": "lognormal", "cv": 1.0}))
+
+
+def test_config__nothing_may_be_left_out():
+    incomplete = config()
+    del incomplete["seed"], incomplete["model"]
+    with pytest.raises(ValueError, match="model, seed must not be left out of the config"):
+        Scenario.from_config(incomplete)
+
+
+def test_choices__one_and_true_are_different_questions():
+    prepare(scenario(topology__latency=1))
+    with pytest.raises(ValueError, match="topology.latency must be a finite number at least 0; got True"):
+        prepare(scenario(topology__latency=True))
+
+
+def test_latency__a_cv_of_zero_is_no_noise():
+    assert scenario(latency__op={"law": "lognormal", "cv": 0}).latency.op is None
+
+
+def test_latency__a_law_of_none_ignores_parameters():
+    assert scenario(latency__op={"law": "none", "cv": 0.1}).latency.op is None
 
 
 @pytest.mark.parametrize(
     ("values", "sentence"),
-    [({"threads": 0}, "executor.threads must be"), ({"tile": 0}, "executor.tile must be"), ({"tile": 2**21}, "from 1 to 1048576")],
+    [
+        ({"threads": 0}, "executor.threads must be"),
+        ({"tile": 0}, "executor.tile must be"),
+        ({"tile": 2**21}, "from 1 to 1048576"),
+        ({"name": "dask"}, r"no executor named 'dask' \(known: local\)"),
+        ({"tiles": 7}, r"no key of executor named 'tiles'; did you mean 'tile'\?"),
+    ],
 )
 def test_executor__refuses(values, sentence):
     with pytest.raises(ValueError, match=sentence):
-        Executor(**values)
+        make_executor(values)
 
 
 def test_prepare__a_message_that_never_ends_is_refused():
     with pytest.raises(ValueError, match="times add up to inf s"):
         prepare(scenario(model__p2p_bytes=1e300, topology__bandwidth=1e-300))
-
-
-def test_evaluate__more_draws_than_memory_holds_are_refused():
-    case = prepare(scenario(draws=2**33, latency__op={"law": "lognormal"}))
-    with pytest.raises(ValueError, match="draws=8589934592 need about 1.72e.03 GB for the metrics of one cell"):
-        next(evaluate([case], Executor()))

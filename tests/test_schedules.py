@@ -111,7 +111,7 @@ def test_claims__are_exact_somewhere_in_the_grid(name):
 def test_kernel__equals_the_twin(name, pp, m, p2p):
     write(name, pp, m)
     case = uniform(name, pp, m, p2p=p2p)
-    program = case.structure.program
+    program = case.program
     seconds = {(s, "F"): TIMES.f * 1e-9 for s in range(program.n_stages)}
     for s in range(program.n_stages):
         i, w = TIMES.i * 1e-9, TIMES.w * 1e-9
@@ -160,7 +160,6 @@ def test_constraint__names_the_reason_and_the_nearest_sizes():
         name="even",
         build=lambda pp, microbatches: None,
         source="this test",
-        summary="",
         constraints=(Constraint(lambda p, m: m % p == 0, "microbatches divisible by pp"),),
     )
     even.check(4, 8)

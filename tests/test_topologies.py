@@ -30,8 +30,9 @@ def test_cluster__has_a_device_a_rank_and_a_path_between_all(name, pp):
     assert TOPOLOGIES[name].source
 
 
-def test_pcie__one_rank_moves_across_switch_sockets_and_nodes():
-    paths = [build("pcie", order=[0, other]).between(0, 1) for other in (1, 2, 4, 8)]
+@pytest.mark.parametrize("gpu", ["a100", "h100"])
+def test_pcie__one_rank_moves_across_switch_sockets_and_nodes(gpu):
+    paths = [build("pcie", gpu=gpu, order=[0, other]).between(0, 1) for other in (1, 2, 4, 8)]
     assert [path.path_class for path in paths] == ["PIX", "PHB", "SYS", "NET"]
     assert [len(path.hops) for path in paths] == [1, 3, 5, 7]
     latencies = [path.latency for path in paths]
@@ -39,7 +40,8 @@ def test_pcie__one_rank_moves_across_switch_sockets_and_nodes():
     assert len(set(latencies)) == 4
     assert paths[2].bandwidth < paths[1].bandwidth
     assert paths[3].bandwidth != paths[2].bandwidth
-    assert str(paths[2]) == "SYS (PCIe switch > host bridge > socket link > host bridge > PCIe switch), 6.5 us, 39 GB/s"
+    size = {"a100": 24, "h100": 39}[gpu]
+    assert str(paths[2]) == f"SYS (PCIe switch > host bridge > socket link > host bridge > PCIe switch), 6.1 us, {size} GB/s"
 
 
 def test_dgx__sockets_share_nvswitch_and_nodes_do_not():
@@ -71,6 +73,7 @@ def test_nodes__as_many_as_needed_or_as_told(name):
     [
         ({"gpu": "b200"}, r"no topology.gpu named 'b200' \(known: a100, h100\)"),
         ({"nodes": 0}, "topology.nodes must be a whole number of at least 1; got 0"),
+        ({"order": 5}, "topology.order must be a list of device numbers, one a rank; got 5"),
         ({"order": [0, 0]}, "gives one device to two ranks"),
         ({"order": [0]}, "must name one device a rank; got 1 devices for pp=2"),
         ({"order": [0, -1]}, "device must be a whole number of at least 0; got -1"),

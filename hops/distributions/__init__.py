@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hops.checks import positive
-from hops.registry import Registry, keywords, open_door, summary
+from hops.registry import Registry, keywords, open_door
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,7 +30,6 @@ class Law:
     at_most: dict[str, float]  # the table's error is tested up to here
     support: str
     source: str
-    summary: str
 
     @property
     def parameters(self) -> dict[str, float]:
@@ -42,7 +41,7 @@ class Law:
         for key in values:
             if key not in self.parameters:
                 raise ValueError(f"{prefix}.{key} has no meaning for law {self.name} (it takes {', '.join(self.parameters)})")
-        checked = {key: positive(f"{prefix}.{key}", values.get(key, default)) for key, default in self.parameters.items()}
+        checked = {key: positive(f"{prefix}.{key}", values.get(key, default), zero=key == "cv") for key, default in self.parameters.items()}
         for key, value in checked.items():
             if value > self.at_most[key]:
                 raise ValueError(f"{prefix}.{key} must be at most {self.at_most[key]:g} for law {self.name}; got {value:g}")
@@ -56,7 +55,7 @@ def law(name: str, **claims: Any) -> Callable[[Quantile], Quantile]:
     """Register the decorated quantile function under ``name``; ``claims`` are the other fields of `Law`."""
 
     def register(ppf: Quantile) -> Quantile:
-        LAWS.add(name, Law(name=name, ppf=ppf, summary=summary(ppf), **claims))
+        LAWS.add(name, Law(name=name, ppf=ppf, **claims))
         return ppf
 
     return register

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from hops.checks import Infeasible, count
 from hops.programs import Op, Program
-from hops.registry import Registry, keywords, open_door, summary
+from hops.registry import Registry, keywords, open_door
 
 __all__ = ["SCHEDULES", "Constraint", "Op", "Program", "Schedule", "Times", "program", "schedule"]
 
@@ -44,7 +44,6 @@ class Schedule:
     name: str
     build: Callable[..., Program]
     source: str
-    summary: str
     aliases: tuple[str, ...] = ()
     constraints: tuple[Constraint, ...] = ()
     makespan: Callable[[int, int, Times], int] | None = None
@@ -76,7 +75,7 @@ def schedule(name: str, **claims: Any) -> Callable[[Callable[..., Program]], Cal
     """Register the decorated builder under ``name``; ``claims`` are the other fields of `Schedule`."""
 
     def register(build: Callable[..., Program]) -> Callable[..., Program]:
-        record = Schedule(name=name, build=build, summary=summary(build), **claims)
+        record = Schedule(name=name, build=build, **claims)
         SCHEDULES.add(name, record, record.aliases)
         return build
 

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from math import inf
 
-from hops.topologies import GPUS, Cluster, Hop, Level, build, one_of, positive, topology
+from hops.checks import one_of, positive
+from hops.hardware import GPUS
+from hops.topologies import Cluster, Hop, Level, build, topology
 
 
 @topology("uniform", source="the cluster that schedule papers assume")
