@@ -42,8 +42,8 @@ def quantile_table(name: str, parameters: tuple[tuple[str, float], ...]) -> NDAr
 
     With v the distance of the 32 random bits from the nearer end and w = v + 1/2, the factor is intercept + slope w in
     the cell that the exponent and the top six mantissa bits of w name: octave-spaced knots all the way, so the body
-    and both tails are one code path. A uniform body with octave-spaced tails, tried first, needed a branch
-    or a select a draw and was no more accurate for the same number of cache lines.
+    and both tails are one code path without a branch. (4,096 uniform cells look up in 0.51 ns instead of 0.77, but
+    have no tails: at cv 0.05 their outermost cell alone spans factors from 0.73 to 0.84.)
     """
     law = LAWS[name]
     k = np.arange(SIDE + 1)

@@ -49,21 +49,21 @@ class Scenario:
     """One cell: sizes, schedule, topology, model and noise.
 
     ``draws`` is the number of sampled iterations (one when nothing varies), ``seed`` the first word of every noise
-    address. Build one from a config with `from_config`, which checks every value.
+    address. `from_config` makes one from a config and checks every value; defaults stand in ``conf/config.yaml``.
     """
 
     schedule: Choice
     topology: Choice
     model: Model
     latency: Latency
-    pp: int = 8
-    vpp: int | None = None
-    microbatches: int = 32
-    microbatch_size: int = 1
-    draws: int = 1000
-    seed: int = 0
-    p2p: str = "channel"
-    barrier: bool = True
+    pp: int
+    vpp: int | None
+    microbatches: int
+    microbatch_size: int
+    draws: int
+    seed: int
+    p2p: str
+    barrier: bool
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Scenario":
