@@ -32,7 +32,10 @@ class Op(NamedTuple):
 
 
 # placement name -> (pp, stage) -> rank
-PLACEMENTS: dict[str, Callable[[int, int], int]] = {"line": lambda pp, stage: stage}
+PLACEMENTS: dict[str, Callable[[int, int], int]] = {
+    "line": lambda pp, stage: stage,
+    "loop": lambda pp, stage: stage % pp,
+}
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ and ``metrics`` says what its ticks mean. Every arrow is a function of frozen va
 sweep ask the same again.
 """
 
+import math
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ from hops.metrics import TICKS, Floats
 from hops.noise import extreme_factors, quantile_table
 from hops.programs import KINDS, Program
 from hops.scenario import Choice, Scenario
-from hops.schedules import program
+from hops.schedules import SCHEDULES, program
 from hops.topologies import TOPOLOGIES
 
 MOST_PASSES = 1 << 20  # of a microbatch through a stage, forward and backward: beyond, a graph takes gigabytes
@@ -72,7 +73,7 @@ class Case(NamedTuple):
 def prepare(scenario: Scenario) -> Case:
     """Build all that one cell needs; ``ValueError`` for what cannot be meant, `Infeasible` for sizes that do not fit."""
     s = scenario
-    passes = s.pp * (s.vpp or 1) * s.microbatches
+    passes = math.prod(SCHEDULES[s.schedule.name].sizes(s.pp, s.microbatches, s.vpp))
     if passes > MOST_PASSES:
         sizes = f"pp={s.pp} and microbatches={s.microbatches}"
         raise Infeasible(f"{sizes} make {passes} passes of a microbatch through a stage; at most {MOST_PASSES} are possible")

@@ -23,7 +23,7 @@ OPTIONS = [
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_option__runs_out_of_the_box(option):
-    cell = hops.simulate(option, "draws=4", "microbatches=4")
+    cell = hops.simulate(option, "draws=4", "microbatches=8")
     assert (cell["iteration_time"] > 0).all()
 
 

@@ -1,5 +1,6 @@
 """The standing test of the door of schedules: every record is held to what it claims, over odd and degenerate sizes."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -34,31 +35,35 @@ SIZES = [
 ]
 TIMES = Times(f=1000, i=990, w=700, hop=1)
 GOLDEN = Path(__file__).parent / "golden"
+CHUNKS = (2, 3)  # for schedules that have them
 
+
+def variants():
+    """(name, vpp, pp, m) of every schedule at every size, and whether its record accepts them."""
+    for name, record in SCHEDULES.items():
+        for vpp in CHUNKS if record.default_vpp else (None,):
+            for pp, m in SIZES:
+                sizes = record.sizes(pp, m, vpp)
+                yield (name, vpp, pp, m), all(constraint.holds(*sizes) for constraint in record.constraints)
+
+
+ACCEPTED = [variant for variant, accepted in variants() if accepted]
+REFUSED = [variant for variant, accepted in variants() if not accepted]
 every_schedule = pytest.mark.parametrize("name", SCHEDULES)
-every_size = pytest.mark.parametrize(("pp", "m"), SIZES)
+every_variant = pytest.mark.parametrize(("name", "vpp", "pp", "m"), ACCEPTED)
 
 
-def write(name, pp, m):
-    """The program, or a skip where the record refuses the size with a reason."""
-    try:
-        return hops.program(name, pp=pp, microbatches=m)
-    except Infeasible as reason:
-        pytest.skip(str(reason))
-
-
-def uniform(name, pp, m, **changes):
+def uniform(name, pp, m, vpp, **changes):
     """A case with uniform stage times `TIMES`, in ticks."""
     model = {"family": "explicit", "per": "stage", "p2p_bytes": 0.0}
     model |= {"forward": TIMES.f * 1e-9, "backward_input": TIMES.i * 1e-9, "backward_weight": TIMES.w * 1e-9}
     topology = {"name": "uniform", "latency": TIMES.hop * 1e-9, "bandwidth": float("inf")}
-    return prepare(scenario(schedule__name=name, pp=pp, microbatches=m, model=model, topology=topology, **changes))
+    return prepare(scenario(schedule__name=name, pp=pp, microbatches=m, vpp=vpp, model=model, topology=topology, **changes))
 
 
-@every_schedule
-@every_size
-def test_program__is_complete_and_runs(name, pp, m):
-    program = write(name, pp, m)
+@every_variant
+def test_program__is_complete_and_runs(name, vpp, pp, m):
+    program = hops.program(name, pp=pp, microbatches=m, vpp=vpp)
     ops = [op for rank in program.ranks for op in rank]
     assert len(ops) == len(set(ops)) == program.n_ops
     for stage in range(program.n_stages):
@@ -67,50 +72,58 @@ def test_program__is_complete_and_runs(name, pp, m):
             assert kinds in ({"F", "B"}, {"F", "I", "W"})
     assert program.microbatches == m
     assert program.pp == pp
+    assert program.n_stages == pp * (vpp or 1)
     order = [op for _, op in program.order]
     assert sorted(order) == sorted(ops)
 
 
-@every_schedule
-@every_size
-def test_program__round_trips_as_text_and_csv(name, pp, m, tmp_path):
-    program = write(name, pp, m)
+@every_variant
+def test_program__round_trips_as_text_and_csv(name, vpp, pp, m, tmp_path):
+    program = hops.program(name, pp=pp, microbatches=m, vpp=vpp)
     assert Program.parse(str(program), name, program.placement) == program
     program.to_csv(tmp_path / "order.csv")
     assert Program.from_csv(tmp_path / "order.csv", name, program.placement) == program
 
 
-@every_schedule
-@every_size
-def test_claims__hold_exactly(name, pp, m):
-    record, program = SCHEDULES[name], write(name, pp, m)
+@every_variant
+def test_claims__hold_exactly(name, vpp, pp, m):
+    record, program = SCHEDULES[name], hops.program(name, pp=pp, microbatches=m, vpp=vpp)
+    sizes = record.sizes(pp, m, vpp)
     if record.in_flight is not None:
-        assert program.in_flight == tuple(record.in_flight(pp, m, rank) for rank in range(pp))
+        assert program.in_flight == tuple(record.in_flight(*sizes, rank) for rank in range(pp))
     if record.messages is not None:
-        graph = uniform(name, pp, m, p2p="channel").structure.graph
-        assert np.count_nonzero(graph.rank < 0) == record.messages(pp, m)
-    if record.exact_when(pp, m):
-        ticks, _ = run_ticks(uniform(name, pp, m))
+        graph = uniform(name, pp, m, vpp, p2p="channel").structure.graph
+        assert np.count_nonzero(graph.rank < 0) == record.messages(*sizes)
+    if record.exact_when(*sizes):
+        ticks, _ = run_ticks(uniform(name, pp, m, vpp))
         if record.makespan is not None:
-            assert ticks[0, 0] == record.makespan(pp, m, TIMES)
+            assert ticks[0, 0] == record.makespan(*sizes, TIMES)
         if record.span is not None:
-            assert ticks[1, 0] == record.span(pp, m, TIMES)
+            assert ticks[1, 0] == record.span(*sizes, TIMES)
 
 
 @every_schedule
-def test_claims__are_exact_somewhere_in_the_grid(name):
+def test_claims__are_exact_at_three_sizes_of_the_grid_or_more(name):
     record = SCHEDULES[name]
     assert record.source
-    if record.makespan or record.span:
-        assert sum(record.exact_when(pp, m) for pp, m in SIZES) >= 3
+    assert record.makespan or record.span
+    exact = [variant for variant in ACCEPTED if variant[0] == name and record.exact_when(*record.sizes(*variant[2:], variant[1]))]
+    assert len(exact) >= 3
 
 
-@every_schedule
-@every_size
+@pytest.mark.parametrize(("name", "vpp", "pp", "m"), REFUSED)
+def test_refusal__names_the_reason_and_sizes_that_work(name, vpp, pp, m):
+    with pytest.raises(Infeasible) as refused:
+        hops.program(name, pp=pp, microbatches=m, vpp=vpp)
+    assert re.match(rf"{name} needs .+; got pp={pp} and microbatches={m} ", str(refused.value))
+    for size in re.search(r"\(try microbatches=(.*)\)", str(refused.value))[1].split(" or "):
+        assert hops.program(name, pp=pp, microbatches=int(size), vpp=vpp).microbatches == int(size)
+
+
+@every_variant
 @pytest.mark.parametrize("p2p", ["latency", "channel"])
-def test_kernel__equals_the_twin(name, pp, m, p2p):
-    write(name, pp, m)
-    case = uniform(name, pp, m, p2p=p2p)
+def test_kernel__equals_the_twin(name, vpp, pp, m, p2p):
+    case = uniform(name, pp, m, vpp, p2p=p2p)
     program = case.program
     seconds = {(s, "F"): TIMES.f * 1e-9 for s in range(program.n_stages)}
     for s in range(program.n_stages):
@@ -127,14 +140,56 @@ def test_kernel__equals_the_twin(name, pp, m, p2p):
     assert list(total[1]) == exposed
 
 
-@pytest.mark.parametrize("name", ["gpipe", "1f1b", "zb_h1", "zb_h2"])
+def test_golden__every_schedule_has_one():
+    assert {path.name for path in GOLDEN.iterdir()} == {f"{name}_p4_m8.txt" for name in SCHEDULES}
+
+
+@every_schedule
 def test_golden__is_what_the_paper_draws(name):
     assert str(hops.program(name, pp=4, microbatches=8)) + "\n" == (GOLDEN / f"{name}_p4_m8.txt").read_text()
 
 
 def test_names__unknown_gets_the_nearest():
-    with pytest.raises(ValueError, match=r"no schedule named '1f1b1'; did you mean '1f1b'\? \(known: 1f1b, gpipe, zb, zb_h1, zb_h2\)"):
+    with pytest.raises(ValueError, match=r"no schedule named '1f1b1'; did you mean '1f1b'\? \(known: 1F1B, "):
         hops.program("1f1b1", pp=2, microbatches=2)
+
+
+@pytest.mark.parametrize(
+    ("torch", "ours"), [("1F1B", "1f1b"), ("GPipe", "gpipe"), ("Interleaved1F1B", "interleaved"), ("LoopedBFS", "looped_bfs")]
+)
+def test_names__torch_class_strings_are_aliases(torch, ours):
+    assert SCHEDULES.canonical(torch) == ours
+
+
+def test_chunks__default_refusals_and_free_choice():
+    assert hops.program("interleaved", pp=2, microbatches=4).n_stages == 4
+    assert hops.program("interleaved", pp=2, microbatches=4, vpp=5).n_stages == 10
+    with pytest.raises(Infeasible, match=r"interleaved has at least 2 chunks a rank; got vpp=1 \(try vpp=2\)"):
+        hops.program("interleaved", pp=2, microbatches=4, vpp=1)
+
+
+def test_interleaved__refuses_short_groups_with_the_nearest_sizes():
+    with pytest.raises(
+        Infeasible,
+        match=r"interleaved needs microbatches divisible by group_size .* got pp=4 and microbatches=9 \(try microbatches=8 or 12\)",
+    ):
+        hops.program("interleaved", pp=4, microbatches=9)
+    with pytest.raises(Infeasible, match=r"\(try microbatches=4\)"):
+        hops.program("interleaved", pp=4, microbatches=3)
+    assert hops.program("interleaved", pp=4, microbatches=9, group_size=9).microbatches == 9
+    assert hops.program("interleaved", pp=4, microbatches=14, group_size=5).microbatches == 14
+    with pytest.raises(Infeasible, match="got pp=4 and microbatches=9"):
+        hops.program("interleaved", pp=4, microbatches=9, group_size=3)
+
+
+def test_looped_bfs__backward_order_changes_the_order_and_not_the_makespan():
+    reverse, forward = (hops.program("looped_bfs", pp=2, microbatches=3, backward_order=order) for order in ("reverse", "forward"))
+    assert str(reverse).splitlines()[0].endswith("2B2 2B1 2B0 0B2 0B1 0B0")
+    assert str(forward).splitlines()[0].endswith("2B0 2B1 2B2 0B0 0B1 0B2")
+    spans = [run_ticks(uniform("looped_bfs", 4, 9, 2, schedule__backward_order=order))[0][0, 0] for order in ("reverse", "forward")]
+    assert spans[0] == spans[1]
+    with pytest.raises(ValueError, match=r"no schedule.backward_order named 'fifo' \(known: forward, reverse\)"):
+        hops.program("looped_bfs", pp=2, microbatches=3, backward_order="fifo")
 
 
 def test_names__zb_is_short_for_zb_h1():
@@ -162,11 +217,11 @@ def test_constraint__names_the_reason_and_the_nearest_sizes():
         source="this test",
         constraints=(Constraint(lambda p, m: m % p == 0, "microbatches divisible by pp"),),
     )
-    even.check(4, 8)
+    even.check(4, 8, None, {})
     with pytest.raises(
         Infeasible, match=r"even needs microbatches divisible by pp; got pp=4 and microbatches=9 \(try microbatches=8 or 12\)"
     ):
-        even.check(4, 9)
+        even.check(4, 9, None, {})
 
 
 def test_times__full_backward_is_both_halves():

@@ -2,7 +2,8 @@
 
 A schedule is a function ``(pp, microbatches, **parameters) -> Program`` under the `schedule` decorator, which states
 beside the code where the order comes from, which sizes it accepts and why, and what its paper claims, so that the
-standing test (``tests/test_schedules.py``) can hold the code to it.
+standing test (``tests/test_schedules.py``) can hold the code to it. Schedules with several chunks a rank
+(``default_vpp``) take ``vpp`` as a third size, and so do all their claims.
 """
 
 from collections.abc import Callable
@@ -33,36 +34,56 @@ class Times(NamedTuple):
 class Constraint(NamedTuple):
     """Which sizes a schedule accepts, and the reason in words that complete "<schedule> needs ..."."""
 
-    holds: Callable[[int, int], bool]  # (pp, microbatches)
+    holds: Callable[..., bool]  # (*sizes, **parameters)
     needs: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """One schedule: how to write it, and what is claimed of it. Closed forms are exact where `exact_when` says."""
+    """One schedule: how to write it, and what is claimed of it. Closed forms are exact where `exact_when` says.
+
+    ``sizes`` are (pp, microbatches), with ``default_vpp`` (pp, microbatches, vpp).
+    """
 
     name: str
     build: Callable[..., Program]
     source: str
     aliases: tuple[str, ...] = ()
+    default_vpp: int | None = None  # chunks a rank where vpp=null; None: always one
     constraints: tuple[Constraint, ...] = ()
-    makespan: Callable[[int, int, Times], int] | None = None
-    span: Callable[[int, int, Times], int] | None = None
-    exact_when: Callable[[int, int], bool] = lambda p, m: False
-    in_flight: Callable[[int, int, int], int] | None = None  # (pp, microbatches, rank) -> activations at the worst moment
-    messages: Callable[[int, int], int] | None = None
+    makespan: Callable[..., int] | None = None  # (*sizes, Times)
+    span: Callable[..., int] | None = None  # (*sizes, Times)
+    exact_when: Callable[..., bool] = lambda *sizes: False  # (*sizes)
+    in_flight: Callable[..., int] | None = None  # (*sizes, rank) -> chunk activations at the worst moment
+    messages: Callable[..., int] | None = None  # (*sizes)
 
     @property
     def parameters(self) -> dict[str, Any]:
         """Keywords that the builder takes besides the sizes, with their defaults."""
         return keywords(self.build)
 
-    def check(self, pp: int, microbatches: int) -> None:
+    def sizes(self, pp: int, microbatches: int, vpp: int | None) -> tuple[int, ...]:
+        """Sizes as the builder and the claims take them; chunks that the schedule cannot have are an `Infeasible`."""
+        if self.default_vpp is None:
+            if vpp not in (None, 1):
+                raise Infeasible(f"{self.name} has one chunk a rank; got vpp={vpp} (leave vpp=null)")
+            return pp, microbatches
+        chunks = self.default_vpp if vpp is None else vpp
+        if chunks < 2:
+            raise Infeasible(f"{self.name} has at least 2 chunks a rank; got vpp={vpp} (try vpp=2)")
+        return pp, microbatches, chunks
+
+    def check(self, pp: int, microbatches: int, vpp: int | None, params: dict[str, Any]) -> None:
         """Raise `Infeasible` with the reason and the nearest microbatch counts that work."""
+        _, _, *chunks = self.sizes(pp, microbatches, vpp)
         for constraint in self.constraints:
-            if not constraint.holds(pp, microbatches):
-                below = next((m for m in range(microbatches - 1, 0, -1) if constraint.holds(pp, m)), None)
-                above = next((m for m in range(microbatches + 1, 2 * microbatches + 4 * pp) if constraint.holds(pp, m)), None)
+
+            def works(m: int, holds: Callable[..., bool] = constraint.holds) -> bool:
+                return holds(pp, m, *chunks, **params)
+
+            if not works(microbatches):
+                below = next((m for m in range(microbatches - 1, 0, -1) if works(m)), None)
+                above = next((m for m in range(microbatches + 1, 2 * microbatches + 4 * pp) if works(m)), None)
                 near = " or ".join(str(m) for m in (below, above) if m is not None)
                 hint = f" (try microbatches={near})" if near else ""
                 raise Infeasible(f"{self.name} needs {constraint.needs}; got pp={pp} and microbatches={microbatches}{hint}")
@@ -88,15 +109,13 @@ def program(name: str, pp: int, microbatches: int, vpp: int | None = None, **par
     Raises ``ValueError`` for an unknown name or parameter and `Infeasible` for sizes that the schedule refuses.
     """
     record = SCHEDULES[name]
-    pp, microbatches = count("pp", pp), count("microbatches", microbatches)
-    if vpp not in (None, 1):
-        raise Infeasible(f"{record.name} has one chunk a rank; got vpp={vpp} (leave vpp=null)")
+    pp, microbatches, vpp = count("pp", pp), count("microbatches", microbatches), None if vpp is None else count("vpp", vpp)
     for key in params:
         if key not in record.parameters:
             known = ", ".join(record.parameters) or "none"
             raise ValueError(f"{record.name} has no parameter {key!r} (known: {known})")
-    record.check(pp, microbatches)
-    return record.build(pp, microbatches, **params).validate()
+    record.check(pp, microbatches, vpp, params)
+    return record.build(*record.sizes(pp, microbatches, vpp), **params).validate()
 
 
 open_door(__name__, __path__)

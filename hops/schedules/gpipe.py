@@ -9,6 +9,7 @@ from hops.schedules import Op, Program, schedule
 
 @schedule(
     "gpipe",
+    aliases=("GPipe",),
     source="Huang et al. 2019, GPipe, fig. 2 (arXiv:1811.06965); backward order of torch.distributed.pipelining ScheduleGPipe",
     makespan=lambda p, m, t: (m + p - 1) * (t.f + t.b) + 2 * (p - 1) * t.hop,
     exact_when=lambda p, m: True,

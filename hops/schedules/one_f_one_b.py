@@ -9,6 +9,7 @@ from hops.schedules import Op, Program, schedule
 
 @schedule(
     "1f1b",
+    aliases=("1F1B",),
     source="Narayanan et al. 2021, Megatron-LM, fig. 4 top (arXiv:2104.04473); Fan et al. 2021, DAPPLE (arXiv:2007.01045)",
     makespan=lambda p, m, t: (m + p - 1) * (t.f + t.b) + (2 * (p - 1) * (m // p) + 2 * (p - 1) - 2) * t.hop,
     exact_when=lambda p, m: p > 1 and m % p == 0,

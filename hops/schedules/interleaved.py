@@ -1,0 +1,47 @@
+"""Interleaved 1F1B: every rank holds vpp chunks of the model, and microbatches pass the ranks vpp times, in groups.
+
+Megatron's virtual pipeline: in each group of ``group_size`` consecutive microbatches (default pp) all pass a rank's first
+chunk, then its second, and so on; backwards take the chunks in reverse. Divides the bubble by vpp, multiplies the
+messages by it. Where pp does not divide the microbatches Megatron's last group is shorter, as here; torch makes equal
+groups instead.
+"""
+
+from hops.schedules import Constraint, Op, Program, schedule
+
+
+def _groups_fit(pp: int, microbatches: int, vpp: int, group_size: int | None = None) -> bool:
+    size = pp if group_size is None else group_size
+    last = microbatches % size
+    return pp <= size <= microbatches and (last == 0 or last >= pp)
+
+
+@schedule(
+    "interleaved",
+    aliases=("Interleaved1F1B",),
+    default_vpp=2,
+    source="Narayanan et al. 2021, Megatron-LM, fig. 4 bottom (arXiv:2104.04473); microbatch_group_size_per_vp_stage of Megatron-Core",
+    constraints=(
+        Constraint(
+            _groups_fit,
+            "microbatches divisible by group_size (default pp), or a last group of at least pp, and group_size from pp to microbatches",
+        ),
+    ),
+    makespan=lambda p, m, v, t: (v * m + p - 1) * (t.f + t.b) + 2 * (p * v - 1) * t.hop,
+    exact_when=lambda p, m, v: p > 1 and m % p == 0,
+    in_flight=lambda p, m, v, rank: min(2 * (p - 1 - rank) + (v - 1) * p + 1, m * v),
+    messages=lambda p, m, v: 2 * m * (p * v - 1) if p > 1 else 0,
+)
+def interleaved(pp: int, microbatches: int, vpp: int, *, group_size: int | None = None) -> Program:
+    size = pp if group_size is None else group_size
+    groups = [range(at, min(at + size, microbatches)) for at in range(0, microbatches, size)]
+    table = [(chunk, k) for group in groups for chunk in range(vpp) for k in group]
+    ranks = []
+    for rank in range(pp):
+        forward = [Op(chunk * pp + rank, "F", k) for chunk, k in table]
+        backward = [Op((vpp - 1 - chunk) * pp + rank, "B", k) for chunk, k in table]
+        warmup = min(2 * (pp - 1 - rank) + (vpp - 1) * size, len(table))
+        ops = forward[:warmup]
+        for f, b in zip(forward[warmup:], backward, strict=False):
+            ops += [f, b]
+        ranks.append(ops + backward[len(table) - warmup :])
+    return Program("interleaved", ranks, "loop")  # type: ignore[arg-type]
