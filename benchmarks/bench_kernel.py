@@ -31,7 +31,8 @@ def make_kernel(pp, m, n):
     lag[0, 0] = 0
     tables = quantile_table("lognormal", (("cv", CV),))[None]
     per_draw, moments = np.empty((4, 1, n), np.int64), np.zeros((1, 3, pp, kernels.N_LIMBS), np.int64)
-    arguments = (graph, work, lag, np.zeros(1, np.int64), tables, np.zeros(1, np.uint32), 0, per_draw, moments)
+    law = np.array([[0, -1, -1, -1]])  # noise of every op, none of ranks, microbatches or links
+    arguments = (graph, work, lag, np.zeros_like(lag), law, tables, np.zeros(1, np.uint32), 0, per_draw, moments)
     return arguments, per_draw
 
 

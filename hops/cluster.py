@@ -62,6 +62,9 @@ class Path:
 
 HERE = Path("LOC", ())
 
+# NCCL's words, nearest first; their places here are noise addresses and must stay
+PATH_CLASSES = ("LOC", "NVL", "NVB", "C2C", "PIX", "PXB", "PXN", "PHB", "SYS", "NET")
+
 
 @dataclass(frozen=True)
 class Cluster:

@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from hops.checks import nearest
-from hops.distributions import LAWS
+from hops.distributions import LAWS, TERMS
 from hops.schedules import SCHEDULES
 from hops.topologies import TOPOLOGIES
 
@@ -59,9 +59,11 @@ def register_options() -> None:
             store.store(group=group, name=name, node=node, provider="hops")
     # a term has the parameters of every law, null where its law has no use for them, so that the law is a key as well
     unused: dict[str, Any] = {key: None for law in LAWS.values() for key in law.parameters}
-    store.store(group="latency", name="none", node={"op": {"law": "none", **unused}}, provider="hops")
+    calm = {term: {"law": "none", **unused} for term in TERMS}
+    store.store(group="latency", name="none", node=calm, provider="hops")
     for name, law in LAWS.items():
-        store.store(group="latency", name=name, node={"op": {"law": name, **unused, **law.parameters}}, provider="hops")
+        op = {"law": name, **unused, **law.parameters}
+        store.store(group="latency", name=name, node={**calm, "op": op}, provider="hops")
 
 
 def make_loader() -> ConfigLoaderImpl:

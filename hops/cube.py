@@ -80,7 +80,7 @@ def cube_dataset(prepared: Prepared) -> xr.Dataset:
 
     for outcome in evaluate(cases, plan.executor):
         batch = [cases[i] for i in outcome.cells]
-        certain = np.array([case.table is None for case in batch])
+        certain = np.array([not case.noisy for case in batch])
         for name, draws in outcome.per_draw.items():
             for suffix, values in statistics(draws, QUANTILES, certain).items():
                 put(name + suffix, outcome.cells, values, None if suffix else len(QUANTILES))

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from hops import kernels
 from hops.checks import count, no_such
+from hops.distributions import TERMS
 from hops.metrics import COLUMNS, Floats, draw_metrics, rank_metrics
 from hops.simulation import Case
 
@@ -86,14 +87,13 @@ def _batch(cases: list[Case], cells: list[int], n_draws: int, tile: int, pool: T
     work = np.stack([case.weights.work for case in cases])
     lag = np.stack([case.weights.lag for case in cases])
     seed = np.array([case.scenario.seed for case in cases], np.uint32)
-    rows: dict[int, tuple[int, Floats]] = {}  # tables are remembered: the same law is the same array
-    law = np.array([-1 if case.table is None else rows.setdefault(id(case.table), (len(rows), case.table))[0] for case in cases], np.int64)
-    tables = np.stack([table for _, table in rows.values()]) if rows else np.zeros((1, 1, 2))
+    link = np.stack([case.weights.link for case in cases])
+    law, tables = law_rows(cases)
 
     def task(at: int, end: int, first: int, n: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         per_draw = np.empty((4, end - at, n), np.int64)
         moments = np.zeros((end - at, 3, graph.n_ranks, kernels.N_LIMBS), np.int64)
-        kernels.evaluate(graph, work[at:end], lag[at:end], law[at:end], tables, seed[at:end], first, per_draw, moments)
+        kernels.evaluate(graph, work[at:end], lag[at:end], link[at:end], law[at:end], tables, seed[at:end], first, per_draw, moments)
         return per_draw, moments
 
     n_cells = max(1, tile // n_draws)  # small cells share a task
@@ -109,6 +109,17 @@ def _batch(cases: list[Case], cells: list[int], n_draws: int, tile: int, pool: T
         moments[at:end] += sums
     columns = {key: np.array(values, float) for key, values in zip(COLUMNS, zip(*map(_columns, cases), strict=True), strict=True)}
     return Outcome(cells, draw_metrics(per_draw, columns), rank_metrics(moments, n_draws))
+
+
+def law_rows(cases: Sequence[Case]) -> tuple[NDArray[np.int64], Floats]:
+    """Every term of every case as a row of one stack of tables: law (c, 4), -1 where a term is off, and tables (laws, cells, 2)."""
+    rows: dict[int, tuple[int, Floats]] = {}  # tables are remembered: the same law is the same array
+    law = np.full((len(cases), len(TERMS)), -1, np.int64)
+    for c, case in enumerate(cases):
+        for i, table in enumerate(case.tables):
+            if table is not None:
+                law[c, i] = rows.setdefault(id(table), (len(rows), table))[0]
+    return law, np.stack([table for _, table in rows.values()]) if rows else np.zeros((1, 1, 2))
 
 
 def _columns(case: Case) -> tuple[Any, ...]:

@@ -34,6 +34,7 @@ class Graph(NamedTuple):
     n_ranks: int
     n_slots: int
     n_factors: int
+    n_microbatches: int
 
 
 def work_index(stage: int, kind: str) -> int:
@@ -96,6 +97,7 @@ def lower(program: Program, channel: bool) -> Graph:
         n_ranks=program.pp,
         n_slots=n_slots,
         n_factors=max(factor) + 1,
+        n_microbatches=program.microbatches,
     )
     for array in graph:
         if isinstance(array, np.ndarray):

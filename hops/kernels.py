@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hops.jit import kernel
-from hops.noise import BLOCKS, LANES, OP_STREAM, draw_factors
+from hops.noise import BLOCKS, LANES, LINK_STREAM, MICROBATCH_BITS, MICROBATCH_STREAM, OP_STREAM, RANK_STREAM, draw_factors
 
 MAKESPAN, SPAN, TOTAL_BUSY, MOST_BUSY = range(4)  # rows of `per_draw`
 BUSY, EXPOSED, UTILIZATION = range(3)  # rows of `moments`
@@ -20,12 +20,17 @@ LIMB = 21  # moments are sums over limbs of 21 bits: exact for values below 2^63
 N_LIMBS = 9
 MOST_DRAWS = 1 << 20
 
+OP, RANK, MICROBATCH, LINK = range(4)  # terms of the noise, columns of `law`
+N_LINKS = 16  # classes of links at most
+
 
 class Workspace(NamedTuple):
     """Scratch of one call; rows of LANES."""
 
     finish: NDArray[np.int64]  # (slots, d)
-    factor: NDArray[np.float64]  # (factors, d)
+    factor: NDArray[np.float64]  # (factors, d) of ops
+    shared: NDArray[np.float64]  # (ranks + links + microbatches, d) factors that a window draws once
+    lag: NDArray[np.int64]  # (1 + 2 stages, d) delays, link noise included
     words: NDArray[np.uint32]  # (4, d / 4) random words, and the same memory as (d,)
     bits: NDArray[np.uint32]
     distance: NDArray[np.float64]  # (d,), and the same memory as integers
@@ -42,12 +47,15 @@ class Workspace(NamedTuple):
 
 
 @kernel
-def workspace(n_slots, n_factors, n_ranks):  # type: ignore[no-untyped-def]
+def workspace(graph, n_slots, n_lags):  # type: ignore[no-untyped-def]
     """Allocate a `Workspace`."""
+    n_ranks = graph.n_ranks
     words, distance = np.empty((4, BLOCKS), np.uint32), np.empty(LANES, np.float64)
     return Workspace(
         np.empty((n_slots, LANES), np.int64),
-        np.empty((n_factors, LANES), np.float64),
+        np.empty((graph.n_factors, LANES), np.float64),
+        np.empty((n_ranks + N_LINKS + graph.n_microbatches, LANES), np.float64),
+        np.empty((n_lags, LANES), np.int64),
         words,
         words.reshape(-1),
         distance,
@@ -65,55 +73,102 @@ def workspace(n_slots, n_factors, n_ranks):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def run_window(graph, slot, work, lag, noisy, table, seed, window, lo, hi, space):  # type: ignore[no-untyped-def]
+def draw_shared(graph, lag, link, law, tables, seed, window, lo, hi, space):  # type: ignore[no-untyped-def]
+    """Draw what a window draws once: factors of ranks, link classes and microbatches into ``space.shared``, and the lags."""
+    n, n_ranks = hi - lo, graph.n_ranks
+    for term, stream, first, count in (
+        (RANK, RANK_STREAM, 0, n_ranks),
+        (LINK, LINK_STREAM, n_ranks, N_LINKS),
+        (MICROBATCH, MICROBATCH_STREAM, n_ranks + N_LINKS, graph.n_microbatches),
+    ):
+        if law[term] >= 0:
+            for i in range(count):
+                draw_factors(
+                    window, lo, hi, i, stream, seed, 0, tables[law[term]],
+                    space.words, space.bits, space.distance, space.pattern, space.cell, space.shared, first + i,
+                )  # fmt: skip
+    for i in range(lag.size):
+        if law[LINK] >= 0:
+            row = n_ranks + link[i]
+            for d in range(n):
+                space.lag[i, d] = np.int64(lag[i] * space.shared[row, d] + 0.5)
+        else:
+            for d in range(n):
+                space.lag[i, d] = lag[i]
+
+
+@kernel
+def run_window(graph, slot, work, lag, link, law, tables, seed, window, lo, hi, space):  # type: ignore[no-untyped-def]
     """Evaluate draws lo <= . < hi of ``window`` for one cell as lanes 0 .. n-1; leaves its results in ``space``.
 
-    work (6 stages,) float ticks; lag (1 + 2 stages,) ticks; table (cells, 2); slot (o,) rows of ``space.finish``.
+    work (6 stages,) float ticks; lag, link (1 + 2 stages,) ticks and link class; law (4,) rows of tables (laws, cells, 2)
+    or -1; slot (o,) rows of ``space.finish``.
     """
     n = hi - lo
     space.busy[:] = 0
     space.exposed[:] = 0
     space.makespan[:] = 0
     space.span[:] = 0
+    draw_shared(graph, lag, link, law, tables, seed, window, lo, hi, space)
     finish, ticks, start, unhindered = space.finish, space.ticks, space.start, space.unhindered
-    busy, exposed, first = space.busy, space.exposed, space.first
+    busy, exposed, first, delay, shared = space.busy, space.exposed, space.first, space.lag, space.shared
+    n_transfers = work.size - (lag.size - 1)  # where the transfers' places in the work vector begin
+    table = tables[max(law[OP], 0)]
+    many = law[RANK] >= 0 or law[MICROBATCH] >= 0
     for node in range(graph.rank.size):
         base = work[graph.work[node]]
-        row = graph.factor[node]
-        if noisy and row >= 0:
-            if graph.fresh[node]:
+        row, rank = graph.factor[node], graph.rank[node]
+        if rank >= 0 and (law[OP] >= 0 or many):
+            if law[OP] >= 0 and graph.fresh[node]:
                 draw_factors(
                     window, lo, hi, graph.identity[node], OP_STREAM, seed, 0, table,
                     space.words, space.bits, space.distance, space.pattern, space.cell, space.factor, row,
                 )  # fmt: skip
+            if not many:
+                for d in range(n):
+                    ticks[d] = np.int64(base * space.factor[row, d] + 0.5)
+            else:  # base x op x rank x microbatch, from the left; a term that is off multiplies by 1
+                product, at = space.distance, graph.n_ranks + N_LINKS + (graph.identity[node] & ((1 << MICROBATCH_BITS) - 1))
+                for d in range(n):
+                    product[d] = base * space.factor[row, d] if law[OP] >= 0 else base
+                if law[RANK] >= 0:
+                    for d in range(n):
+                        product[d] *= shared[rank, d]
+                if law[MICROBATCH] >= 0:
+                    for d in range(n):
+                        product[d] *= shared[at, d]
+                for d in range(n):
+                    ticks[d] = np.int64(product[d] + 0.5)
+        elif rank < 0 and law[LINK] >= 0:
+            at = graph.n_ranks + link[1 + graph.work[node] - n_transfers]
             for d in range(n):
-                ticks[d] = np.int64(base * space.factor[row, d] + 0.5)
+                ticks[d] = np.int64(base * shared[at, d] + 0.5)
         else:
             fixed = np.int64(base + 0.5)
             for d in range(n):
                 ticks[d] = fixed
 
         out, begin, n_edges = slot[node], graph.indptr[node], graph.indptr[node + 1] - graph.indptr[node]
-        rank, waits = graph.rank[node], False
+        waits = False
         if n_edges == 1 and graph.lag[begin] == 0:
             before = slot[graph.pred[begin]]
             for d in range(n):
                 start[d] = finish[before, d]
         elif n_edges == 2:
             waits = True
-            a, a_lag, a_origin = slot[graph.pred[begin]], lag[graph.lag[begin]], slot[graph.origin[begin]]
-            b, b_lag, b_origin = slot[graph.pred[begin + 1]], lag[graph.lag[begin + 1]], slot[graph.origin[begin + 1]]
+            a, a_lag, a_origin = slot[graph.pred[begin]], graph.lag[begin], slot[graph.origin[begin]]
+            b, b_lag, b_origin = slot[graph.pred[begin + 1]], graph.lag[begin + 1], slot[graph.origin[begin + 1]]
             for d in range(n):
-                start[d] = max(finish[a, d] + a_lag, finish[b, d] + b_lag)
+                start[d] = max(finish[a, d] + delay[a_lag, d], finish[b, d] + delay[b_lag, d])
                 unhindered[d] = max(finish[a_origin, d], finish[b_origin, d])
         else:
             waits = True
             for d in range(n):
                 start[d] = unhindered[d] = 0
             for edge in range(begin, begin + n_edges):
-                before, delay, origin = slot[graph.pred[edge]], lag[graph.lag[edge]], slot[graph.origin[edge]]
+                before, at_lag, origin = slot[graph.pred[edge]], graph.lag[edge], slot[graph.origin[edge]]
                 for d in range(n):
-                    start[d] = max(start[d], finish[before, d] + delay)
+                    start[d] = max(start[d], finish[before, d] + delay[at_lag, d])
                     unhindered[d] = max(unhindered[d], finish[origin, d])
 
         for d in range(n):
@@ -154,20 +209,19 @@ def add_moments(values, n, sums):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def evaluate(graph, work, lag, law, tables, seed, first_draw, per_draw, moments):  # type: ignore[no-untyped-def]
+def evaluate(graph, work, lag, link, law, tables, seed, first_draw, per_draw, moments):  # type: ignore[no-untyped-def]
     """Evaluate every cell of ``work`` for as many draws as ``per_draw`` has room for, from ``first_draw`` on.
 
-    work (c, 6 stages) float ticks; lag (c, 1 + 2 stages) ticks; law (c,) row of ``tables`` or -1 for no noise; tables
-    (laws, cells, 2); seed (c,); results: per_draw (4, c, n) ticks, moments (c, 3, r, 9) added to.
+    work (c, 6 stages) float ticks; lag, link (c, 1 + 2 stages) ticks and link class; law (c, 4) rows of tables
+    (laws, cells, 2), -1 for a term that is off; seed (c,); results: per_draw (4, c, n) ticks, moments (c, 3, r, 9) added to.
     """
-    space = workspace(graph.n_slots, graph.n_factors, graph.n_ranks)
+    space = workspace(graph, graph.n_slots, lag.shape[1])
     n_draws = per_draw.shape[2]
     for c in range(work.shape[0]):
-        noisy, table = law[c] >= 0, tables[max(law[c], 0)]
         for window in range(first_draw // LANES, (first_draw + n_draws - 1) // LANES + 1):
             lo = max(first_draw - window * LANES, 0)
             hi = min(first_draw + n_draws - window * LANES, LANES)
-            run_window(graph, graph.slot, work[c], lag[c], noisy, table, seed[c], window, lo, hi, space)
+            run_window(graph, graph.slot, work[c], lag[c], link[c], law[c], tables, seed[c], window, lo, hi, space)
             n, at = hi - lo, window * LANES + lo - first_draw
             makespan, span = per_draw[MAKESPAN, c, at : at + n], per_draw[SPAN, c, at : at + n]
             total, most = per_draw[TOTAL_BUSY, c, at : at + n], per_draw[MOST_BUSY, c, at : at + n]
@@ -186,14 +240,14 @@ def evaluate(graph, work, lag, law, tables, seed, first_draw, per_draw, moments)
 
 
 @kernel
-def trace(graph, work, lag, noisy, table, seed, draw, start, finish):  # type: ignore[no-untyped-def]
+def trace(graph, work, lag, link, law, tables, seed, draw, start, finish):  # type: ignore[no-untyped-def]
     """Start and finish (o,) of every node in one draw [ticks]; the same window as `evaluate`, with a row for every node."""
     n = graph.rank.size
-    space = workspace(n, graph.n_factors, graph.n_ranks)
+    space = workspace(graph, n, lag.size)
     window, lane = draw // LANES, draw % LANES
-    run_window(graph, np.arange(n), work, lag, noisy, table, seed, window, lane, lane + 1, space)
+    run_window(graph, np.arange(n), work, lag, link, law, tables, seed, window, lane, lane + 1, space)
     for node in range(n):
         finish[node] = space.finish[node, 0]
         start[node] = 0
         for edge in range(graph.indptr[node], graph.indptr[node + 1]):
-            start[node] = max(start[node], finish[graph.pred[edge]] + lag[graph.lag[edge]])
+            start[node] = max(start[node], finish[graph.pred[edge]] + space.lag[graph.lag[edge], 0])

@@ -16,7 +16,8 @@ from hops.jit import inlined, kernel
 
 LANES = 256  # draws that one window serves: 64 Philox blocks of four words, draw = 256 window + 64 word + block
 BLOCKS = 64
-OP_STREAM = 1  # last word of the counter; one number per kind of variation
+# last word of the counter: one stream a kind of variation, in the order in which their factors multiply a duration
+OP_STREAM, RANK_STREAM, MICROBATCH_STREAM, LINK_STREAM = 1, 2, 3, 4
 
 STAGE_BITS, MICROBATCH_BITS = 11, 20
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from hops.checks import count, flag, no_such, one_of
 from hops.costs import FAMILIES, Model, model_keys
-from hops.distributions import LAWS
+from hops.distributions import LAWS, TERMS
 from hops.noise import MICROBATCH_BITS, STAGE_BITS
 from hops.registry import Registry
 from hops.schedules import SCHEDULES
@@ -38,10 +38,18 @@ class Latency:
     """Variation of durations, one term a kind; a term without a law is off."""
 
     op: Choice | None = None  # every op on its own
+    rank: Choice | None = None  # a rank, for a whole draw
+    microbatch: Choice | None = None  # a microbatch, at all stages and in both directions
+    link: Choice | None = None  # a class of links, for a whole draw
+
+    @property
+    def terms(self) -> tuple[Choice | None, ...]:
+        """The four terms in the order in which the engine numbers them."""
+        return tuple(getattr(self, term) for term in TERMS)
 
     @property
     def noisy(self) -> bool:
-        return self.op is not None
+        return any(self.terms)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,8 +163,9 @@ def _model(section: Frozen) -> Model:
 
 @remember
 def _latency(section: Frozen) -> Latency:
-    _known_keys("latency", "latency", [key for key, *_ in section], ("op",))
-    return Latency(op=_term("latency.op", _values("latency", section, ("op",)).get("op", ())))
+    _known_keys("latency", "latency", [key for key, *_ in section], TERMS)
+    values = _values("latency", section, TERMS)
+    return Latency(**{term: _term(f"latency.{term}", values.get(term, ())) for term in TERMS})
 
 
 def _term(prefix: str, section: Frozen) -> Choice | None:

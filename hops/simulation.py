@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hops.checks import Infeasible
-from hops.cluster import Cluster
+from hops.cluster import PATH_CLASSES, Cluster
 from hops.costs import Costs, Model, stage_costs
 from hops.graph import Graph, lag_index, lower, transfer_index, work_index
 from hops.metrics import TICKS, Floats
@@ -43,6 +43,7 @@ class Weights(NamedTuple):
     costs: Costs
     work: Floats  # (6 stages,) ticks, not rounded yet
     lag: NDArray[np.int64]  # (1 + 2 stages,) ticks
+    link: NDArray[np.int64]  # (1 + 2 stages,) class of the path that a lag stands for, index into `PATH_CLASSES`
 
 
 class Case(NamedTuple):
@@ -50,12 +51,16 @@ class Case(NamedTuple):
 
     scenario: Scenario
     weights: Weights
-    table: Floats | None  # of the op law; None: nothing varies
+    tables: tuple[Floats | None, ...]  # one a term of `Latency`; None: the term is off
 
     @property
     def structure(self) -> Structure:
         """Asked for anew each time: a case does not hold it, or thousands of sizes would fill the memory."""
         return structure(*self.shape)
+
+    @property
+    def noisy(self) -> bool:
+        return any(table is not None for table in self.tables)
 
     @property
     def program(self) -> Program:
@@ -77,13 +82,14 @@ def prepare(scenario: Scenario) -> Case:
     if passes > MOST_PASSES:
         sizes = f"pp={s.pp} and microbatches={s.microbatches}"
         raise Infeasible(f"{sizes} make {passes} passes of a microbatch through a stage; at most {MOST_PASSES} are possible")
-    table = quantile_table(s.latency.op.name, s.latency.op.params) if s.latency.op else None
-    smallest, largest = (1.0, 1.0) if table is None else extreme_factors(table)
+    tables = tuple(None if term is None else quantile_table(term.name, term.params) for term in s.latency.terms)
+    extremes = [(1.0, 1.0) if table is None else extreme_factors(table) for table in tables]
+    smallest, largest = math.prod(low for low, _ in extremes[:-1]), math.prod(high for _, high in extremes)  # links: no op
     built = structure(s.schedule, s.pp, s.vpp, s.microbatches, s.p2p)
     numbers = weights(s.topology, s.model, built.stage_ranks, s.microbatch_size, s.p2p)
     check_ticks(numbers, smallest)
-    check_clock(float(built.n_works @ numbers.work) * largest + float(built.n_lags @ numbers.lag.astype(float)))
-    return Case(s, numbers, table)
+    check_clock((float(built.n_works @ numbers.work) + float(built.n_lags @ numbers.lag.astype(float))) * largest)
+    return Case(s, numbers, tables)
 
 
 @lru_cache(maxsize=256, typed=True)
@@ -107,7 +113,7 @@ def weights(topology: Choice, model: Model, stage_ranks: tuple[int, ...], microb
     cluster: Cluster = TOPOLOGIES[topology.name].build(max(stage_ranks) + 1, **topology.kwargs)
     costs = stage_costs(model, cluster.gpu, stage_ranks, microbatch_size)
     n_stages = costs.n_stages
-    work, lag = np.zeros(6 * n_stages), np.zeros(1 + 2 * n_stages)
+    work, lag, link = np.zeros(6 * n_stages), np.zeros(1 + 2 * n_stages), np.zeros(1 + 2 * n_stages, np.int64)
     for stage, here in enumerate(stage_ranks):
         f, i, w = costs.forward[stage], costs.backward_input[stage], costs.backward_weight[stage]
         for kind, seconds in (("F", f), ("B", i + w), ("I", i), ("W", w)):
@@ -116,6 +122,7 @@ def weights(topology: Choice, model: Model, stage_ranks: tuple[int, ...], microb
             if 0 <= neighbour < n_stages:
                 path = cluster.between(here, stage_ranks[neighbour])
                 latency, occupied = path.latency * TICKS, costs.p2p_bytes / path.bandwidth * TICKS
+                link[lag_index(stage, backward)] = PATH_CLASSES.index(path.path_class)
                 lag[lag_index(stage, backward)] = np.floor(latency + 0.5)
                 if p2p == "channel":
                     work[transfer_index(n_stages, stage, backward)] = occupied
@@ -123,8 +130,8 @@ def weights(topology: Choice, model: Model, stage_ranks: tuple[int, ...], microb
                     lag[lag_index(stage, backward)] += np.floor(occupied + 0.5)
     check_clock(max(work.sum(), lag.sum()))
     whole = lag.astype(np.int64)
-    work.flags.writeable = whole.flags.writeable = False
-    return Weights(cluster, costs, work, whole)
+    work.flags.writeable = whole.flags.writeable = link.flags.writeable = False
+    return Weights(cluster, costs, work, whole, link)
 
 
 def check_ticks(weights: Weights, smallest: float) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import xarray as xr
 
 from hops.cluster import Path
+from hops.distributions import TERMS
 from hops.metrics import quantile_interval
 from hops.simulation import Case
 
@@ -31,8 +32,10 @@ def cell_report(cell: xr.Dataset, case: Case, notes: Sequence[str] = ()) -> str:
     """Sizes, iteration time with its interval, throughput, bubble and communication of one cell; at most 25 lines."""
     s, graph, cluster, costs = case.scenario, case.structure.graph, case.weights.cluster, case.weights.costs
     law = "latency=none: nothing varies, so one draw was evaluated"
-    if s.latency.op:
-        law = f"draws={s.draws} seed={s.seed}, op times {s.latency.op.name} {', '.join(f'{k}={v:g}' for k, v in s.latency.op.params)}"
+    if case.noisy:
+        laws = [(name, term) for name, term in zip(TERMS, s.latency.terms, strict=True) if term is not None]
+        told = [f"per {name} {term.name} {' '.join(f'{key}={value:g}' for key, value in term.params)}" for name, term in laws]
+        law = f"draws={s.draws} seed={s.seed}; noise: {', '.join(told)}"
     n_ops = int((graph.rank >= 0).sum())
     held, busy, exposed = (cell[name].values for name in ("peak_in_flight", "busy_time", "exposed_communication"))
     tight = int(busy.argmax())
@@ -44,7 +47,7 @@ def cell_report(cell: xr.Dataset, case: Case, notes: Sequence[str] = ()) -> str:
         *(f"  {note}" for note in notes),
         "",
         "iteration time",
-        *_times(cell["iteration_time"].values, certain=case.table is None),
+        *_times(cell["iteration_time"].values, certain=not case.noisy),
         "",
         f"throughput              {float(cell['throughput'].mean()):.4g} samples/s{_tokens(cell)}",
     ]

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from hops import kernels
 from hops.checks import count
+from hops.executor import law_rows
 from hops.metrics import TICKS
 from hops.simulation import Case
 
@@ -42,9 +43,10 @@ def op_ticks(case: Case, draw: int) -> tuple[NDArray[np.int64], NDArray[np.int64
     """Start and end [ticks] of the ops of one draw, in ``program.order``."""
     graph, weights = case.structure.graph, case.weights
     start, finish = np.empty(graph.rank.size, np.int64), np.empty(graph.rank.size, np.int64)
-    table = np.zeros((1, 2)) if case.table is None else case.table
-    seed = np.uint32(case.scenario.seed)
-    kernels.trace(graph, weights.work, weights.lag, case.table is not None, table, seed, draw, start, finish)
+    law, tables = law_rows([case])
+    kernels.trace(
+        graph, weights.work, weights.lag, weights.link, law[0], tables, np.uint32(case.scenario.seed), draw, start, finish
+    )  # fmt: skip
     ops = graph.rank >= 0
     return start[ops], finish[ops]
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import settings
 
 from hops import kernels
+from hops.executor import law_rows
 from hops.scenario import Scenario
 from hops.simulation import prepare
 
@@ -53,15 +54,17 @@ def run_ticks(case, first=0, n=None, split=()):
     """Evaluate ``case``: per_draw (4, n) and exact moments (3, ranks, 9) as Python ints; ``split`` cuts the draws into calls."""
     n = case.scenario.draws if n is None else n
     graph = case.structure.graph
-    table = np.zeros((1, 2)) if case.table is None else case.table
-    law = np.array([-1 if case.table is None else 0], np.int64)
+    law, tables = law_rows([case])
+    weights = case.weights
     seed = np.array([case.scenario.seed], np.uint32)
     cuts = [0, *split, n]
     parts, moments = [], np.zeros((3, graph.n_ranks, kernels.N_LIMBS), object)
     for a, b in pairwise(cuts):
         per_draw = np.empty((4, 1, b - a), np.int64)
         sums = np.zeros((1, 3, graph.n_ranks, kernels.N_LIMBS), np.int64)
-        kernels.evaluate(graph, case.weights.work[None], case.weights.lag[None], law, table[None], seed, first + a, per_draw, sums)
+        kernels.evaluate(
+            graph, weights.work[None], weights.lag[None], weights.link[None], law, tables, seed, first + a, per_draw, sums
+        )  # fmt: skip
         parts.append(per_draw[:, 0])
         moments += sums[0]
     return np.concatenate(parts, axis=1), moments

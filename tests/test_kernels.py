@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hops import kernels
-from hops.distributions import LAWS
+from hops.cluster import PATH_CLASSES
+from hops.distributions import LAWS, TERMS
 from hops.executor import Executor, evaluate
 from hops.metrics import rank_metrics
 from hops.scenario import Scenario
@@ -43,7 +44,7 @@ def cells(draw):
         vpp=vpp,
         model=model,
         topology={"name": "uniform", "latency": draw(st.floats(0, 0.5)), "bandwidth": draw(st.sampled_from([1e8, 5e9, math.inf]))},
-        latency={"op": draw(st.sampled_from([{"law": "none"}, {"law": "lognormal", "cv": 0.3}]))},
+        latency={term: draw(st.sampled_from([{"law": "none"}, {"law": "lognormal", "cv": 0.3}])) for term in TERMS},
         pp=pp,
         microbatches=m,
         p2p=draw(st.sampled_from(["latency", "channel"])),
@@ -64,12 +65,17 @@ def twin_of(made, draw):
     latency = dict.fromkeys(pairs, made["topology"]["latency"])
     transfer = dict.fromkeys(pairs, model["p2p_bytes"] / made["topology"]["bandwidth"])
 
-    def factor(stage, backward, k):
-        if made["latency"]["op"]["law"] == "none":
-            return 1.0
-        return TABLE.factor(twin.random_bits(made["seed"], draw, stage, backward, k))
+    on = {term for term in TERMS if made["latency"][term]["law"] != "none"}
 
-    return program, twin.simulate(program, seconds, latency, transfer, made["p2p"] == "channel", factor)
+    def number(term, identity):
+        return TABLE.factor(twin.random_bits(made["seed"], draw, identity, term))
+
+    def factors(op, rank):
+        identities = {"op": twin.op_identity(op.stage, op.kind != "F", op.microbatch), "rank": rank, "microbatch": op.microbatch}
+        return [number(term, identity) for term, identity in identities.items() if term in on]
+
+    congestion = number("link", PATH_CLASSES.index("NET")) if "link" in on else 1.0
+    return program, twin.simulate(program, seconds, latency, transfer, made["p2p"] == "channel", factors, congestion)
 
 
 TABLE = twin.Table(lambda u: LAWS["lognormal"].ppf(u, cv=0.3))
@@ -78,7 +84,7 @@ TABLE = twin.Table(lambda u: LAWS["lognormal"].ppf(u, cv=0.3))
 @given(cells())
 def test_kernel__equals_the_twin(made):
     case = prepare(Scenario.from_config(made))
-    for draw in range(2 if case.table is not None else 1):
+    for draw in range(2 if case.noisy else 1):
         program, (when, busy, exposed) = twin_of(made, draw)
         ticks, moments = run_ticks(case, first=draw, n=1)
         assert tuple(ticks[:, 0]) == twin.metrics(program, when, busy)
@@ -98,7 +104,21 @@ def test_trace__is_the_twins_timeline(made):
 
 
 def noisy(**changes):
-    return prepare(scenario(latency__op={"law": "lognormal", "cv": 0.3}, topology__latency=0.01, **changes))
+    every = {term: {"law": "lognormal", "cv": 0.3} for term in TERMS}
+    return prepare(scenario(**{"latency": every, "topology__latency": 0.01, **changes}))
+
+
+@pytest.mark.parametrize("term", TERMS)
+def test_terms__each_varies_what_it_names(term):
+    """One rank, two microbatches: who shares a factor with whom, seen in the busy time of 4,000 draws."""
+    model = {"family": "explicit", "per": "stage", "p2p_bytes": 0.0, "forward": 1.0, "backward_input": 1.0, "backward_weight": 1.0}
+    latency = {term: {"law": "lognormal", "cv": 0.1}}
+    case = prepare(scenario(pp=1, microbatches=2, model=model, latency=latency, draws=4000))
+    ticks, _ = run_ticks(case)
+    spread = ticks[0].std() / ticks[0].mean()
+    # F 1 and B 2 twice: each on its own; all together; the two of a microbatch together; none
+    expected = {"op": (2 * (1 + 4)) ** 0.5 / 6, "rank": 1.0, "microbatch": (2 * 9) ** 0.5 / 6, "link": 0.0}[term] * 0.1
+    assert spread == pytest.approx(expected, rel=0.06)  # 5 standard errors of a deviation over 4,000 draws
 
 
 @pytest.mark.parametrize("schedule", ["1f1b", "zb_h1"])
@@ -222,7 +242,7 @@ def test_law__the_reversed_graph_has_the_same_makespan(made):
             through = tail[node] + duration + int(lag[graph.lag[edge]])
             if graph.rank[node] >= 0 or tail[node] > 0:
                 tail[graph.pred[edge]] = max(tail[graph.pred[edge]], through)
-    calm, _ = run_ticks(case._replace(table=None), n=1)
+    calm, _ = run_ticks(case._replace(tables=(None,) * 4), n=1)
     assert calm[0, 0] == longest
 
 

@@ -41,9 +41,10 @@ def test_philox__known_answers(word, answer):
 
 def test_words__are_those_of_the_twin():
     identity = noise.op_identity(3, True, 17)
+    assert identity == twin.op_identity(3, True, 17)
     _, words = factors(identity=identity, seed=5, window=2)
     draws = range(512, 768)
-    assert words.reshape(-1).tolist() == [twin.random_bits(5, draw, 3, True, 17) for draw in draws]
+    assert words.reshape(-1).tolist() == [twin.random_bits(5, draw, twin.op_identity(3, True, 17)) for draw in draws]
 
 
 @every_law

@@ -238,14 +238,25 @@ def test_interrupt__while_writing_leaves_no_cube(command, tmp_path, monkeypatch)
     assert files(tmp_path) == []
 
 
+def listen_to_ctrl_c():
+    """A shell starts background jobs, and all that these start, with SIGINT ignored: the child here must not be one."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_interrupt__ctrl_c_while_evaluating_stops_soon(tmp_path):
     words = [sys.executable, "-m", "hops.sweep", "-m", "seed=range(0,100000)", "draws=100000", "hydra.sweep.dir=results/x"]
-    with subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    process = subprocess.Popen(
+        words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=listen_to_ctrl_c
+    )  # fmt: skip
+    try:
         deadline = time.monotonic() + 60
         while not (tmp_path / "results/x/.hydra/overrides.yaml").exists() and time.monotonic() < deadline:
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
     assert process.returncode == 130
     assert (out, err) == ("", "interrupted: no cube was written\n")
     assert not (tmp_path / "results/x").exists()

@@ -23,11 +23,17 @@ def philox(counter, key):
     return c
 
 
-def random_bits(seed, draw, stage, backward, microbatch):
-    """The 32 bits of an op in a draw: four draws share a block, 64 draws apart."""
+STREAMS = {"op": 1, "rank": 2, "microbatch": 3, "link": 4}
+
+
+def op_identity(stage, backward, microbatch):
+    return stage * 2**21 + backward * 2**20 + microbatch
+
+
+def random_bits(seed, draw, identity, term="op"):
+    """The 32 bits of what ``identity`` names, in a draw: four draws share a block, 64 draws apart."""
     block = 64 * (draw // 256) + draw % 64
-    identity = stage * 2**21 + backward * 2**20 + microbatch
-    return philox((block, identity, 0, 1), (seed, 0))[draw // 64 % 4]
+    return philox((block, identity, 0, STREAMS[term]), (seed, 0))[draw // 64 % 4]
 
 
 class Table:
@@ -69,15 +75,19 @@ class Table:
         return total / 2**32
 
 
-def ticks(seconds, factor=1.0):
-    """A duration, rounded once."""
-    return int(seconds * 1e9 * factor + 0.5)
+def ticks(seconds, factors=()):
+    """A duration, multiplied from the left and rounded once."""
+    product = seconds * 1e9
+    for factor in factors:
+        product *= factor
+    return int(product + 0.5)
 
 
-def simulate(program, seconds, latency, transfer, channel, factor=lambda stage, backward, microbatch: 1.0):
+def simulate(program, seconds, latency, transfer, channel, factors=lambda op, rank: (), congestion=1.0):
     """One draw of ``program``: {op: (start, end)}, busy, exposed [ticks] per rank.
 
-    seconds: {(stage, kind): s}; latency, transfer: {(from rank, to rank): s}; factor: noise of an op.
+    seconds: {(stage, kind): s}; latency, transfer: {(from rank, to rank): s}; factors: noise of an op on its rank;
+    congestion: factor of all transfers (which are of one class here).
     """
     last_stage = max(op.stage for rank in program.ranks for op in rank)
     home = {op.stage: r for r, rank in enumerate(program.ranks) for op in rank}
@@ -98,7 +108,7 @@ def simulate(program, seconds, latency, transfer, channel, factor=lambda stage, 
                 reach = max([now[r], *(ended[need] for need in local), *(arrived[need] for need in remote)])
                 instant = max([now[r], *(ended[need] for need in local + remote)])
                 exposed[r] += reach - instant
-                end = reach + ticks(seconds[stage, kind], factor(stage, backward, k))
+                end = reach + ticks(seconds[stage, kind], factors(rank[at[r]], r))
                 when[rank[at[r]]] = (reach, end)
                 now[r] = end
                 if kind != "W":
@@ -110,10 +120,11 @@ def simulate(program, seconds, latency, transfer, channel, factor=lambda stage, 
                             arrived[stage, backward, k] = end
                         elif channel:
                             begins = max(end, free.get(pair, 0))
-                            free[pair] = begins + ticks(transfer[pair])
-                            arrived[stage, backward, k] = free[pair] + ticks(latency[pair])
+                            free[pair] = begins + ticks(transfer[pair], [congestion])
+                            arrived[stage, backward, k] = free[pair] + int(ticks(latency[pair]) * congestion + 0.5)
                         else:
-                            arrived[stage, backward, k] = end + ticks(latency[pair]) + ticks(transfer[pair])
+                            delay = ticks(latency[pair]) + ticks(transfer[pair])
+                            arrived[stage, backward, k] = end + int(delay * congestion + 0.5)
                 at[r] += 1
                 moved = True
         assert moved, "the twin is stuck: the program deadlocks"

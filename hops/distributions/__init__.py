@@ -15,7 +15,10 @@ from hops.registry import Registry, keywords, open_door
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["LAWS", "Law", "law"]
+__all__ = ["LAWS", "TERMS", "Law", "law"]
+
+# the kinds of variation, in the order in which their factors multiply a duration; see `hops.scenario.Latency`
+TERMS = ("op", "rank", "microbatch", "link")
 
 type Quantile = Callable[..., "np.ndarray[Any, np.dtype[np.float64]]"]
 
