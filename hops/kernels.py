@@ -233,7 +233,7 @@ def evaluate(graph, work, lag, link, law, tables, seed, first_draw, per_draw, mo
                     total[d] += busy[d]
                     most[d] = max(most[d], busy[d])
                 for d in range(n):
-                    space.ticks[d] = np.int64(busy[d] / space.makespan[d] * ONE + 0.5)
+                    space.ticks[d] = np.int64(busy[d] / max(space.makespan[d], 1) * ONE + 0.5)
                 add_moments(busy, n, moments[c, BUSY, rank])
                 add_moments(space.exposed[rank], n, moments[c, EXPOSED, rank])
                 add_moments(space.ticks, n, moments[c, UTILIZATION, rank])

@@ -176,7 +176,7 @@ def _term(prefix: str, section: Frozen) -> Choice | None:
         return None  # whatever its parameters: so latency=none,lognormal and latency.op.cv=0.1,0.2 can be swept together
     law = LAWS[str(name)]
     parameters = law.check(prefix, given)
-    return None if parameters.get("cv") == 0 else Choice(law.name, tuple(sorted(parameters.items())))
+    return None if parameters == {"cv": 0} else Choice(law.name, tuple(sorted(parameters.items())))
 
 
 def _known_keys(noun: str, name: str, values: Iterable[str], known: Iterable[str]) -> None:

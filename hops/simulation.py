@@ -84,10 +84,10 @@ def prepare(scenario: Scenario) -> Case:
         raise Infeasible(f"{sizes} make {passes} passes of a microbatch through a stage; at most {MOST_PASSES} are possible")
     tables = tuple(None if term is None else quantile_table(term.name, term.params) for term in s.latency.terms)
     extremes = [(1.0, 1.0) if table is None else extreme_factors(table) for table in tables]
-    smallest, largest = math.prod(low for low, _ in extremes[:-1]), math.prod(high for _, high in extremes)  # links: no op
+    largest = math.prod(high for _, high in extremes)
     built = structure(s.schedule, s.pp, s.vpp, s.microbatches, s.p2p)
     numbers = weights(s.topology, s.model, built.stage_ranks, s.microbatch_size, s.p2p)
-    check_ticks(numbers, smallest)
+    check_ticks(numbers, noisy=any(extreme != (1.0, 1.0) for extreme in extremes[:-1]))
     check_clock((float(built.n_works @ numbers.work) + float(built.n_lags @ numbers.lag.astype(float))) * largest)
     return Case(s, numbers, tables)
 
@@ -134,14 +134,14 @@ def weights(topology: Choice, model: Model, stage_ranks: tuple[int, ...], microb
     return Weights(cluster, costs, work, whole, link)
 
 
-def check_ticks(weights: Weights, smallest: float) -> None:
-    """Refuse compute times that the smallest factor rounds to nothing."""
+def check_ticks(weights: Weights, noisy: bool) -> None:
+    """Refuse compute times that whole ns cannot hold: below 1 ns, or with noise below 1 us, where rounding is 0.05 % of it."""
     times = weights.work[: 4 * weights.costs.n_stages]
-    at = int(times.argmin())
-    if times[at] * smallest < 1:
+    at, least = int(times.argmin()), 1000 if noisy else 1
+    if times[at] < least:
         stage, kind, seconds = at // 4, KINDS[at % 4], times[at] / TICKS
-        noise = f", and a factor of {smallest:.4f} makes that less" if smallest < 1 else ", less"
-        raise ValueError(f"stage {stage} computes {kind} in {seconds:.3g} s{noise} than the 1 ns that the clock counts")
+        needed = "1e-6 s, as noise is rounded to whole ns" if noisy else "the 1 ns that the clock counts"
+        raise ValueError(f"stage {stage} computes {kind} in {seconds:.3g} s, less than {needed}")
 
 
 def check_clock(ticks: float) -> None:

@@ -27,7 +27,7 @@ unchunked = st.sampled_from([name for name in sorted(SCHEDULES) if SCHEDULES[nam
 
 
 def times(n):
-    return st.lists(st.floats(1e-6, 2.0), min_size=n, max_size=n)
+    return st.lists(st.floats(2e-6, 2.0), min_size=n, max_size=n)
 
 
 @st.composite

@@ -39,6 +39,7 @@ from hops.simulation import prepare
         ({"latency__op": {"law": "lognormal", "cv": -0.1}}, "latency.op.cv must be a finite number at least 0; got -0.1"),
         ({"latency__op": {"law": "lognormal", "cv": 2}}, "latency.op.cv must be at most 1 for law lognormal; got 2"),
         ({"latency__op": {"law": "lognormal", "alpha": 2}}, "latency.op.alpha has no meaning for law lognormal"),
+        ({"latency__op": {"law": "heavy_tail", "alpha": 1.2}}, "latency.op.alpha must be from 1.5 to 100 for law heavy_tail; got 1.2"),
         ({"latency": 5}, "latency must be a section of keys; got 5"),
         ({"latency__op": 5}, "latency.op must be a section of keys; got 5"),
         ({"model__forward": {"a": 1}}, "model.forward must be a value or a list; got a section"),
@@ -92,10 +93,10 @@ def test_prepare__more_passes_than_memory_holds_are_infeasible():
         prepare(scenario(pp=2048, microbatches=1024))
 
 
-def test_prepare__times_that_noise_could_round_away_are_refused():
-    """At cv 1 the smallest factor is about 1/270: 1 ns becomes nothing, and a share of nothing is no number."""
-    with pytest.raises(ValueError, match="stage 0 computes F in 1e-09 s, and a factor of 0.0036 makes that less than the 1 ns"):
-        prepare(scenario(model__forward=1e-9, latency__op={"law": "lognormal", "cv": 1.0}))
+def test_prepare__times_too_short_for_noise_in_whole_ns_are_refused():
+    prepare(scenario(model__forward=1e-8))
+    with pytest.raises(ValueError, match="stage 0 computes F in 1e-08 s, less than 1e-6 s, as noise is rounded to whole ns"):
+        prepare(scenario(model__forward=1e-8, latency__op={"law": "lognormal", "cv": 1.0}))
 
 
 def test_prepare__noise_counts_when_times_are_added_up():

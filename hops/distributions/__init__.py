@@ -6,7 +6,7 @@ multiplies durations by what it draws from that.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from hops.checks import positive
@@ -25,12 +25,13 @@ type Quantile = Callable[..., "np.ndarray[Any, np.dtype[np.float64]]"]
 
 @dataclass(frozen=True, kw_only=True)
 class Law:
-    """One latency law of mean 1: its quantile function, variance, and the largest value of each parameter."""
+    """One latency law of mean 1: its quantile function, variance, and the range of each parameter."""
 
     name: str
     ppf: Quantile
     variance: Callable[..., float]
     at_most: dict[str, float]  # the table's error is tested up to here
+    at_least: dict[str, float] = field(default_factory=dict)
     support: str
     source: str
 
@@ -46,8 +47,10 @@ class Law:
                 raise ValueError(f"{prefix}.{key} has no meaning for law {self.name} (it takes {', '.join(self.parameters)})")
         checked = {key: positive(f"{prefix}.{key}", values.get(key, default), zero=key == "cv") for key, default in self.parameters.items()}
         for key, value in checked.items():
-            if value > self.at_most[key]:
-                raise ValueError(f"{prefix}.{key} must be at most {self.at_most[key]:g} for law {self.name}; got {value:g}")
+            least, most = self.at_least.get(key, 0.0), self.at_most[key]
+            if not least <= value <= most:
+                limits = f"from {least:g} to {most:g}" if least else f"at most {most:g}"
+                raise ValueError(f"{prefix}.{key} must be {limits} for law {self.name}; got {value:g}")
         return checked
 
 
