@@ -82,7 +82,7 @@ class Explicit:
 
 @dataclass(frozen=True)
 class Transformer:
-    """A decoder-only transformer; times are FLOPs / (peak x efficiency).
+    """A decoder-only transformer, dense or with experts; times are FLOPs / (peak x efficiency).
 
     FLOPs per layer and microbatch of b sequences, forward: the linear layers 2 b s (their parameters), the attention
     core 4 b s^2 hidden (all of the score matrix, as Narayanan et al. 2021 count, arXiv:2104.04473 appendix). Backward: a
@@ -97,6 +97,8 @@ class Transformer:
     kv_heads: int
     ffn_hidden: int
     gated: bool  # SwiGLU: three matrices in the MLP instead of two
+    experts: int  # MLPs a layer; a token passes `active_experts` of them, and tokens are spread evenly
+    active_experts: int
     vocabulary: int
     sequence: int
     recompute: str
@@ -104,8 +106,9 @@ class Transformer:
     bytes_per_value: int
 
     def __post_init__(self) -> None:
-        for key in ("layers", "hidden", "heads", "kv_heads", "ffn_hidden", "vocabulary", "sequence", "bytes_per_value"):
+        for key in ("layers", "hidden", "heads", "kv_heads", "ffn_hidden", "experts", "vocabulary", "sequence", "bytes_per_value"):
             object.__setattr__(self, key, count(f"model.{key}", getattr(self, key)))
+        object.__setattr__(self, "active_experts", count("model.active_experts", self.active_experts, most=self.experts))
         flag("model.gated", self.gated)
         one_of("model.recompute", self.recompute, ("none", "full"))
         if positive("model.efficiency", self.efficiency) > 1:
@@ -114,11 +117,11 @@ class Transformer:
             if getattr(self, whole) % getattr(self, key):
                 raise ValueError(f"model.{key} must divide model.{whole}; got {getattr(self, key)} and {getattr(self, whole)}")
 
-    @property
-    def layer_parameters(self) -> int:
-        """Weights of the linear layers of one layer."""
+    def layer_parameters(self, experts: int) -> int:
+        """Weights of the linear layers of one layer with ``experts`` MLPs; several have a router."""
         attention = 2 * self.hidden**2 + 2 * self.hidden * (self.hidden // self.heads) * self.kv_heads
-        return attention + (3 if self.gated else 2) * self.hidden * self.ffn_hidden
+        router = self.hidden * self.experts if self.experts > 1 else 0
+        return attention + router + experts * (3 if self.gated else 2) * self.hidden * self.ffn_hidden
 
     def layers_of(self, n_stages: int) -> tuple[int, ...]:
         """Layers a stage: as even as possible, the last stage, which also has the head, never more than another."""
@@ -132,7 +135,7 @@ class Transformer:
         n_stages, tokens = len(stage_ranks), microbatch_size * self.sequence
         layers = self.layers_of(n_stages)
         spread = f"{min(layers)} to {max(layers)}" if min(layers) < max(layers) else str(layers[0])
-        linear = 2.0 * tokens * self.layer_parameters
+        linear = 2.0 * tokens * self.layer_parameters(self.active_experts)
         core = 4.0 * tokens * self.sequence * self.hidden
         head = 2.0 * tokens * self.hidden * self.vocabulary
         table = self.hidden * self.vocabulary
@@ -144,7 +147,7 @@ class Transformer:
             backward_weight.append(n * linear + top)
             repeated.append(n * (linear + core) if self.recompute == "full" else 0.0)
             n_tables = (stage == 0) + (stage == n_stages - 1)
-            weights.append(float(self.bytes_per_value * (n * self.layer_parameters + n_tables * table)))
+            weights.append(float(self.bytes_per_value * (n * self.layer_parameters(self.experts) + n_tables * table)))
         rate = gpu.peak_flops * self.efficiency
         useful = tuple(f + i + w for f, i, w in zip(forward, backward_input, backward_weight, strict=True))
         return Costs(

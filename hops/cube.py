@@ -20,7 +20,6 @@ from hops.terminal import cube_table
 from hops.variables import STATISTICS, VARIABLES, attributes
 
 FORMAT = "1"
-QUANTILES = (0.01, 0.05, 0.5, 0.95, 0.99)
 
 
 @xr.register_dataset_accessor("hops")  # type: ignore[no-untyped-call]
@@ -82,8 +81,8 @@ def cube_dataset(prepared: Prepared) -> xr.Dataset:
         batch = [cases[i] for i in outcome.cells]
         certain = np.array([not case.noisy for case in batch])
         for name, draws in outcome.per_draw.items():
-            for suffix, values in statistics(draws, QUANTILES, certain).items():
-                put(name + suffix, outcome.cells, values, None if suffix else len(QUANTILES))
+            for suffix, values in statistics(draws, plan.quantiles, certain).items():
+                put(name + suffix, outcome.cells, values, None if suffix else len(plan.quantiles))
         for name, ranks in outcome.per_rank.items():
             put(name, outcome.cells, ranks, n_ranks)
         in_flight = np.array([case.structure.in_flight for case in batch], float)
@@ -97,7 +96,7 @@ def cube_dataset(prepared: Prepared) -> xr.Dataset:
     evaluated = np.zeros(n_cells, bool)
     evaluated[list(prepared.cells)] = True
     data["evaluated"] = (dims, evaluated.reshape(shape), {"long_name": "cell was evaluated; others do not fit and are NaN"})
-    coords["quantile"] = ("quantile", np.array(QUANTILES), {"long_name": "quantile over draws", "units": "1"})
+    coords["quantile"] = ("quantile", np.array(plan.quantiles), {"long_name": "quantile over draws", "units": "1"})
     coords["rank"] = ("rank", np.arange(n_ranks), {"long_name": "pipeline rank"})
     order = [name + suffix for name in VARIABLES for suffix in ("", *(f"_{each}" for each in STATISTICS)) if name + suffix in data]
     return xr.Dataset({name: data[name] for name in [*order, "evaluated"]}, coords, provenance(plan))

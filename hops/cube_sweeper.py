@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # Hydra scans this file at every start, also for --help: what
     from hops.plan import Axis, Plan
     from hops.scenario import Scenario
 
-NOT_SCENARIO = ("executor", "timeline")  # how to run and what to show: no result depends on them, so they are no axes
+NOT_SCENARIO = ("executor", "output", "timeline")  # how to run and what to show: no result depends on them, so they are no axes
 
 
 class CubeSweeper(Sweeper):
@@ -118,10 +118,11 @@ def _plan(
     config: DictConfig, axes: "tuple[Axis, ...]", scenarios: "tuple[Scenario, ...]", overrides: tuple[str, ...], strict: bool = False
 ) -> "Plan":
     from hops.executor import make_executor
-    from hops.plan import Plan
+    from hops.plan import Plan, check_quantiles
 
     executor = make_executor(plain(config).get("executor", {}))
-    return Plan(axes, scenarios, executor, strict, yaml(config), overrides, tuple(_notes(config, axes)))
+    quantiles = check_quantiles(OmegaConf.select(config, "output.quantiles"))
+    return Plan(axes, scenarios, executor, quantiles, strict, yaml(config), overrides, tuple(_notes(config, axes)))
 
 
 def _check_names(config: DictConfig) -> None:

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -33,6 +33,7 @@ class Plan:
     axes: tuple[Axis, ...]
     scenarios: tuple[Scenario, ...]
     executor: Executor
+    quantiles: tuple[float, ...]  # over the draws, increasing
     strict: bool = False  # refuse the whole sweep if a cell is infeasible
     config: str = ""  # composed YAML of the first cell
     overrides: tuple[str, ...] = ()
@@ -45,6 +46,16 @@ class Plan:
     def __post_init__(self) -> None:
         if len(self.scenarios) != math.prod(self.shape):
             raise ValueError(f"a plan of shape {self.shape} needs {math.prod(self.shape)} scenarios; got {len(self.scenarios)}")
+
+
+def check_quantiles(values: Any) -> tuple[float, ...]:
+    """Quantiles in increasing order, each once; the median must be among them, as tables and comparisons start from it."""
+    numbers = list(values) if isinstance(values, Iterable) and not isinstance(values, str) else []
+    if not numbers or not all(isinstance(q, (int, float)) and not isinstance(q, bool) and 0 <= q <= 1 for q in numbers):
+        raise ValueError(f"output.quantiles must list numbers from 0 to 1, such as [0.05,0.5,0.95]; got {values}")
+    if 0.5 not in numbers:
+        raise ValueError(f"output.quantiles must include 0.5, the median; got {numbers}")
+    return tuple(sorted({float(q) for q in numbers}))
 
 
 @dataclass(frozen=True)

@@ -105,8 +105,8 @@ def cube_table(cube: xr.Dataset) -> str:
         heading = f"the {MOST_ROWS} of {len(found)} cells with the highest throughput; all are in the cube\n"
         found = found[np.argsort(-flat["throughput_mean"].values[found], kind="stable")][:MOST_ROWS]
     columns: dict[str, list[str]] = {str(dim): [str(flat[dim].values[i]) for i in found] for dim in dims}
-    for q in (0.5, 0.95, 0.99):
-        columns[f"p{100 * q:.0f} [s]"] = [_number(value, 5) for value in flat["iteration_time"].sel(quantile=q).values[found]]
+    for q in [q for q in flat["quantile"].values if q >= 0.5]:
+        columns[f"p{100 * q:g} [s]"] = [_number(value, 5) for value in flat["iteration_time"].sel(quantile=q).values[found]]
     columns["mean [s]"] = [_number(value, 5) for value in flat["iteration_time_mean"].values[found]]
     columns["+-"] = [_number(value, 2) for value in flat["iteration_time_standard_error"].values[found]]
     columns["samples/s"] = [_number(value, 4) for value in flat["throughput_mean"].values[found]]

@@ -16,6 +16,8 @@ SHAPE = {
     "kv_heads": 64,
     "ffn_hidden": 4 * 6144,
     "gated": False,
+    "experts": 1,
+    "active_experts": 1,
     "vocabulary": 51200,
     "sequence": 2048,
     "recompute": "none",
@@ -65,6 +67,35 @@ def test_transformer__weights_add_up_to_the_name_of_the_model():
     assert total == pytest.approx(22e9, rel=0.03)
     llama = replace(GPT, layers=80, hidden=8192, heads=64, kv_heads=8, ffn_hidden=28672, gated=True, vocabulary=128000, sequence=8192)
     assert sum(llama.costs(GPUS["h100"], line(1), 1).weight_bytes) / 2 == pytest.approx(70.6e9, rel=0.01)
+
+
+def test_transformer__experts_weigh_in_full_and_compute_in_part():
+    """Mixtral 8x7B: 46.7e9 weights, 12.9e9 active a token (Jiang et al. 2024, arXiv:2401.04088)."""
+    shape = {"layers": 32, "hidden": 4096, "heads": 32, "kv_heads": 8, "ffn_hidden": 14336, "gated": True, "vocabulary": 32000}
+    mixtral = replace(GPT, **shape, experts=8, active_experts=2, sequence=4096)
+    costs = mixtral.costs(GPUS["h100"], line(1), 1)
+    assert sum(costs.weight_bytes) / 2 == pytest.approx(46.7e9, rel=0.005)
+    core = 12 * 4096 * 4096 * 4096 * 32  # attention core, forward and backward
+    per_token = (sum(costs.model_flops) - core) / 4096 / 6
+    assert per_token + 4096 * 32000 == pytest.approx(12.9e9, rel=0.005)  # the embedding weighs and does not compute
+    with pytest.raises(ValueError, match="model.active_experts must be a whole number from 1 to 8; got 9"):
+        replace(mixtral, active_experts=9)
+
+
+BILLIONS = {"gpt_22b": 22, "gpt3_175b": 175, "gpt_530b": 530, "gpt_1t": 1008, "llama3_70b": 70.6, "llama3_405b": 405, "mixtral_8x7b": 46.7}
+
+
+@pytest.mark.parametrize(("name", "billions"), BILLIONS.items())
+def test_presets__weigh_what_their_name_says(name, billions):
+    from hops.config import compose, make_loader, plain
+    from hops.cube_sweeper import register
+
+    register()
+    section = plain(compose(make_loader(), [f"model={name}"]))["model"]
+    section.pop("family")
+    weights = sum(Transformer(**section).costs(GPUS["h100"], line(1), 1).weight_bytes) / 2
+    print(f"{name}: {weights / 1e9:.1f}e9 weights, {billions}e9 published")
+    assert weights == pytest.approx(billions * 1e9, rel=0.02)
 
 
 @pytest.mark.parametrize(("n", "expected"), [(4, (3, 2, 3, 2)), (3, (4, 3, 3)), (10, (1,) * 10), (1, (10,))])

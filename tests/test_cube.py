@@ -258,3 +258,19 @@ def test_provenance__says_that_a_new_file_is_not_of_the_commit(tmp_path, monkeyp
     assert module._git()["git_dirty"] == "yes"
     monkeypatch.setattr(module, "__file__", str(here / "mine.py"))
     assert module._git() == {}
+
+
+def test_quantiles__are_those_asked_for():
+    cube = hops.sweep_cube("pp=2,3", "output.quantiles=[0.999,0.5,0.1]", *SMALL)
+    assert cube["quantile"].values.tolist() == [0.1, 0.5, 0.999]
+    cell = hops.simulate("pp=3", *SMALL)
+    assert (cube["iteration_time"].sel(pp=3).values == np.quantile(cell["iteration_time"].values, [0.1, 0.5, 0.999])).all()
+    assert cube.hops.table().splitlines()[0].split()[1:5] == ["p50", "[s]", "p99.9", "[s]"]
+
+
+@pytest.mark.parametrize("asked", ["[]", "0.5", "[0.5,1.5]", "[0.5,nan]", "[0.5,true]", "null", "[a]"])
+def test_quantiles__refuses_what_is_none(asked):
+    with pytest.raises(ValueError, match="output.quantiles must list numbers from 0 to 1"):
+        hops.simulate(f"output.quantiles={asked}")
+    with pytest.raises(ValueError, match="output.quantiles must include 0.5"):
+        hops.simulate("output.quantiles=[0.9]")
