@@ -25,7 +25,7 @@ def size(request):
 
 
 def make_kernel(pp, m, n):
-    graph = lower(hops.program("1f1b", pp=pp, microbatches=m), channel=False)
+    graph = lower(hops.program("1f1b", pp=pp, microbatches=m), "latency")
     work, lag = np.zeros((1, 6 * pp)), np.full((1, 1 + 2 * pp), int(HOP * 1e9))
     work[0, : 4 * pp] = np.tile(np.array([1.0, 2.0, 1.0, 1.0]) * SECONDS * 1e9, pp)
     lag[0, 0] = 0

@@ -52,11 +52,12 @@ def lag_index(stage: int, backward: bool) -> int:
     return 1 + 2 * stage + backward
 
 
-def lower(program: Program, channel: bool) -> Graph:
-    """Lower ``program``; messages are delays on edges, or with ``channel`` also nodes.
+def lower(program: Program, p2p: str) -> Graph:
+    """Lower ``program``; how messages travel is ``p2p``.
 
-    With ``channel`` a message waits for the one before it on its ordered pair of ranks, in the sender's program order,
-    and occupies the channel as long as its work says; the delay follows.
+    ``latency``: a delay on an edge. ``channel``: a node of its own, which waits for the message before it on its ordered
+    pair of ranks, in the sender's program order, and occupies the channel as long as its work says; the delay
+    follows. ``blocking``: as channel, and the sender runs nothing until the message has arrived.
     """
     nodes, n_stages = _Nodes(), program.n_stages
     sent: dict[tuple[int, bool, int], Edge] = {}  # (stage, backward, microbatch) -> the edge that waits for its message
@@ -71,9 +72,12 @@ def lower(program: Program, channel: bool) -> Graph:
         there = program.rank_of(stage + step)
         if there != here:  # on the same rank the order of the rank says it all
             carrier = node
-            if channel:
+            if p2p != "latency":
                 carrier = nodes.add((here, there), None, transfer_index(n_stages, stage, backward), Edge(node, NO_LAG, node))
-            sent[stage, backward, k] = Edge(carrier, lag_index(stage, backward), node)
+            message = Edge(carrier, lag_index(stage, backward), node)
+            sent[stage, backward, k] = message
+            if p2p == "blocking":
+                nodes.block(here, message)
 
     slot, n_slots = _reuse(nodes.indptr, nodes.pred, nodes.origin)
     factor, fresh = _factors(nodes.op)
@@ -119,22 +123,26 @@ class _Nodes:
     def __init__(self) -> None:
         self.rank, self.work, self.op = list[int](), list[int](), list[Op | None]()
         self.indptr, self.pred, self.lag, self.origin = [0], list[int](), list[int](), list[int]()
-        self._last: dict[int | tuple[int, int], int] = {}
+        self._last: dict[int | tuple[int, int], Edge] = {}
 
     def add(self, where: int | tuple[int, int], op: Op | None, work: int, arrival: Edge | None) -> int:
         """Append a node on rank or channel ``where``; returns its number."""
         node, before = len(self.rank), self._last.get(where)
-        self._last[where] = node
+        self._last[where] = Edge(node, NO_LAG, node)
         self.rank.append(-1 if op is None else where)  # type: ignore[arg-type]
         self.work.append(work)
         self.op.append(op)
-        for edge in (None if before is None else Edge(before, NO_LAG, before), arrival):
+        for edge in (before, arrival):
             if edge is not None:
                 self.pred.append(edge.pred)
                 self.lag.append(edge.lag)
                 self.origin.append(edge.origin)
         self.indptr.append(len(self.pred))
         return node
+
+    def block(self, rank: int, message: Edge) -> None:
+        """Let the next op of ``rank`` wait for ``message`` to arrive."""
+        self._last[rank] = message
 
 
 def _reuse(indptr: list[int], pred: list[int], origin: list[int]) -> tuple[list[int], int]:

@@ -14,7 +14,7 @@ from hops.schedules import SCHEDULES
 from hops.topologies import TOPOLOGIES
 
 DOORS: dict[str, Registry[Any]] = {"schedule": SCHEDULES, "topology": TOPOLOGIES}
-P2P = ("latency", "channel")
+P2P = ("latency", "channel", "blocking")
 LATER = ("dp", "tp", "cp", "ep")  # parallel dimensions that are not modelled yet: refused, never a silent multiplier
 
 

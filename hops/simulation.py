@@ -96,7 +96,7 @@ def prepare(scenario: Scenario) -> Case:
 def structure(schedule: Choice, pp: int, vpp: int | None, microbatches: int, p2p: str) -> Structure:
     """Graph of a schedule at a size."""
     written = program(schedule.name, pp, microbatches, vpp, **schedule.kwargs)
-    graph = lower(written, channel=p2p == "channel")
+    graph = lower(written, p2p)
     n_stages = written.n_stages
     return Structure(
         graph,
@@ -124,7 +124,7 @@ def weights(topology: Choice, model: Model, stage_ranks: tuple[int, ...], microb
                 latency, occupied = path.latency * TICKS, costs.p2p_bytes / path.bandwidth * TICKS
                 link[lag_index(stage, backward)] = PATH_CLASSES.index(path.path_class)
                 lag[lag_index(stage, backward)] = np.floor(latency + 0.5)
-                if p2p == "channel":
+                if p2p != "latency":
                     work[transfer_index(n_stages, stage, backward)] = occupied
                 else:
                     lag[lag_index(stage, backward)] += np.floor(occupied + 0.5)

@@ -47,7 +47,7 @@ def cells(draw):
         latency={term: draw(st.sampled_from([{"law": "none"}, {"law": "lognormal", "cv": 0.3}])) for term in TERMS},
         pp=pp,
         microbatches=m,
-        p2p=draw(st.sampled_from(["latency", "channel"])),
+        p2p=draw(st.sampled_from(["latency", "channel", "blocking"])),
         draws=5,
         seed=draw(st.integers(0, 2**32 - 1)),
     )
@@ -75,7 +75,7 @@ def twin_of(made, draw):
         return [number(term, identity) for term, identity in identities.items() if term in on]
 
     congestion = number("link", PATH_CLASSES.index("NET")) if "link" in on else 1.0
-    return program, twin.simulate(program, seconds, latency, transfer, made["p2p"] == "channel", factors, congestion)
+    return program, twin.simulate(program, seconds, latency, transfer, made["p2p"], factors, congestion)
 
 
 TABLE = twin.Table(lambda u: LAWS["lognormal"].ppf(u, cv=0.3))
@@ -253,6 +253,22 @@ def test_law__channel_with_infinite_bandwidth_is_latency(made):
     b, b_moments = run_ticks(prepare(Scenario.from_config({**made, "p2p": "channel"})))
     assert (a == b).all()
     assert (a_moments == b_moments).all()
+
+
+def test_blocking__the_sender_pays_and_says_so():
+    """Two ranks, one microbatch: nothing overlaps, so blocking costs nothing; with two, rank 0 waits before its second forward."""
+
+    def at(p2p, m):
+        case = prepare(scenario(schedule__name="gpipe", pp=2, microbatches=m, topology__latency=0.25, p2p=p2p))
+        ticks, moments = run_ticks(case)
+        exposed = [(a << 42) + (b << 21) + c for a, b, c in moments[1, :, :3]]
+        return int(ticks[0, 0]), int(ticks[2, 0]), exposed
+
+    assert at("blocking", 1) == at("channel", 1)
+    free, blocking = at("channel", 2), at("blocking", 2)
+    assert free[1] == blocking[1]  # busy time does not count the wait
+    assert blocking[0] > free[0]
+    assert blocking[2][0] >= free[2][0] + 250_000_000
 
 
 def test_law__common_weather_for_split_and_full_backward():

@@ -19,7 +19,7 @@ def test_definitions__by_hand_on_the_twins_timeline():
     program = hops.program("zb_h1", pp=3, microbatches=4)
     seconds = {(s, k): t for s in range(3) for k, t in (("F", 0.1), ("I", 0.2), ("W", 0.15))}
     pairs = [(a, b) for a in range(3) for b in range(3)]
-    when, busy, exposed = twin.simulate(program, seconds, dict.fromkeys(pairs, 0.01), dict.fromkeys(pairs, 0.0), channel=False)
+    when, busy, exposed = twin.simulate(program, seconds, dict.fromkeys(pairs, 0.01), dict.fromkeys(pairs, 0.0), p2p="latency")
     makespan, span, total, most = twin.metrics(program, when, busy)
     first = {name: float(cell[name][0]) for name in cell if cell[name].dims == ("draw",)}
     assert first["makespan"] == first["iteration_time"] == makespan / 1e9

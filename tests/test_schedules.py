@@ -121,7 +121,7 @@ def test_refusal__names_the_reason_and_sizes_that_work(name, vpp, pp, m):
 
 
 @every_variant
-@pytest.mark.parametrize("p2p", ["latency", "channel"])
+@pytest.mark.parametrize("p2p", ["latency", "channel", "blocking"])
 def test_kernel__equals_the_twin(name, vpp, pp, m, p2p):
     case = uniform(name, pp, m, vpp, p2p=p2p)
     program = case.program
@@ -130,9 +130,7 @@ def test_kernel__equals_the_twin(name, vpp, pp, m, p2p):
         i, w = TIMES.i * 1e-9, TIMES.w * 1e-9
         seconds |= {(s, "I"): i, (s, "W"): w, (s, "B"): i + w}
     pairs = [(a, b) for a in range(pp) for b in range(pp)]
-    when, busy, exposed = twin.simulate(
-        program, seconds, dict.fromkeys(pairs, TIMES.hop * 1e-9), dict.fromkeys(pairs, 0.0), channel=p2p == "channel"
-    )
+    when, busy, exposed = twin.simulate(program, seconds, dict.fromkeys(pairs, TIMES.hop * 1e-9), dict.fromkeys(pairs, 0.0), p2p=p2p)
     ticks, moments = run_ticks(case)
     assert tuple(ticks[:, 0]) == twin.metrics(program, when, busy)
     total = (moments[:, :, 0] << 42) + (moments[:, :, 1] << 21) + moments[:, :, 2]

@@ -83,7 +83,7 @@ def ticks(seconds, factors=()):
     return int(product + 0.5)
 
 
-def simulate(program, seconds, latency, transfer, channel, factors=lambda op, rank: (), congestion=1.0):
+def simulate(program, seconds, latency, transfer, p2p, factors=lambda op, rank: (), congestion=1.0):
     """One draw of ``program``: {op: (start, end)}, busy, exposed [ticks] per rank.
 
     seconds: {(stage, kind): s}; latency, transfer: {(from rank, to rank): s}; factors: noise of an op on its rank;
@@ -92,6 +92,7 @@ def simulate(program, seconds, latency, transfer, channel, factors=lambda op, ra
     last_stage = max(op.stage for rank in program.ranks for op in rank)
     home = {op.stage: r for r, rank in enumerate(program.ranks) for op in rank}
     ended, when, free, exposed = {}, {}, {}, [0] * len(program.ranks)
+    blocked = [0] * len(program.ranks)  # until when a rank waits for what it sent
     arrived = {}  # what has reached a rank: (stage, backward, microbatch) of its producer -> arrival tick
     at, now = [0] * len(program.ranks), [0] * len(program.ranks)
     while any(at[r] < len(rank) for r, rank in enumerate(program.ranks)):
@@ -105,7 +106,7 @@ def simulate(program, seconds, latency, transfer, channel, factors=lambda op, ra
                 remote = [(source, backward, k)] if kind != "W" and 0 <= source <= last_stage else []
                 if any(need not in ended for need in local + remote):
                     break
-                reach = max([now[r], *(ended[need] for need in local), *(arrived[need] for need in remote)])
+                reach = max([now[r], blocked[r], *(ended[need] for need in local), *(arrived[need] for need in remote)])
                 instant = max([now[r], *(ended[need] for need in local + remote)])
                 exposed[r] += reach - instant
                 end = reach + ticks(seconds[stage, kind], factors(rank[at[r]], r))
@@ -118,10 +119,12 @@ def simulate(program, seconds, latency, transfer, channel, factors=lambda op, ra
                         pair = (r, home[goal])
                         if pair[0] == pair[1]:
                             arrived[stage, backward, k] = end
-                        elif channel:
+                        elif p2p in ("channel", "blocking"):
                             begins = max(end, free.get(pair, 0))
                             free[pair] = begins + ticks(transfer[pair], [congestion])
                             arrived[stage, backward, k] = free[pair] + int(ticks(latency[pair]) * congestion + 0.5)
+                            if p2p == "blocking":
+                                blocked[r] = arrived[stage, backward, k]
                         else:
                             delay = ticks(latency[pair]) + ticks(transfer[pair])
                             arrived[stage, backward, k] = end + int(delay * congestion + 0.5)
