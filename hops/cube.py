@@ -117,7 +117,7 @@ def _coordinate(axis: Axis) -> tuple[str, Any, dict[str, str]]:
 
 def provenance(plan: Plan) -> dict[str, str]:
     """Attributes that recreate a result: version, source, composed config, overrides, seed, libraries. Text only (netCDF 3)."""
-    first = plan.scenarios[0]
+    first = next(scenario for scenario in plan.scenarios if scenario is not None)
     found: dict[str, Any] = {
         "title": "HOPS result cube" if plan.axes else "HOPS result",
         "Conventions": "CF-1.11",

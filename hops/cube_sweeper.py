@@ -33,8 +33,9 @@ class CubeSweeper(Sweeper):
     """Hands the plan of a multirun to the task function's ``run_plan(plan, hydra_config, folder)``."""
 
     # subclass of Sweeper, not BasicSweeper: Hydra's plugin scan re-imports that module, and super() then fails
-    def __init__(self, params: Mapping[str, Any] | None = None, strict: bool = False) -> None:
-        self.params, self.strict = dict(params or {}), strict
+    # `strict` and `where` are read from the composed config, so that Python callers can set them as well
+    def __init__(self, params: Mapping[str, Any] | None = None, strict: bool = False, where: str | None = None) -> None:
+        self.params = dict(params or {})
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.loader: Any = hydra_context.config_loader
@@ -49,14 +50,14 @@ class CubeSweeper(Sweeper):
             config: DictConfig = self.loader.load_sweep_config(self.config, list(chosen))
             return config
 
-        plan = plan_sweep(self.loader, compose, overrides, strict=self.strict)
+        plan = plan_sweep(self.loader, compose, overrides)
         return self.task_function.run_plan(plan, self.config)
 
 
 def register() -> None:
     """Make Hydra know the sweeper, ``sweeps/`` and the doors' options. Safe to repeat."""
     register_options()
-    node = {"_target_": "hops.cube_sweeper.CubeSweeper", "params": {}, "strict": False}
+    node = {"_target_": "hops.cube_sweeper.CubeSweeper", "params": {}, "strict": False, "where": None}
     ConfigStore.instance().store(group="hydra/sweeper", name="cube", node=node, provider="hops")
     plugins: Any = Plugins.instance()
     plugins.register(CubeSweeper)
@@ -66,14 +67,13 @@ def register() -> None:
         plugins.is_in_toplevel_plugins_module = lambda target: target.startswith("hops.") or inner(target)
 
 
-def plan_sweep(
-    loader: ConfigLoaderImpl, compose: Callable[[Sequence[str]], DictConfig], overrides: Sequence[str], strict: bool = False
-) -> "Plan":
+def plan_sweep(loader: ConfigLoaderImpl, compose: Callable[[Sequence[str]], DictConfig], overrides: Sequence[str]) -> "Plan":
     """Turn overrides, sweeps among them, into a `Plan`; every value is checked here, before anything is evaluated.
 
     ``compose`` composes a config from overrides without sweeps. Raises ``ValueError`` and Hydra's own exceptions.
     """
     from hops.plan import MOST_CELLS, label, short_names
+    from hops.where import where
 
     if not all(isinstance(override, str) for override in overrides):
         raise ValueError(f"overrides are strings such as 'pp=4', one an argument; got {overrides!r}")
@@ -99,13 +99,19 @@ def plan_sweep(
         _check_names(config)
     configs = {choice: plain(config) for choice, config in composed.items()}
     set_here = [(i, axis.key.split(".")) for i, axis in enumerate(axes) if i not in which]
-    scenarios = []
+    first = next(iter(composed.values()))
+    condition = OmegaConf.select(first, "hydra.sweeper.where")
+    asked = where(str(condition), [axis.name for axis in axes]) if condition is not None else None
+    scenarios: list[Scenario | None] = []
     for values in itertools.product(*(axis.values for axis in axes)):
+        if asked and not asked({axis.name: value for axis, value in zip(axes, values, strict=True)}):
+            scenarios.append(None)
+            continue
         cell = configs[tuple(values[i] for i in which)]
         for i, path in set_here:
             cell = _with(cell, path, values[i], axes[i].key)
         scenarios.append(_scenario(cell))
-    return _plan(next(iter(composed.values())), tuple(axes), tuple(scenarios), tuple(overrides), strict)
+    return _plan(first, tuple(axes), tuple(scenarios), tuple(overrides))
 
 
 def one_cell(config: DictConfig) -> "Plan":
@@ -114,14 +120,13 @@ def one_cell(config: DictConfig) -> "Plan":
     return _plan(config, (), (_scenario(plain(config)),), tuple(config.hydra.overrides.task))
 
 
-def _plan(
-    config: DictConfig, axes: "tuple[Axis, ...]", scenarios: "tuple[Scenario, ...]", overrides: tuple[str, ...], strict: bool = False
-) -> "Plan":
+def _plan(config: DictConfig, axes: "tuple[Axis, ...]", scenarios: "tuple[Scenario | None, ...]", overrides: tuple[str, ...]) -> "Plan":
     from hops.executor import make_executor
     from hops.plan import Plan, check_quantiles
 
     executor = make_executor(plain(config).get("executor", {}))
     quantiles = check_quantiles(OmegaConf.select(config, "output.quantiles"))
+    strict = bool(OmegaConf.select(config, "hydra.sweeper.strict"))
     return Plan(axes, scenarios, executor, quantiles, strict, yaml(config), overrides, tuple(_notes(config, axes)))
 
 

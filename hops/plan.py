@@ -31,7 +31,7 @@ class Plan:
     """All cells of a run, row-major over the axes; a plan without axes is one cell."""
 
     axes: tuple[Axis, ...]
-    scenarios: tuple[Scenario, ...]
+    scenarios: tuple[Scenario | None, ...]  # None: a cell that hydra.sweeper.where does not ask for
     executor: Executor
     quantiles: tuple[float, ...]  # over the draws, increasing
     strict: bool = False  # refuse the whole sweep if a cell is infeasible
@@ -74,7 +74,8 @@ def prepare_plan(plan: Plan) -> Prepared:
     reasons: dict[str, list[str]] = {}  # sentences by what they say when sizes are left out
     for i, scenario in enumerate(plan.scenarios):
         try:
-            built[i] = prepare(scenario)
+            if scenario is not None:
+                built[i] = prepare(scenario)
         except Infeasible as reason:
             if plan.strict or not plan.axes:
                 raise
@@ -85,7 +86,8 @@ def prepare_plan(plan: Plan) -> Prepared:
         f"{len(each)} of {n_cells} cells left out{', for instance' if len(set(each)) > 1 else ''}: {each[0]}" for each in reasons.values()
     ]
     if not built:
-        raise Infeasible("no cell of the sweep can be evaluated:\n  " + "\n  ".join(skipped))
+        why = skipped or ["hydra.sweeper.where asks for none"]
+        raise Infeasible("no cell of the sweep can be evaluated:\n  " + "\n  ".join(why))
     return Prepared(plan, tuple(built), tuple(built.values()), tuple(skipped))
 
 

@@ -32,6 +32,7 @@ LAYERS = [
     "scenario",
     "simulation",
     "executor",
+    "where",
     "plan",
     "trace",
     "terminal",
