@@ -30,7 +30,7 @@ NOT_SCENARIO = ("executor", "output", "timeline")  # how to run and what to show
 
 
 class CubeSweeper(Sweeper):
-    """Hands the plan of a multirun to the task function's ``run_plan(plan, hydra_config, folder)``."""
+    """Hands the plan of a multirun to the task function's ``run_plan(plan, config)``."""
 
     # subclass of Sweeper, not BasicSweeper: Hydra's plugin scan re-imports that module, and super() then fails
     # `strict` and `where` are read from the composed config, so that Python callers can set them as well
