@@ -95,7 +95,11 @@ def cube_dataset(prepared: Prepared) -> xr.Dataset:
         data[name] = ([*dims, *last], column.reshape(shape + column.shape[1:]), attributes(name))
     evaluated = np.zeros(n_cells, bool)
     evaluated[list(prepared.cells)] = True
-    data["evaluated"] = (dims, evaluated.reshape(shape), {"long_name": "cell was evaluated; others do not fit or were not asked for, and are NaN"})
+    data["evaluated"] = (
+        dims,
+        evaluated.reshape(shape),
+        {"long_name": "cell was evaluated; others do not fit or were not asked for, and are NaN"},
+    )
     coords["quantile"] = ("quantile", np.array(plan.quantiles), {"long_name": "quantile over draws", "units": "1"})
     coords["rank"] = ("rank", np.arange(n_ranks), {"long_name": "pipeline rank"})
     order = [name + suffix for name in VARIABLES for suffix in ("", *(f"_{each}" for each in STATISTICS)) if name + suffix in data]

@@ -14,7 +14,7 @@ from hops.checks import Infeasible, count
 from hops.programs import Op, Program
 from hops.registry import Registry, keywords, open_door
 
-__all__ = ["SCHEDULES", "Constraint", "Op", "Program", "Schedule", "Times", "program", "schedule"]
+__all__ = ["SCHEDULES", "Constraint", "Op", "Program", "Schedule", "Times", "alternate", "program", "schedule"]
 
 
 class Times(NamedTuple):
@@ -87,6 +87,13 @@ class Schedule:
                 near = " or ".join(str(m) for m in (below, above) if m is not None)
                 hint = f" (try microbatches={near})" if near else ""
                 raise Infeasible(f"{self.name} needs {constraint.needs}; got pp={pp} and microbatches={microbatches}{hint}")
+
+
+def alternate(forward: list[Op], backward: list[Op], warmup: int) -> list[Op]:
+    """The pattern of the 1F1B family: ``warmup`` forwards, then one forward and one backward in turn, then the other backwards."""
+    warmup = min(warmup, len(forward))
+    pairs = [op for pair in zip(forward[warmup:], backward, strict=False) for op in pair]
+    return forward[:warmup] + pairs + backward[len(forward) - warmup :]
 
 
 SCHEDULES: Registry[Schedule] = Registry("schedule")

@@ -4,7 +4,7 @@ Rank r warms up with 2(p-1-r) forwards. The steady state then hides its transfer
 where 1F1B holds p.
 """
 
-from hops.schedules import Op, Program, schedule
+from hops.schedules import Op, Program, alternate, schedule
 
 
 @schedule(
@@ -18,10 +18,6 @@ from hops.schedules import Op, Program, schedule
 def eager_1f1b(pp: int, microbatches: int) -> Program:
     ranks = []
     for rank in range(pp):
-        warmup = min(2 * (pp - 1 - rank), microbatches)
-        ops = [Op(rank, "F", k) for k in range(warmup)]
-        for k in range(microbatches - warmup):
-            ops += [Op(rank, "F", warmup + k), Op(rank, "B", k)]
-        ops += [Op(rank, "B", k) for k in range(microbatches - warmup, microbatches)]
-        ranks.append(ops)
+        forward, backward = ([Op(rank, kind, k) for k in range(microbatches)] for kind in "FB")
+        ranks.append(alternate(forward, backward, warmup=2 * (pp - 1 - rank)))
     return Program("eager_1f1b", ranks)  # type: ignore[arg-type]

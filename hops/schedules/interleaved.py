@@ -6,7 +6,7 @@ messages by it. Where pp does not divide the microbatches Megatron's last group 
 groups instead.
 """
 
-from hops.schedules import Constraint, Op, Program, schedule
+from hops.schedules import Constraint, Op, Program, alternate, schedule
 
 
 def _groups_fit(pp: int, microbatches: int, vpp: int, group_size: int | None = None) -> bool:
@@ -39,9 +39,5 @@ def interleaved(pp: int, microbatches: int, vpp: int, *, group_size: int | None 
     for rank in range(pp):
         forward = [Op(chunk * pp + rank, "F", k) for chunk, k in table]
         backward = [Op((vpp - 1 - chunk) * pp + rank, "B", k) for chunk, k in table]
-        warmup = min(2 * (pp - 1 - rank) + (vpp - 1) * size, len(table))
-        ops = forward[:warmup]
-        for f, b in zip(forward[warmup:], backward, strict=False):
-            ops += [f, b]
-        ranks.append(ops + backward[len(table) - warmup :])
+        ranks.append(alternate(forward, backward, warmup=2 * (pp - 1 - rank) + (vpp - 1) * size))
     return Program("interleaved", ranks, "loop")  # type: ignore[arg-type]

@@ -4,7 +4,7 @@ Also called PipeDream-flush and DAPPLE. Rank r warms up with p-1-r forwards, so 
 activations. Transfers are not hidden in the steady state: each of its m/p rounds pays 2(p-1) hops.
 """
 
-from hops.schedules import Op, Program, schedule
+from hops.schedules import Op, Program, alternate, schedule
 
 
 @schedule(
@@ -19,10 +19,6 @@ from hops.schedules import Op, Program, schedule
 def one_f_one_b(pp: int, microbatches: int) -> Program:
     ranks = []
     for rank in range(pp):
-        warmup = min(pp - 1 - rank, microbatches)
-        ops = [Op(rank, "F", k) for k in range(warmup)]
-        for k in range(microbatches - warmup):
-            ops += [Op(rank, "F", warmup + k), Op(rank, "B", k)]
-        ops += [Op(rank, "B", k) for k in range(microbatches - warmup, microbatches)]
-        ranks.append(ops)
+        forward, backward = ([Op(rank, kind, k) for k in range(microbatches)] for kind in "FB")
+        ranks.append(alternate(forward, backward, warmup=pp - 1 - rank))
     return Program("1f1b", ranks)  # type: ignore[arg-type]
