@@ -16,6 +16,7 @@ from hops.checks import no_such
 from hops.executor import evaluate
 from hops.metrics import quantile_interval, statistics
 from hops.plan import Axis, Plan, Prepared, label
+from hops.scenario import Scenario
 from hops.terminal import cube_table
 from hops.variables import STATISTICS, VARIABLES, attributes
 
@@ -121,7 +122,7 @@ def _coordinate(axis: Axis) -> tuple[str, Any, dict[str, str]]:
 
 def provenance(plan: Plan) -> dict[str, str]:
     """Attributes that recreate a result: version, source, composed config, overrides, seed, libraries. Text only (netCDF 3)."""
-    first = next(scenario for scenario in plan.scenarios if scenario is not None)
+    first = next(scenario for scenario in plan.scenarios if isinstance(scenario, Scenario))
     found: dict[str, Any] = {
         "title": "HOPS result cube" if plan.axes else "HOPS result",
         "Conventions": "CF-1.11",

@@ -7,7 +7,7 @@ values of other keys are set on copies of that.
 import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -23,7 +23,8 @@ from omegaconf import DictConfig, OmegaConf
 from hops.config import SweepsSearchPath, plain, register_options, yaml
 
 if TYPE_CHECKING:  # Hydra scans this file at every start, also for --help: what evaluates is imported where it is used
-    from hops.plan import Axis, Plan
+    from hops.checks import Infeasible
+    from hops.plan import Axis, Cells, Plan
     from hops.scenario import Scenario
 
 NOT_SCENARIO = ("executor", "output", "timeline")  # how to run and what to show: no result depends on them, so they are no axes
@@ -102,7 +103,8 @@ def plan_sweep(loader: ConfigLoaderImpl, compose: Callable[[Sequence[str]], Dict
     first = next(iter(composed.values()))
     condition = OmegaConf.select(first, "hydra.sweeper.where")
     asked = where(str(condition), [axis.name for axis in axes]) if condition is not None else None
-    scenarios: list[Scenario | None] = []
+    typed = {override.key_or_group for override in last.values()}
+    scenarios: list[Scenario | Infeasible | None] = []
     for values in itertools.product(*(axis.values for axis in axes)):
         if asked and not asked({axis.name: value for axis, value in zip(axes, values, strict=True)}):
             scenarios.append(None)
@@ -110,17 +112,19 @@ def plan_sweep(loader: ConfigLoaderImpl, compose: Callable[[Sequence[str]], Dict
         cell = configs[tuple(values[i] for i in which)]
         for i, path in set_here:
             cell = _with(cell, path, values[i], axes[i].key)
-        scenarios.append(_scenario(cell))
+        scenarios.append(_scenario(cell, typed))
     return _plan(first, tuple(axes), tuple(scenarios), tuple(overrides))
 
 
 def one_cell(config: DictConfig) -> "Plan":
     """The plan of a single run."""
     _check_names(config)
-    return _plan(config, (), (_scenario(plain(config)),), tuple(config.hydra.overrides.task))
+    overrides = tuple(config.hydra.overrides.task)
+    typed = {override.partition("=")[0].lstrip("+") for override in overrides}
+    return _plan(config, (), (_scenario(plain(config), typed),), overrides)
 
 
-def _plan(config: DictConfig, axes: "tuple[Axis, ...]", scenarios: "tuple[Scenario | None, ...]", overrides: tuple[str, ...]) -> "Plan":
+def _plan(config: DictConfig, axes: "tuple[Axis, ...]", scenarios: "Cells", overrides: tuple[str, ...]) -> "Plan":
     from hops.executor import make_executor
     from hops.plan import Plan, check_quantiles
 
@@ -140,10 +144,19 @@ def _check_names(config: DictConfig) -> None:
             raise ValueError(f"{group}={chosen} and {group}.name={name} differ; choose one option with {group}=<name>")
 
 
-def _scenario(config: Mapping[str, Any]) -> "Scenario":
-    from hops.scenario import Scenario
+def _scenario(config: Mapping[str, Any], typed: Collection[str]) -> "Scenario | Infeasible":
+    """The scenario of a cell, or why its sizes do not come out; a default gives way to what is derived from a typed size."""
+    from hops.checks import Infeasible
+    from hops.scenario import DERIVED, Scenario
 
-    return Scenario.from_config({key: value for key, value in config.items() if key not in NOT_SCENARIO})
+    ours = {key: value for key, value in config.items() if key not in NOT_SCENARIO}
+    for key, derives in DERIVED.items():
+        if ours.get(key) is not None and derives not in typed:
+            ours[derives] = None
+    try:
+        return Scenario.from_config(ours)
+    except Infeasible as reason:
+        return reason
 
 
 def _axis(loader: ConfigLoaderImpl, parser: OverridesParser, override: Override) -> "Axis":
@@ -202,4 +215,6 @@ def _notes(config: DictConfig, axes: "Sequence[Axis]") -> list[str]:
         notes += [f"{group}={name} is short for {door.aliases[name]}" for name in named if name in door.aliases]
     if OmegaConf.select(config, "model.p2p_bytes") == 0 and not any(axis.key == "model.p2p_bytes" for axis in axes):
         notes.append("model.p2p_bytes=0: messages are empty, so bandwidths play no part")
+    if OmegaConf.select(config, "model.per") == "rank" and any(axis.key == "pp" for axis in axes):
+        notes.append("model.per=rank: a rank's times stay as pp varies, so the model grows with it (per=model keeps it)")
     return notes

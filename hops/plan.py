@@ -26,12 +26,16 @@ class Axis(NamedTuple):
     typed: str = ""  # the key with the + that may stand before it
 
 
+# a scenario; or why its sizes do not come out; or None, where hydra.sweeper.where does not ask for the cell
+type Cells = tuple[Scenario | Infeasible | None, ...]
+
+
 @dataclass(frozen=True)
 class Plan:
     """All cells of a run, row-major over the axes; a plan without axes is one cell."""
 
     axes: tuple[Axis, ...]
-    scenarios: tuple[Scenario | None, ...]  # None: a cell that hydra.sweeper.where does not ask for
+    scenarios: Cells
     executor: Executor
     quantiles: tuple[float, ...]  # over the draws, increasing
     strict: bool = False  # refuse the whole sweep if a cell is infeasible
@@ -74,6 +78,8 @@ def prepare_plan(plan: Plan) -> Prepared:
     reasons: dict[str, list[str]] = {}  # sentences by what they say when sizes are left out
     for i, scenario in enumerate(plan.scenarios):
         try:
+            if isinstance(scenario, Infeasible):
+                raise scenario
             if scenario is not None:
                 built[i] = prepare(scenario)
         except Infeasible as reason:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from hops.checks import count, flag, no_such, one_of
+from hops.checks import Infeasible, count, flag, no_such, one_of
 from hops.costs import FAMILIES, Model, model_keys
 from hops.distributions import LAWS, TERMS
 from hops.noise import MICROBATCH_BITS, STAGE_BITS
@@ -15,6 +15,7 @@ from hops.topologies import TOPOLOGIES
 
 DOORS: dict[str, Registry[Any]] = {"schedule": SCHEDULES, "topology": TOPOLOGIES}
 P2P = ("latency", "channel", "blocking")
+DERIVED = {"gpus": "dp", "global_batch_size": "microbatches"}  # key -> the size that it derives where that is null
 LATER = ("dp", "tp", "cp", "ep")  # parallel dimensions that are not modelled yet: refused, never a silent multiplier
 
 
@@ -76,7 +77,7 @@ class Scenario:
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Scenario":
         """Check a composed config and make the value; ``ValueError`` names the key, what was found and what works."""
-        known = {field.name for field in fields(cls)} | set(LATER)
+        known = {field.name for field in fields(cls)} | {*LATER, *DERIVED}
         for key in config:
             if key not in known:
                 raise no_such("key", key, known)
@@ -84,8 +85,11 @@ class Scenario:
         if missing:
             raise ValueError(f"{', '.join(sorted(missing))} must not be left out of the config")
         for key in LATER:
-            if count(key, config[key]) != 1:
+            if config[key] is not None and count(key, config[key]) != 1:
                 raise ValueError(f"{key}={config[key]} is not modelled yet; only {key}=1 works")
+        pp, microbatch_size = count("pp", config["pp"], most=2**STAGE_BITS), count("microbatch_size", config["microbatch_size"])
+        dp = derived_dp(pp, config["gpus"], config["dp"])
+        microbatches = derived_microbatches(dp, microbatch_size, config["global_batch_size"], config["microbatches"])
         latency = _latency(_section("latency", config))
         draws = count("draws", config["draws"], most=2**33)  # what fits the noise address
         return cls(
@@ -93,15 +97,43 @@ class Scenario:
             topology=_choice("topology", _section("topology", config)),
             model=_model(_section("model", config)),
             latency=latency,
-            pp=count("pp", config["pp"], most=2**STAGE_BITS),
+            pp=pp,
             vpp=None if config["vpp"] is None else count("vpp", config["vpp"]),
-            microbatches=count("microbatches", config["microbatches"], most=2**MICROBATCH_BITS),
-            microbatch_size=count("microbatch_size", config["microbatch_size"]),
+            microbatches=count("microbatches", microbatches, most=2**MICROBATCH_BITS),
+            microbatch_size=microbatch_size,
             draws=draws if latency.noisy else 1,
             seed=count("seed", config["seed"], least=0, most=2**32 - 1),
             p2p=one_of("p2p", config["p2p"], P2P),
             barrier=flag("barrier", config["barrier"]),
         )
+
+
+def derived_dp(pp: int, gpus: Any, dp: Any) -> int:
+    """Replicas that ``gpus`` make, if given; must agree with ``dp``, if given. `Infeasible` where they do not come out."""
+    if gpus is None:
+        return 1 if dp is None else count("dp", dp)
+    gpus = count("gpus", gpus)
+    if gpus % pp:
+        raise Infeasible(f"gpus={gpus} are no multiple of pp={pp} (try gpus={max(1, gpus // pp) * pp} or {(gpus // pp + 1) * pp})")
+    if dp is not None and count("dp", dp) != gpus // pp:
+        raise Infeasible(f"gpus={gpus} and pp={pp} make dp={gpus // pp}, but dp={dp} is given too (leave one of them out)")
+    if gpus != pp:
+        raise Infeasible(f"gpus={gpus} and pp={pp} make dp={gpus // pp}, which is not modelled yet; only dp=1 works (try pp={gpus})")
+    return 1
+
+
+def derived_microbatches(dp: int, microbatch_size: int, global_batch_size: Any, microbatches: Any) -> Any:
+    """Microbatches that ``global_batch_size`` makes, if given; must agree with ``microbatches``, if given."""
+    if global_batch_size is None:
+        return microbatches
+    samples, step = count("global_batch_size", global_batch_size), dp * microbatch_size
+    if samples % step:
+        near = f"try global_batch_size={max(1, samples // step) * step} or {(samples // step + 1) * step}"
+        raise Infeasible(f"global_batch_size={samples} is no multiple of dp x microbatch_size = {step} ({near})")
+    if microbatches is not None and count("microbatches", microbatches) != samples // step:
+        made = f"global_batch_size={samples} makes microbatches={samples // step}"
+        raise Infeasible(f"{made}, but microbatches={microbatches} is given too (leave one of them out)")
+    return samples // step
 
 
 type Frozen = tuple[tuple[str, Any, Any], ...]  # (key, type, value)

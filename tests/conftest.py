@@ -27,6 +27,8 @@ CONFIG = {
     "ep": 1,
     "microbatches": 8,
     "microbatch_size": 1,
+    "gpus": None,
+    "global_batch_size": None,
     "draws": 16,
     "seed": 0,
     "p2p": "latency",

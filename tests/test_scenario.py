@@ -27,7 +27,17 @@ from hops.simulation import prepare
         ({"dp": 4}, "dp=4 is not modelled yet"),
         ({"p2p": "chanel"}, r"no p2p named 'chanel'; did you mean 'channel'\?"),
         ({"barrier": 1}, "barrier must be true or false; got 1"),
-        ({"gpus": 8}, "no key named 'gpus'"),
+        ({"gpu": 8}, r"no key named 'gpu'; did you mean 'gpus'\?"),
+        ({"gpus": 0}, "gpus must be a whole number of at least 1; got 0"),
+        ({"gpus": 10, "dp": None}, r"gpus=10 are no multiple of pp=4 \(try gpus=8 or 12\)"),
+        ({"gpus": 8, "dp": None}, r"gpus=8 and pp=4 make dp=2, which is not modelled yet; only dp=1 works \(try pp=8\)"),
+        ({"gpus": 8, "dp": 1}, r"gpus=8 and pp=4 make dp=2, but dp=1 is given too \(leave one of them out\)"),
+        ({"global_batch_size": 0}, "global_batch_size must be a whole number of at least 1; got 0"),
+        (
+            {"global_batch_size": 9, "microbatch_size": 4, "microbatches": None},
+            r"no multiple of dp x microbatch_size = 4 \(try .*=8 or 12",
+        ),
+        ({"global_batch_size": 9, "microbatches": 8}, "global_batch_size=9 makes microbatches=9, but microbatches=8 is given too"),
         ({"schedule__name": "gpip"}, r"no schedule named 'gpip'; did you mean 'gpipe'\?"),
         ({"schedule__depth": 2}, r"schedule.depth has no meaning for 1f1b \(it takes no parameters\)"),
         ({"topology__name": "ring"}, "no topology named 'ring'"),
@@ -145,3 +155,9 @@ def test_executor__refuses(values, sentence):
 def test_prepare__a_message_that_never_ends_is_refused():
     with pytest.raises(ValueError, match="times add up to inf s"):
         prepare(scenario(model__p2p_bytes=1e300, topology__bandwidth=1e-300))
+
+
+def test_sizes__are_derived_and_may_be_given_twice_where_they_agree():
+    assert scenario(global_batch_size=24, microbatch_size=2, microbatches=None).microbatches == 12
+    assert scenario(global_batch_size=24, microbatch_size=2, microbatches=12).microbatches == 12
+    assert scenario(gpus=4, dp=None) == scenario() == scenario(gpus=4)

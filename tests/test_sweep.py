@@ -366,6 +366,25 @@ def test_plan__plus_and_quotes_keep_working(tmp_path, command):
     assert ratio.sel(experiment="large", schedule="zb") == pytest.approx(6, rel=1e-2)
 
 
+def test_plan__a_default_gives_way_to_what_is_derived_and_a_typed_size_does_not():
+    assert plan("global_batch_size=64").scenarios[0].microbatches == 64
+    assert plan("global_batch_size=64", "microbatches=64").scenarios[0].microbatches == 64
+    with pytest.raises(ValueError, match="global_batch_size=64 makes microbatches=64, but microbatches=32 is given too"):
+        hops.simulate("global_batch_size=64", "microbatches=32")
+    cube = hops.sweep_cube("global_batch_size=48", "microbatch_size=1,5,2", "pp=2", "draws=5")
+    assert cube["evaluated"].values.tolist() == [True, False, True]
+    samples = cube["throughput_mean"] * cube["iteration_time_mean"]
+    assert samples.sel(microbatch_size=2) == pytest.approx(48, rel=1e-2)
+    assert hops.sweep_cube("gpus=8", "pp=4,8", "draws=5")["evaluated"].values.tolist() == [False, True]
+
+
+def test_plan__warns_that_times_per_rank_do_not_shrink_with_pp():
+    warning = "model.per=rank: a rank's times stay as pp varies, so the model grows with it (per=model keeps it)"
+    assert warning in plan("model=explicit", "pp=2,4").notes
+    assert warning not in plan("model=explicit", "pp=2,4", "model.per=model").notes
+    assert warning not in plan("model=explicit", "pp=4").notes
+
+
 def test_plan__range_values_are_what_one_would_type():
     assert plan("latency.op.cv=range(0.05,0.25,0.05)").axes[0].values == (0.05, 0.1, 0.15, 0.2)
 
