@@ -23,9 +23,14 @@ def main() -> None:
         cell = cell_dataset(prepared)
         print(cell_report(cell, prepared.cases[0], prepared.plan.notes))
         if draw_it:
-            from hops.trace import timeline_frame, timeline_text
+            from hops.plots import timeline_figure
+            from hops.trace import messages, timeline_frame, timeline_text
 
-            print(f"\n{timeline_text(timeline_frame(prepared.cases[0]))}")
+            case, frame = prepared.cases[0], timeline_frame(prepared.cases[0])
+            title = f"{case.scenario.schedule.name} on {case.weights.cluster.name}, draw 0: {frame['end'].max():.4g} s"
+            timeline_figure(frame, messages(case), title).savefig("timeline.png")
+            print("\nwritten: timeline.png (draw 0)")
+            print(f"\n{timeline_text(frame)}")
 
     command_line(task)
 

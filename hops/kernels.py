@@ -240,12 +240,17 @@ def evaluate(graph, work, lag, link, law, tables, seed, first_draw, per_draw, mo
 
 
 @kernel
-def trace(graph, work, lag, link, law, tables, seed, draw, start, finish):  # type: ignore[no-untyped-def]
-    """Start and finish (o,) of every node in one draw [ticks]; the same window as `evaluate`, with a row for every node."""
+def trace(graph, work, lag, link, law, tables, seed, draw, start, finish, lags):  # type: ignore[no-untyped-def]
+    """Start and finish (o,) of every node and the lags (1 + 2 stages,) in one draw [ticks].
+
+    The same window as in `evaluate`, with a row for every node.
+    """
     n = graph.rank.size
     space = workspace(graph, n, lag.size)
     window, lane = draw // LANES, draw % LANES
     run_window(graph, np.arange(n), work, lag, link, law, tables, seed, window, lane, lane + 1, space)
+    for i in range(lag.size):
+        lags[i] = space.lag[i, 0]
     for node in range(n):
         finish[node] = space.finish[node, 0]
         start[node] = 0

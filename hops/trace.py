@@ -9,6 +9,7 @@ from hops import kernels
 from hops.checks import count
 from hops.executor import law_rows
 from hops.metrics import TICKS
+from hops.plots import Message
 from hops.simulation import Case
 
 if TYPE_CHECKING:
@@ -41,14 +42,34 @@ def timeline_frame(case: Case, draw: int = 0) -> "pd.DataFrame":
 
 def op_ticks(case: Case, draw: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Start and end [ticks] of the ops of one draw, in ``program.order``."""
+    start, finish, _ = node_ticks(case, draw)
+    ops = case.structure.graph.rank >= 0
+    return start[ops], finish[ops]
+
+
+def node_ticks(case: Case, draw: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Start and finish of every node of the graph, and the lags, in one draw [ticks]."""
     graph, weights = case.structure.graph, case.weights
     start, finish = np.empty(graph.rank.size, np.int64), np.empty(graph.rank.size, np.int64)
+    lag = np.empty(weights.lag.size, np.int64)
     law, tables = law_rows([case])
-    kernels.trace(
-        graph, weights.work, weights.lag, weights.link, law[0], tables, np.uint32(case.scenario.seed), draw, start, finish
-    )  # fmt: skip
-    ops = graph.rank >= 0
-    return start[ops], finish[ops]
+    seed = np.uint32(case.scenario.seed)
+    kernels.trace(graph, weights.work, weights.lag, weights.link, law[0], tables, seed, draw, start, finish, lag)
+    return start, finish, lag
+
+
+def messages(case: Case, draw: int = 0) -> list[Message]:
+    """Every transfer between ranks in one draw."""
+    graph = case.structure.graph
+    _, finish, lag = node_ticks(case, draw)
+    found = []
+    for node in np.flatnonzero(graph.rank >= 0):
+        for edge in range(graph.indptr[node], graph.indptr[node + 1]):
+            source, goal = int(graph.rank[graph.origin[edge]]), int(graph.rank[node])
+            if source >= 0 and source != goal:
+                arrived = finish[graph.pred[edge]] + lag[graph.lag[edge]]
+                found.append(Message(source, finish[graph.origin[edge]] / TICKS, goal, arrived / TICKS))
+    return found
 
 
 def timeline_text(frame: "pd.DataFrame", width: int = 100) -> str:

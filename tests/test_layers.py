@@ -34,6 +34,7 @@ LAYERS = [
     "executor",
     "where",
     "plan",
+    "plots",
     "trace",
     "terminal",
     "cube",
@@ -47,10 +48,10 @@ HOMES = {
     "numba": {"jit"},
     "scipy": {"distributions", "metrics"},
     "xarray": {"cube", "terminal", "sweep"},
-    "pandas": {"trace", "sweep"},
+    "pandas": {"trace", "sweep", "plots"},
     "hydra": {"config", "cube_sweeper", "sweep"},
     "omegaconf": {"config", "cube_sweeper", "sweep", "__main__"},
-    "matplotlib": set(),
+    "matplotlib": {"plots"},
 }
 FILES = sorted(ROOT.rglob("*.py"))
 

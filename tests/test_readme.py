@@ -62,7 +62,7 @@ def test_snippets__run_and_print_what_readme_shows(i, folder):
 def test_timeline__is_the_one_that_the_command_below_it_prints(tmp_path):
     language, picture = BLOCKS[0]
     assert language == "text"
-    command = re.search(r"^\(`uv run (python -m hops .*)`\)$", README.read_text(), re.MULTILINE)
+    command = re.search(r"^\(`uv run (python -m hops .*)`; it also draws$", README.read_text(), re.MULTILINE)
     assert command
     printed = run([sys.executable, *command[1].split()[1:]], tmp_path)
     assert printed.endswith("\n\n" + picture)

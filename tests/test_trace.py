@@ -1,0 +1,72 @@
+"""Timelines: messages, the text and the picture of one draw."""
+
+import matplotlib.image
+import pytest
+from conftest import scenario
+
+from hops import __main__
+from hops.plots import COLOURS, timeline_figure
+from hops.simulation import prepare
+from hops.trace import messages, timeline_frame, timeline_text
+
+SIZES = {"pp": 3, "microbatches": 4}
+
+
+def case_of(**changes):
+    return prepare(scenario(**{**SIZES, "schedule__name": "zb_h1", "topology__latency": 0.25, **changes}))
+
+
+@pytest.mark.parametrize("p2p", ["latency", "channel", "blocking"])
+def test_messages__one_for_each_op_that_waits_for_another_rank(p2p):
+    case = case_of(p2p=p2p)
+    frame = timeline_frame(case)
+    found = messages(case)
+    assert len(found) == 2 * 4 * (3 - 1)
+    ends = set(zip(frame["rank"], frame["end"], strict=True))
+    starts = {rank: set(rows["start"]) for rank, rows in frame.groupby("rank")}
+    for message in found:
+        assert abs(message.goal - message.source) == 1
+        assert (message.source, message.sent) in ends
+        assert message.arrived - message.sent == pytest.approx(0.25)
+        assert any(start >= message.arrived - 1e-9 for start in starts[message.goal])
+
+
+def test_messages__none_inside_a_rank():
+    assert messages(case_of(pp=1)) == []
+    looped = case_of(pp=1, schedule__name="interleaved", vpp=2)
+    assert messages(looped) == []
+
+
+def test_text__numbers_only_where_they_fit_and_never_wider_than_asked():
+    frame = timeline_frame(case_of(microbatches=40, schedule__name="1f1b"))
+    for width in (60, 100):
+        lines = timeline_text(frame, width).splitlines()
+        assert len(lines) == 3 + 2
+        assert max(map(len, lines)) <= max(width, len(lines[-1]))
+        assert max(map(len, lines[:4])) <= width
+
+
+def test_figure__has_a_bar_an_op_and_says_what_its_axes_are():
+    case = case_of()
+    figure = timeline_figure(timeline_frame(case), messages(case), "a title")
+    (axes,) = figure.axes
+    assert (axes.get_xlabel(), axes.get_ylabel(), axes.get_title()) == ("time [s]", "rank", "a title")
+    bars = [collection for collection in axes.collections if len(collection.get_paths()) == 3 * 4]
+    assert len(bars) == 3
+    assert len({COLOURS[kind] for kind in "FIW"}) == 3
+    assert sorted(text.get_text() for text in axes.texts) == sorted(str(k) for k in range(4) for _ in range(3 * 3))
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        *("forward", "backward for input", "backward for weight", "bubble", "transfer"),
+    ]
+
+
+@pytest.mark.parametrize("pp", [4, 64])
+def test_command__writes_a_picture_that_opens(pp, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["hops", "timeline=true", f"pp={pp}", "microbatches=8", "model=explicit", "draws=3"])
+    __main__.main()
+    assert "written: timeline.png (draw 0)" in capsys.readouterr().out
+    picture = matplotlib.image.imread(tmp_path / "timeline.png")
+    assert picture.shape[0] > 300
+    assert picture.shape[1] == 1680
+    assert picture[..., :3].std() > 0.05
