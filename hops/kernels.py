@@ -128,6 +128,7 @@ def run_window(graph, slot, work, lag, link, law, tables, seed, window, lo, hi, 
                 for d in range(n):
                     ticks[d] = np.int64(base * space.factor[row, d] + 0.5)
             else:  # base x op x rank x microbatch, from the left; a term that is off multiplies by 1
+                # the scratch row is free again: the op's own factor has been drawn
                 product, at = space.distance, graph.n_ranks + N_LINKS + (graph.identity[node] & ((1 << MICROBATCH_BITS) - 1))
                 for d in range(n):
                     product[d] = base * space.factor[row, d] if law[OP] >= 0 else base
