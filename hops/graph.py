@@ -57,7 +57,9 @@ def lower(program: Program, p2p: str) -> Graph:
 
     ``latency``: a delay on an edge. ``channel``: a node of its own, which waits for the message before it on its ordered
     pair of ranks, in the sender's program order, and occupies the channel as long as its work says; the delay
-    follows. ``blocking``: as channel, and the sender runs nothing until the message has arrived.
+    follows. ``blocking``: as channel, and the sender runs nothing until the message has arrived. ``rendezvous``: a node of
+    its own that begins when both sides have posted, the sender by computing, the receiver by having nothing left to do
+    before the op that needs the message; so a receiver takes one message at a time, and channels need no order.
     """
     nodes, n_stages = _Nodes(), program.n_stages
     sent: dict[tuple[int, bool, int], Edge] = {}  # (stage, backward, microbatch) -> the edge that waits for its message
@@ -66,18 +68,25 @@ def lower(program: Program, p2p: str) -> Graph:
         backward = kind != "F"
         step = -1 if backward else 1
         arrival = sent.get((stage - step, backward, k)) if kind != "W" else None
-        node = nodes.add(here, op, work_index(stage, kind), arrival)
+        if arrival is not None and p2p == "rendezvous":
+            transfer = nodes.add(-1, None, transfer_index(n_stages, stage - step, backward), nodes.last.get(here), arrival)
+            arrival = Edge(transfer, lag_index(stage - step, backward), arrival.origin)
+        node = nodes.add(here, op, work_index(stage, kind), nodes.last.get(here), arrival)
+        nodes.last[here] = Edge(node, NO_LAG, node)
         if kind == "W" or not 0 <= stage + step < n_stages:
             continue
         there = program.rank_of(stage + step)
         if there != here:  # on the same rank the order of the rank says it all
-            carrier = node
-            if p2p != "latency":
-                carrier = nodes.add((here, there), None, transfer_index(n_stages, stage, backward), Edge(node, NO_LAG, node))
-            message = Edge(carrier, lag_index(stage, backward), node)
+            message = nodes.last[here]
+            if p2p == "latency":
+                message = Edge(node, lag_index(stage, backward), node)
+            elif p2p in ("channel", "blocking"):
+                transfer = nodes.add(-1, None, transfer_index(n_stages, stage, backward), nodes.last.get((here, there)), message)
+                nodes.last[here, there] = Edge(transfer, NO_LAG, transfer)
+                message = Edge(transfer, lag_index(stage, backward), node)
             sent[stage, backward, k] = message
             if p2p == "blocking":
-                nodes.block(here, message)
+                nodes.last[here] = message
 
     slot, n_slots = _reuse(nodes.indptr, nodes.pred, nodes.origin)
     factor, fresh = _factors(nodes.op)
@@ -118,31 +127,25 @@ class Edge(NamedTuple):
 
 
 class _Nodes:
-    """Nodes in the making, each waiting for the one before it on its rank or channel."""
+    """Nodes in the making; ``last`` is what the next node of a rank, or of a channel (a pair of ranks), waits for."""
 
     def __init__(self) -> None:
         self.rank, self.work, self.op = list[int](), list[int](), list[Op | None]()
         self.indptr, self.pred, self.lag, self.origin = [0], list[int](), list[int](), list[int]()
-        self._last: dict[int | tuple[int, int], Edge] = {}
+        self.last: dict[int | tuple[int, int], Edge] = {}
 
-    def add(self, where: int | tuple[int, int], op: Op | None, work: int, arrival: Edge | None) -> int:
-        """Append a node on rank or channel ``where``; returns its number."""
-        node, before = len(self.rank), self._last.get(where)
-        self._last[where] = Edge(node, NO_LAG, node)
-        self.rank.append(-1 if op is None else where)  # type: ignore[arg-type]
+    def add(self, rank: int, op: Op | None, work: int, *edges: Edge | None) -> int:
+        """Append a node (of a transfer: rank -1, no op) that waits for ``edges``; returns its number."""
+        self.rank.append(rank)
         self.work.append(work)
         self.op.append(op)
-        for edge in (before, arrival):
+        for edge in edges:
             if edge is not None:
                 self.pred.append(edge.pred)
                 self.lag.append(edge.lag)
                 self.origin.append(edge.origin)
         self.indptr.append(len(self.pred))
-        return node
-
-    def block(self, rank: int, message: Edge) -> None:
-        """Let the next op of ``rank`` wait for ``message`` to arrive."""
-        self._last[rank] = message
+        return len(self.rank) - 1
 
 
 def _reuse(indptr: list[int], pred: list[int], origin: list[int]) -> tuple[list[int], int]:

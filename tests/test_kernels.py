@@ -47,7 +47,7 @@ def cells(draw):
         latency={term: draw(st.sampled_from([{"law": "none"}, {"law": "lognormal", "cv": 0.3}])) for term in TERMS},
         pp=pp,
         microbatches=m,
-        p2p=draw(st.sampled_from(["latency", "channel", "blocking"])),
+        p2p=draw(st.sampled_from(["latency", "channel", "blocking", "rendezvous"])),
         draws=5,
         seed=draw(st.integers(0, 2**32 - 1)),
     )
@@ -269,6 +269,19 @@ def test_blocking__the_sender_pays_and_says_so():
     assert free[1] == blocking[1]  # busy time does not count the wait
     assert blocking[0] > free[0]
     assert blocking[2][0] >= free[2][0] + 250_000_000
+
+
+def test_rendezvous__the_receiver_pays_for_every_message():
+    """GPipe on two ranks, two microbatches: rank 1 asks for F1 only after F0, rank 0 for B1 only after B0: four hops instead of two."""
+
+    def makespan(p2p, hop):
+        case = prepare(scenario(schedule__name="gpipe", pp=2, microbatches=2, topology__latency=hop, p2p=p2p))
+        return int(run_ticks(case)[0][0, 0])
+
+    compute = makespan("channel", 0.0)
+    assert makespan("rendezvous", 0.0) == compute
+    assert makespan("channel", 0.25) == compute + 2 * 250_000_000
+    assert makespan("rendezvous", 0.25) == compute + 4 * 250_000_000
 
 
 def test_law__common_weather_for_split_and_full_backward():

@@ -121,7 +121,7 @@ def test_refusal__names_the_reason_and_sizes_that_work(name, vpp, pp, m):
 
 
 @every_variant
-@pytest.mark.parametrize("p2p", ["latency", "channel", "blocking"])
+@pytest.mark.parametrize("p2p", ["latency", "channel", "blocking", "rendezvous"])
 def test_kernel__equals_the_twin(name, vpp, pp, m, p2p):
     case = uniform(name, pp, m, vpp, p2p=p2p)
     program = case.program

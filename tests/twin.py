@@ -106,6 +106,12 @@ def simulate(program, seconds, latency, transfer, p2p, factors=lambda op, rank: 
                 remote = [(source, backward, k)] if kind != "W" and 0 <= source <= last_stage else []
                 if any(need not in ended for need in local + remote):
                     break
+                if p2p == "rendezvous":  # the data move when the receiver has nothing left to do before
+                    for need in remote:
+                        pair = (home[source], r)
+                        if pair[0] != r:
+                            delay = int(ticks(latency[pair]) * congestion + 0.5)
+                            arrived[need] = max(ended[need], now[r]) + ticks(transfer[pair], [congestion]) + delay
                 reach = max([now[r], blocked[r], *(ended[need] for need in local), *(arrived[need] for need in remote)])
                 instant = max([now[r], *(ended[need] for need in local + remote)])
                 exposed[r] += reach - instant
@@ -125,7 +131,7 @@ def simulate(program, seconds, latency, transfer, p2p, factors=lambda op, rank: 
                             arrived[stage, backward, k] = free[pair] + int(ticks(latency[pair]) * congestion + 0.5)
                             if p2p == "blocking":
                                 blocked[r] = arrived[stage, backward, k]
-                        else:
+                        elif p2p == "latency":
                             delay = ticks(latency[pair]) + ticks(transfer[pair])
                             arrived[stage, backward, k] = end + int(delay * congestion + 0.5)
                 at[r] += 1
