@@ -122,7 +122,8 @@ def _coordinate(axis: Axis) -> tuple[str, Any, dict[str, str]]:
 
 def provenance(plan: Plan) -> dict[str, str]:
     """Attributes that recreate a result: version, source, composed config, overrides, seed, libraries. Text only (netCDF 3)."""
-    first = next(scenario for scenario in plan.scenarios if isinstance(scenario, Scenario))
+    cells = [scenario for scenario in plan.scenarios if isinstance(scenario, Scenario)]
+    terms = [dict(term.params) for latency in {cell.latency for cell in cells} for term in latency.terms if term]
     found: dict[str, Any] = {
         "title": "HOPS result cube" if plan.axes else "HOPS result",
         "Conventions": "CF-1.11",
@@ -132,8 +133,9 @@ def provenance(plan: Plan) -> dict[str, str]:
         "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
         "config": plan.config,
         "overrides": plan.overrides,
-        "seed": "an axis" if any(axis.key == "seed" for axis in plan.axes) else first.seed,
+        "seed": "an axis" if any(axis.key == "seed" for axis in plan.axes) else cells[0].seed,
         "notes": plan.notes or None,
+        "samples": sorted({f"{term['file']}: blake2b {term['digest']}" for term in terms if "digest" in term}) or None,
         "python": platform.python_version(),
         **{f"{name}_version": version(name) for name in ("numpy", "numba", "xarray", "scipy", "hydra-core")},
     }

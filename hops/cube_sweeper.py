@@ -74,7 +74,10 @@ def plan_sweep(loader: ConfigLoaderImpl, compose: Callable[[Sequence[str]], Dict
     ``compose`` composes a config from overrides without sweeps. Raises ``ValueError`` and Hydra's own exceptions.
     """
     from hops.plan import MOST_CELLS, label, short_names
+    from hops.scenario import forget_files
     from hops.where import where
+
+    forget_files()
 
     if not all(isinstance(override, str) for override in overrides):
         raise ValueError(f"overrides are strings such as 'pp=4', one an argument; got {overrides!r}")

@@ -163,7 +163,7 @@ def hashable(value: Any) -> Any:
 
 def _values(noun: str, section: Frozen, sections: tuple[str, ...] = ()) -> dict[str, Any]:
     for key, kind, value in section:
-        if (kind is dict) != (key in sections):
+        if (kind is dict) != (key in sections) and value is not None:
             wanted = "a section of keys" if key in sections else "a value or a list"
             found = "a section" if kind is dict else repr(value)
             raise ValueError(f"{noun}.{key} must be {wanted}; got {found}")
@@ -193,6 +193,11 @@ def _model(section: Frozen) -> Model:
     return FAMILIES[family](**values)
 
 
+def forget_files() -> None:
+    """Let the next scenario read the files of its laws anew: they may have changed since the last plan."""
+    _latency.cache_clear()
+
+
 @remember
 def _latency(section: Frozen) -> Latency:
     _known_keys("latency", "latency", [key for key, *_ in section], TERMS)
@@ -200,14 +205,17 @@ def _latency(section: Frozen) -> Latency:
     return Latency(**{term: _term(f"latency.{term}", values.get(term, ())) for term in TERMS})
 
 
+SECTIONS = ("parameters",)  # of a term of the latency: those of a law of scipy
+
+
 def _term(prefix: str, section: Frozen) -> Choice | None:
-    values = _values(prefix, section)
+    values = _values(prefix, section, SECTIONS)
     name = values.pop("law", None)
     given = {key: value for key, value in values.items() if value is not None}
     if name in (None, "none"):
         return None  # whatever its parameters: so latency=none,lognormal and latency.op.cv=0.1,0.2 can be swept together
     law = LAWS[str(name)]
-    parameters = law.check(prefix, given)
+    parameters = law.checked(prefix, given)
     return None if parameters == {"cv": 0} else Choice(law.name, tuple(sorted(parameters.items())))
 
 

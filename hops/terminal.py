@@ -1,7 +1,8 @@
 """What the terminal shows: the report of one cell, and the table of a cube. At most 100 columns."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -34,7 +35,7 @@ def cell_report(cell: xr.Dataset, case: Case, notes: Sequence[str] = ()) -> str:
     law = "latency=none: nothing varies, so one draw was evaluated"
     if case.noisy:
         laws = [(name, term) for name, term in zip(TERMS, s.latency.terms, strict=True) if term is not None]
-        told = [f"per {name} {term.name} {' '.join(f'{key}={value:g}' for key, value in term.params)}" for name, term in laws]
+        told = [f"per {name} {term.name} {' '.join(_told(term.params))}" for name, term in laws]
         law = f"draws={s.draws} seed={s.seed}; noise: {', '.join(told)}"
     n_ops = int((graph.rank >= 0).sum())
     held, busy, exposed = (cell[name].values for name in ("peak_in_flight", "busy_time", "exposed_communication"))
@@ -67,6 +68,15 @@ def cell_report(cell: xr.Dataset, case: Case, notes: Sequence[str] = ()) -> str:
     if paths:
         lines.append(_slowest(paths, costs.p2p_bytes))
     return "\n".join(wrapped for line in lines for wrapped in textwrap.wrap(line, WIDTH, subsequent_indent="    ") or [""])
+
+
+def _told(params: Sequence[tuple[str, Any]]) -> Iterator[str]:
+    """Parameters of a law as ``key=value``, those in sections too."""
+    for key, value in params:
+        if isinstance(value, tuple):
+            yield from _told(value)
+        elif value is not None:
+            yield f"{key}={value:g}" if isinstance(value, (int, float)) else f"{key}={value}"
 
 
 def _times(times: np.ndarray, certain: bool) -> list[str]:

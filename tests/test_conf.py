@@ -22,8 +22,16 @@ OPTIONS = [
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_option__runs_out_of_the_box(option):
-    cell = hops.simulate(option, "draws=4", "microbatches=8")
+def test_option__runs_out_of_the_box(option, tmp_path):
+    (tmp_path / "sample.txt").write_text("1.0 1.1 1.3")
+    needs = {
+        "latency=empirical": [f"latency.op.file={tmp_path}/sample.txt"],
+        "latency=scipy": ["latency.op.distribution=invgauss", "latency.op.parameters={mu: 0.1}"],
+    }.get(option, [])
+    if needs:
+        with pytest.raises(ValueError, match="is not set"):
+            hops.simulate(option)
+    cell = hops.simulate(option, *needs, "draws=4", "microbatches=8")
     assert (cell["iteration_time"] > 0).all()
 
 

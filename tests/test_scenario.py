@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 from conftest import config, scenario
 
@@ -161,3 +162,56 @@ def test_sizes__are_derived_and_may_be_given_twice_where_they_agree():
     assert scenario(global_batch_size=24, microbatch_size=2, microbatches=None).microbatches == 12
     assert scenario(global_batch_size=24, microbatch_size=2, microbatches=12).microbatches == 12
     assert scenario(gpus=4, dp=None) == scenario() == scenario(gpus=4)
+
+
+def empirical(**given):
+    return scenario(latency__op={"law": "empirical", **given})
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "must hold at least 2 numbers, all above 0 and finite; got 0 values"),
+        ("1 2 0", "got 3 values from 0 to 2"),
+        ("1 nan", "all above 0 and finite"),
+        ("1 fast", "cannot be read as numbers: could not convert string to float: 'fast'"),
+    ],
+)
+def test_empirical__a_sample_that_cannot_be_meant(tmp_path, text, sentence):
+    file = tmp_path / "sample.txt"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=sentence):
+        empirical(file=str(file))
+
+
+def test_empirical__lists_columns_and_npy_are_the_same_sample(tmp_path):
+    (tmp_path / "plain.txt").write_text("3, 1\n2")
+    (tmp_path / "table.csv").write_text("op,ms\nF,1.0\nB,\nF,2\nF,3\n")
+    np.save(tmp_path / "saved.npy", [2e-3, 1e-3, 3e-3])
+    files = [{"file": "plain.txt"}, {"file": "table.csv", "column": "ms"}, {"file": "saved.npy"}]
+    digests = {empirical(**{**given, "file": str(tmp_path / given["file"])}).latency.op.kwargs["digest"] for given in files}
+    assert len(digests) == 1  # seconds, milliseconds: only ratios count
+    for column, sentence in (("s", r"has no column 's' \(its first line reads op, ms\)"), (None, "could not convert")):
+        with pytest.raises(ValueError, match=sentence):
+            empirical(file=str(tmp_path / "table.csv"), column=column)
+    with pytest.raises(ValueError, match=r"latency.op.file is not set"):
+        empirical()
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({}, "latency.op.distribution is not set"),
+        ({"distribution": "gama"}, "has no continuous law named 'gama'; did you mean 'gamma'?"),
+        ({"distribution": "poisson"}, "has no continuous law named 'poisson'"),
+        ({"distribution": "gamma"}, r"gamma\(\): it takes a, loc, scale"),
+        ({"distribution": "gamma", "parameters": {"a": 2, "b": 3}}, r"gamma\(a=2, b=3\): it takes a, loc, scale"),
+        ({"distribution": "norm"}, "must have a support from 0 on and a finite mean; got a support from -inf"),
+        ({"distribution": "pareto", "parameters": {"b": 1}}, "a mean of inf"),
+        ({"distribution": "loguniform", "parameters": {"a": 1e-9, "b": 1}}, "bends too sharply for a table"),
+        ({"distribution": "gamma", "parameters": 3}, "latency.op.parameters must be a section of keys; got 3"),
+    ],
+)
+def test_scipy__a_law_that_cannot_be_meant(given, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        scenario(latency__op={"law": "scipy", **given})

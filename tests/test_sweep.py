@@ -140,7 +140,10 @@ MISTAKES = [
     (["schedule=1f1b1"], r"Could not find 'schedule/1f1b1'[\s\S]*1f1b\n\s*gpipe[\s\S]*did you mean '1f1b'\?"),
     (["topology=dgxx"], r"Could not find 'topology/dgxx'[\s\S]*did you mean 'dgx'\?"),
     (["latency=lognorm"], r"Could not find 'latency/lognorm'[\s\S]*did you mean 'lognormal'\?"),
-    (["latency.op.law=gauss"], r"no latency law named 'gauss'.* \(known: gamma, heavy_tail, lognormal, normal, weibull\)"),
+    (
+        ["latency.op.law=gauss"],
+        r"no latency law named 'gauss'.* \(known: empirical, gamma, heavy_tail, lognormal, normal, scipy, weibull\)",
+    ),
     (["microbatchs=4"], r"Could not override 'microbatchs'[\s\S]*did you mean 'microbatches'\?"),
     (["schedule.depth=2"], "Key 'depth' is not in struct"),
     (["+foo=1"], "no key named 'foo'"),
@@ -429,3 +432,15 @@ def test_timeline__columns_and_draw():
     assert (frame["end"] > frame["start"]).all()
     with pytest.raises(ValueError, match="draw must be a whole number from 0 to 19; got 20"):
         hops.timeline(*SMALL, draw=20)
+
+
+def test_python__a_sample_that_changed_is_read_anew(tmp_path):
+    file = tmp_path / "sample.txt"
+    words = ("latency=empirical", f"latency.op.file={file}", "draws=50", "microbatches=2", "pp=2")
+    file.write_text("1 1.1")
+    before = hops.simulate(*words)
+    file.write_text("1 9")
+    after = hops.simulate(*words)
+    assert float(after.iteration_time.std()) > 5 * float(before.iteration_time.std())
+    assert before.attrs["samples"].startswith(f"{file}: blake2b ")
+    assert before.attrs["samples"] != after.attrs["samples"]

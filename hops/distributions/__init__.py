@@ -5,7 +5,7 @@ which states its variance and the range of its parameters. The engine compiles i
 multiplies durations by what it draws from that.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ __all__ = ["LAWS", "TERMS", "Law", "law"]
 # the kinds of variation, in the order in which their factors multiply a duration; see `hops.scenario.Latency`
 TERMS = ("op", "rank", "microbatch", "link")
 
+type Check = Callable[[str, Mapping[str, Any]], dict[str, Any]]
 type Quantile = Callable[..., "np.ndarray[Any, np.dtype[np.float64]]"]
 
 
@@ -30,21 +31,24 @@ class Law:
     name: str
     ppf: Quantile
     variance: Callable[..., float]
-    at_most: dict[str, float]  # the table's error is tested up to here
+    at_most: dict[str, float] = field(default_factory=dict)  # the table's error is tested up to here
     at_least: dict[str, float] = field(default_factory=dict)
+    check: Check | None = None  # for parameters that are no plain numbers: returns them hashable, or raises ``ValueError``
     support: str
     source: str
 
     @property
-    def parameters(self) -> dict[str, float]:
+    def parameters(self) -> dict[str, Any]:
         """Parameters with their defaults."""
         return keywords(self.ppf)
 
-    def check(self, prefix: str, values: dict[str, Any]) -> dict[str, float]:
-        """Return the law's parameters as floats; missing ones take their default, unknown or out of range: ``ValueError``."""
+    def checked(self, prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the law's parameters; missing ones take their default, unknown ones or values out of range: ``ValueError``."""
         for key in values:
             if key not in self.parameters:
                 raise ValueError(f"{prefix}.{key} has no meaning for law {self.name} (it takes {', '.join(self.parameters)})")
+        if self.check is not None:
+            return self.check(prefix, values)
         checked = {key: positive(f"{prefix}.{key}", values.get(key, default), zero=key == "cv") for key, default in self.parameters.items()}
         for key, value in checked.items():
             least, most = self.at_least.get(key, 0.0), self.at_most[key]
