@@ -32,7 +32,19 @@ def make_kernel(pp, m, n):
     tables = quantile_table("lognormal", (("cv", CV),))[None]
     per_draw, moments = np.empty((4, 1, n), np.int64), np.zeros((1, 3, pp, kernels.N_LIMBS), np.int64)
     law = np.array([[0, -1, -1, -1]])  # noise of every op, none of ranks, microbatches or links
-    arguments = (graph, work, lag, np.zeros_like(lag), law, tables, np.zeros(1, np.uint32), 0, per_draw, moments)
+    arguments = (
+        graph,
+        work,
+        lag,
+        np.zeros_like(lag),
+        law,
+        tables,
+        np.zeros(1, np.uint32),
+        0,
+        per_draw,
+        moments,
+        np.empty((3, 0, pp, n), np.int64),
+    )
     return arguments, per_draw
 
 

@@ -3,7 +3,7 @@
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -31,8 +31,8 @@ class HopsAccessor:
         self._dataset = dataset
 
     def table(self) -> str:
-        """One line a cell, as the terminal shows it; needs a cube (dim ``quantile``)."""
-        if "quantile" not in self._dataset.dims:
+        """One line a cell, as the terminal shows it; needs a cube."""
+        if "evaluated" not in self._dataset:
             raise ValueError("a table needs a cube (hops.sweep_cube, hops.open_cube); this is one cell with its draws")
         return cube_table(self._dataset)
 
@@ -46,65 +46,75 @@ class HopsAccessor:
 
 def cell_dataset(prepared: Prepared) -> xr.Dataset:
     """Evaluate a plan of one cell; dims ``draw`` and ``rank``."""
-    (outcome,) = evaluate(prepared.cases, prepared.plan.executor)
+    kept = prepared.plan.keep_draws
+    (outcome,) = evaluate(prepared.cases, prepared.plan.executor, kept)
     case = prepared.cases[0]
     data: dict[str, Any] = {name: ("draw", values[0], attributes(name)) for name, values in outcome.per_draw.items()}
-    data |= {name: ("rank", values[0], attributes(name)) for name, values in outcome.per_rank.items()}
+    ranks = ("draw", "rank") if kept else ("rank",)
+    data |= {name: (ranks, values[0].T, attributes(name, kept)) for name, values in outcome.per_rank.items()}
     data["peak_in_flight"] = ("rank", np.array(case.structure.in_flight, float), attributes("peak_in_flight"))
-    coords = {
-        "draw": ("draw", np.arange(case.scenario.draws), {"long_name": "sampled iteration"}),
-        "rank": ("rank", np.arange(case.scenario.pp), {"long_name": "pipeline rank"}),
-    }
+    coords = {"draw": _draws(case.scenario.draws), "rank": _ranks(case.scenario.pp)}
     return xr.Dataset(data, coords, provenance(prepared.plan))
 
 
 def cube_dataset(prepared: Prepared) -> xr.Dataset:
-    """Evaluate all cells of a plan; dims: the axes in the order typed, then ``quantile`` or ``rank``.
+    """Evaluate all cells of a plan; dims: the axes in the order typed, then ``quantile`` or, if they are kept, ``draw``; ``rank``.
 
-    Cells that were left out are NaN, with ``evaluated`` False.
+    Cells that were left out are NaN, with ``evaluated`` False; so are draws and ranks that a cell has fewer of than others.
     """
     plan, cases = prepared.plan, prepared.cases
     coords: dict[str, Any] = {axis.name: _coordinate(axis) for axis in plan.axes}  # before anything is evaluated
-    shape, n_cells = plan.shape, len(plan.scenarios)
-    n_ranks = max(case.scenario.pp for case in cases)
-    columns: dict[str, np.ndarray[Any, Any]] = {}
+    n_ranks, n_draws = max(case.scenario.pp for case in cases), max(case.scenario.draws for case in cases)
+    coords["rank"] = _ranks(n_ranks)
+    coords |= {"draw": _draws(n_draws)} if plan.keep_draws else {"quantile": _quantiles(plan.quantiles)}
+    sizes = {"rank": n_ranks, "draw": n_draws, "quantile": len(plan.quantiles)}
+    columns: dict[str, tuple[tuple[str, ...], np.ndarray[Any, Any]]] = {}  # name -> dims besides the axes, values of all cells
 
-    def put(name: str, cells: list[int], values: np.ndarray[Any, Any], width: int | None = None) -> None:
+    def put(name: str, dims: tuple[str, ...], cells: list[int], values: np.ndarray[Any, Any]) -> None:
         if name not in columns:
-            columns[name] = np.full((n_cells,) if width is None else (n_cells, width), np.nan)
-        where = [prepared.cells[i] for i in cells]
-        if width is None:
-            columns[name][where] = values
-        else:
-            columns[name][where, : values.shape[1]] = values
+            columns[name] = dims, np.full((len(plan.scenarios), *(sizes[dim] for dim in dims)), np.nan)
+        into: Any = ([prepared.cells[i] for i in cells], *map(slice, values.shape[1:]))
+        columns[name][1][into] = values
 
-    for outcome in evaluate(cases, plan.executor):
+    for outcome in evaluate(cases, plan.executor, plan.keep_draws):
         batch = [cases[i] for i in outcome.cells]
         certain = np.array([not case.noisy for case in batch])
         for name, draws in outcome.per_draw.items():
             for suffix, values in statistics(draws, plan.quantiles, certain).items():
-                put(name + suffix, outcome.cells, values, None if suffix else len(plan.quantiles))
+                if suffix:
+                    put(name + suffix, (), outcome.cells, values)
+                elif plan.keep_draws:
+                    put(name, ("draw",), outcome.cells, draws)
+                else:
+                    put(name, ("quantile",), outcome.cells, values)
         for name, ranks in outcome.per_rank.items():
-            put(name, outcome.cells, ranks, n_ranks)
-        in_flight = np.array([case.structure.in_flight for case in batch], float)
-        put("peak_in_flight", outcome.cells, in_flight, n_ranks)
+            dims = ("draw", "rank") if plan.keep_draws else ("rank",)
+            put(name, dims, outcome.cells, ranks.swapaxes(1, -1) if plan.keep_draws else ranks)
+        put("peak_in_flight", ("rank",), outcome.cells, np.array([case.structure.in_flight for case in batch], float))
 
-    dims = [axis.name for axis in plan.axes]
-    data: dict[str, Any] = {}
-    for name, column in columns.items():
-        last = [] if column.ndim == 1 else ["rank" if name in VARIABLES and VARIABLES[name].per == "rank" else "quantile"]
-        data[name] = ([*dims, *last], column.reshape(shape + column.shape[1:]), attributes(name))
-    evaluated = np.zeros(n_cells, bool)
+    axes, shape = [axis.name for axis in plan.axes], plan.shape
+    data: dict[str, Any] = {
+        name: ([*axes, *dims], values.reshape(shape + values.shape[1:]), attributes(name, plan.keep_draws))
+        for name, (dims, values) in columns.items()
+    }
+    evaluated = np.zeros(len(plan.scenarios), bool)
     evaluated[list(prepared.cells)] = True
-    data["evaluated"] = (
-        dims,
-        evaluated.reshape(shape),
-        {"long_name": "cell was evaluated; others do not fit or were not asked for, and are NaN"},
-    )
-    coords["quantile"] = ("quantile", np.array(plan.quantiles), {"long_name": "quantile over draws", "units": "1"})
-    coords["rank"] = ("rank", np.arange(n_ranks), {"long_name": "pipeline rank"})
+    meaning = {"long_name": "cell was evaluated; others do not fit or were not asked for, and are NaN"}
+    data["evaluated"] = (axes, evaluated.reshape(shape), meaning)
     order = [name + suffix for name in VARIABLES for suffix in ("", *(f"_{each}" for each in STATISTICS)) if name + suffix in data]
     return xr.Dataset({name: data[name] for name in [*order, "evaluated"]}, coords, provenance(plan))
+
+
+def _draws(n: int) -> tuple[str, Any, dict[str, str]]:
+    return ("draw", np.arange(n), {"long_name": "sampled iteration"})
+
+
+def _ranks(n: int) -> tuple[str, Any, dict[str, str]]:
+    return ("rank", np.arange(n), {"long_name": "pipeline rank"})
+
+
+def _quantiles(values: Sequence[float]) -> tuple[str, Any, dict[str, str]]:
+    return ("quantile", np.array(values), {"long_name": "quantile over draws", "units": "1"})
 
 
 def _coordinate(axis: Axis) -> tuple[str, Any, dict[str, str]]:

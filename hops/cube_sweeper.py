@@ -128,13 +128,15 @@ def one_cell(config: DictConfig) -> "Plan":
 
 
 def _plan(config: DictConfig, axes: "tuple[Axis, ...]", scenarios: "Cells", overrides: tuple[str, ...]) -> "Plan":
+    from hops.checks import one_of
     from hops.executor import make_executor
     from hops.plan import Plan, check_quantiles
 
     executor = make_executor(plain(config).get("executor", {}))
     quantiles = check_quantiles(OmegaConf.select(config, "output.quantiles"))
+    keep = one_of("output.keep", OmegaConf.select(config, "output.keep"), ("quantiles", "draws"))
     strict = bool(OmegaConf.select(config, "hydra.sweeper.strict"))
-    return Plan(axes, scenarios, executor, quantiles, strict, yaml(config), overrides, tuple(_notes(config, axes)))
+    return Plan(axes, scenarios, executor, quantiles, keep == "draws", strict, yaml(config), overrides, tuple(_notes(config, axes)))
 
 
 def _check_names(config: DictConfig) -> None:

@@ -1,13 +1,14 @@
-"""Evaluation: cells that share a graph go through the kernel together, tile by tile, on threads of this process.
+"""Evaluation: cells that share a graph go through a kernel together, tile by tile, on threads of this process.
 
 Neither tiles nor threads can change a result: noise is addressed, and what the kernel adds up are integers.
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple
+from threading import Lock
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +16,14 @@ from numpy.typing import NDArray
 from hops import kernels
 from hops.checks import count, no_such
 from hops.distributions import TERMS
-from hops.metrics import COLUMNS, Floats, draw_metrics, rank_metrics
+from hops.metrics import COLUMNS, Floats, draw_metrics, rank_draws, rank_metrics
+from hops.noiseless import WINDOW, evaluate_noiseless
 from hops.simulation import Case
 
 BATCH_DRAWS = 1 << 20  # draws whose metrics are held at once
 BYTES_PER_DRAW = 200  # of a cell whose metrics are made: ticks, metrics and a copy of one that is sorted
+KEPT_METRICS, KEPT_PER_RANK = 11, 3  # float64 a draw of a cell that is kept
+MOST_KEPT = 2**31  # bytes of a variable that netCDF 3 holds
 BATCH_CELLS = 1024  # cells likewise: each may bring a quantile table of 64 kB
 
 
@@ -48,53 +52,115 @@ def make_executor(section: Mapping[str, Any]) -> Executor:
     return Executor(**section)
 
 
+type Ticks = tuple[NDArray[np.int64], dict[str, Floats]]  # per_draw (4, c, n), and metrics of ranks
+
+
 class Outcome(NamedTuple):
     """Metrics of the cells ``cells`` (their positions among those asked for)."""
 
     cells: list[int]
     per_draw: dict[str, Floats]  # name -> (c, n)
-    per_rank: dict[str, Floats]  # name -> (c, r)
+    per_rank: dict[str, Floats]  # name -> (c, r), mean and deviation over the draws; or (c, r, n), the draws themselves
 
 
-def evaluate(cases: Sequence[Case], executor: Executor) -> Iterator[Outcome]:
-    """Evaluate all cases, those that share a graph and a number of draws together; batches come as they are ready."""
-    groups: dict[tuple[Any, int], list[int]] = {}
+def evaluate(cases: Sequence[Case], executor: Executor, keep_draws: bool = False) -> Iterator[Outcome]:
+    """Evaluate all cases, those that share a graph and a number of draws together; batches come as they are ready.
+
+    ``keep_draws`` asks for the draws of every rank's metrics, instead of their mean and deviation.
+    """
+    groups: dict[tuple[Any, int, bool], list[int]] = {}
     for i, case in enumerate(cases):
-        groups.setdefault((case.shape, case.scenario.draws), []).append(i)
-    with ThreadPoolExecutor(executor.threads or os.process_cpu_count()) as pool:
+        groups.setdefault((case.shape, case.scenario.draws, case.noisy), []).append(i)
+    with Team(executor.threads or os.process_cpu_count() or 1) as team:
+        for (_, n_draws, noisy), members in groups.items():
+            held = n_draws * (cases[members[0]].scenario.pp if keep_draws else 1)
+            size = min(BATCH_CELLS, max(1, BATCH_DRAWS // held))
+            for at in range(0, len(members), size):
+                cells = members[at : at + size]
+                batch = [cases[i] for i in cells]
+                rows = zip(*map(_columns, batch), strict=True)
+                columns = {key: np.array(values, float) for key, values in zip(COLUMNS, rows, strict=True)}
+                found = _noisy(batch, n_draws, executor.tile, team, keep_draws) if noisy else _noiseless(batch, team, keep_draws)
+                yield Outcome(cells, draw_metrics(found[0], columns), found[1])
+
+
+class Team:
+    """The calling thread and ``n - 1`` others; the caller takes its share of the tasks, as waking another takes some 50 us."""
+
+    def __init__(self, n: int) -> None:
+        self.n, self.others = n, ThreadPoolExecutor(max(1, n - 1))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.others.shutdown(cancel_futures=True)
+
+    def run(self, task: Callable[..., None], todo: Iterable[tuple[int, ...]]) -> None:
+        """Call ``task`` with every item of ``todo``, on whichever thread is free; after an error, or Ctrl-C, nothing new begins."""
+        left = list(todo)[::-1]
+
+        def work() -> None:
+            try:
+                while left:
+                    try:
+                        item = left.pop()
+                    except IndexError:  # another thread took the last one
+                        return
+                    task(*item)
+            except BaseException:
+                left.clear()
+                raise
+
+        busy = [self.others.submit(work) for _ in range(min(self.n, len(left)) - 1)]
         try:
-            for (_, n_draws), members in groups.items():
-                size = min(BATCH_CELLS, max(1, BATCH_DRAWS // n_draws))
-                for at in range(0, len(members), size):
-                    cells = members[at : at + size]
-                    yield _batch([cases[i] for i in cells], cells, n_draws, executor.tile, pool)
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
+            work()
+        finally:
+            for each in busy:
+                each.result()
 
 
-def check_memory(n_draws: int) -> None:
-    """Refuse more draws of a cell than memory holds: quantiles need them all, the engine itself does not."""
+def check_memory(keep_draws: bool, sizes: Sequence[tuple[int, int]]) -> None:
+    """Refuse draws that memory or the file cannot hold; ``sizes`` are the (draws, ranks) of every cell.
+
+    Quantiles need all draws of a cell, the engine itself does not.
+    """
+    n_draws, n_ranks = (max(each, default=0) for each in zip(*sizes, strict=True)) if sizes else (0, 0)
     needed, there = n_draws * BYTES_PER_DRAW, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    what = "the metrics of one cell"
+    if keep_draws:
+        variable = 8 * len(sizes) * n_draws * n_ranks
+        needed, what = needed + 2 * (variable * KEPT_PER_RANK + 8 * len(sizes) * n_draws * KEPT_METRICS), "a cube that keeps them"
+        if variable > MOST_KEPT:
+            raise ValueError(
+                f"output.keep=draws of {len(sizes)} cells, {n_draws} draws and {n_ranks} ranks makes variables of {variable / 1e9:.3g} GB; "
+                f"a netCDF file holds {MOST_KEPT / 1e9:.3g} GB each (try fewer draws, or output.keep=quantiles)"
+            )
     if needed > there:
-        raise ValueError(
-            f"draws={n_draws} need about {needed / 1e9:.3g} GB for the metrics of one cell; this machine has {there / 1e9:.3g}"
-        )
+        raise ValueError(f"draws={n_draws} need about {needed / 1e9:.3g} GB for {what}; this machine has {there / 1e9:.3g}")
 
 
-def _batch(cases: list[Case], cells: list[int], n_draws: int, tile: int, pool: ThreadPoolExecutor) -> Outcome:
+def _noisy(cases: list[Case], n_draws: int, tile: int, team: Team, keep_draws: bool) -> Ticks:
+    """Evaluate cells of one graph and number of draws, a tile of draws a task."""
     graph = cases[0].structure.graph
-    work = np.stack([case.weights.work for case in cases])
-    lag = np.stack([case.weights.lag for case in cases])
+    work, lag, link = _stacked(cases, "work"), _stacked(cases, "lag"), _stacked(cases, "link")
     seed = np.array([case.scenario.seed for case in cases], np.uint32)
-    link = np.stack([case.weights.link for case in cases])
     law, tables = law_rows(cases)
+    per_draw = np.empty((4, len(cases), n_draws), np.int64)
+    per_rank = np.empty((3, len(cases) if keep_draws else 0, graph.n_ranks, n_draws), np.int64)
 
-    def task(at: int, end: int, first: int, n: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        per_draw = np.empty((4, end - at, n), np.int64)
-        moments = np.zeros((end - at, 3, graph.n_ranks, kernels.N_LIMBS), np.int64)
-        kernels.evaluate(graph, work[at:end], lag[at:end], link[at:end], law[at:end], tables, seed[at:end], first, per_draw, moments)
-        return per_draw, moments
+    moments, adding = np.zeros((len(cases), 3, graph.n_ranks, kernels.N_LIMBS), object), Lock()
+
+    def task(at: int, end: int, first: int, n: int) -> None:
+        sums = np.zeros((end - at, 3, graph.n_ranks, kernels.N_LIMBS), np.int64)
+        draws = np.empty((4, end - at, n), np.int64)  # of its own: of a slice numba would not know that draws are next to each other
+        ranks = np.empty((3, end - at if keep_draws else 0, graph.n_ranks, n), np.int64)
+        kernels.evaluate(graph, work[at:end], lag[at:end], link[at:end], law[at:end], tables, seed[at:end], first, draws, sums, ranks)
+        per_draw[:, at:end, first : first + n] = draws
+        if keep_draws:
+            per_rank[:, at:end, :, first : first + n] = ranks
+        with adding:
+            moments[at:end] += sums
 
     n_cells = max(1, tile // n_draws)  # small cells share a task
     todo = [
@@ -102,13 +168,29 @@ def _batch(cases: list[Case], cells: list[int], n_draws: int, tile: int, pool: T
         for at in range(0, len(cases), n_cells)
         for first in range(0, n_draws, tile)
     ]
-    per_draw = np.empty((4, len(cases), n_draws), np.int64)
-    moments = np.zeros((len(cases), 3, graph.n_ranks, kernels.N_LIMBS), object)
-    for (at, end, first, n), (ticks, sums) in zip(todo, pool.map(lambda t: task(*t), todo), strict=True):
-        per_draw[:, at:end, first : first + n] = ticks
-        moments[at:end] += sums
-    columns = {key: np.array(values, float) for key, values in zip(COLUMNS, zip(*map(_columns, cases), strict=True), strict=True)}
-    return Outcome(cells, draw_metrics(per_draw, columns), rank_metrics(moments, n_draws))
+    team.run(task, todo)
+    return per_draw, rank_draws(per_rank) if keep_draws else rank_metrics(moments, n_draws)
+
+
+def _noiseless(cases: list[Case], team: Team, keep_draws: bool) -> Ticks:
+    """Evaluate cells of one graph that have no noise, a window of cells a task."""
+    graph = cases[0].structure.graph
+    work, lag = (np.ascontiguousarray(_stacked(cases, each).T) for each in ("work", "lag"))
+    per_draw, per_rank = np.empty((4, len(cases)), np.int64), np.empty((3, graph.n_ranks, len(cases)), np.int64)
+
+    def task(at: int) -> None:  # whole arrays: of a slice numba would not know that cells are next to each other
+        evaluate_noiseless(graph, work, lag, at, min(at + WINDOW, len(cases)), per_draw, per_rank)
+
+    team.run(task, ((at,) for at in range(0, len(cases), WINDOW)))
+    found = rank_draws(per_rank.swapaxes(1, 2)[:, :, :, None])
+    if keep_draws:
+        return per_draw[:, :, None], found
+    only = {name: values[:, :, 0] for name, values in found.items()}
+    return per_draw[:, :, None], only | {f"{name}_std": np.full(values.shape, np.nan) for name, values in only.items()}
+
+
+def _stacked(cases: list[Case], weight: str) -> NDArray[Any]:
+    return np.stack([getattr(case.weights, weight) for case in cases])
 
 
 def law_rows(cases: Sequence[Case]) -> tuple[NDArray[np.int64], Floats]:

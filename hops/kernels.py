@@ -14,7 +14,7 @@ from hops.jit import kernel
 from hops.noise import BLOCKS, LANES, LINK_STREAM, MICROBATCH_BITS, MICROBATCH_STREAM, OP_STREAM, RANK_STREAM, draw_factors
 
 MAKESPAN, SPAN, TOTAL_BUSY, MOST_BUSY = range(4)  # rows of `per_draw`
-BUSY, EXPOSED, UTILIZATION = range(3)  # rows of `moments`
+BUSY, EXPOSED, UTILIZATION = range(3)  # rows of `moments` and `per_rank`
 ONE = 1 << 40  # a utilization of 1 in `moments`, fixed point
 LIMB = 21  # moments are sums over limbs of 21 bits: exact for values below 2^63 and up to MOST_DRAWS draws a call
 N_LIMBS = 9
@@ -210,11 +210,12 @@ def add_moments(values, n, sums):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def evaluate(graph, work, lag, link, law, tables, seed, first_draw, per_draw, moments):  # type: ignore[no-untyped-def]
+def evaluate(graph, work, lag, link, law, tables, seed, first_draw, per_draw, moments, per_rank):  # type: ignore[no-untyped-def]
     """Evaluate every cell of ``work`` for as many draws as ``per_draw`` has room for, from ``first_draw`` on.
 
     work (c, 6 stages) float ticks; lag, link (c, 1 + 2 stages) ticks and link class; law (c, 4) rows of tables
-    (laws, cells, 2), -1 for a term that is off; seed (c,); results: per_draw (4, c, n) ticks, moments (c, 3, r, 9) added to.
+    (laws, cells, 2), -1 for a term that is off; seed (c,); results: per_draw (4, c, n) ticks, moments (c, 3, r, 9) added
+    to, per_rank (3, c, r, n) ticks, or of no cells where only the moments are asked for.
     """
     space = workspace(graph, graph.n_slots, lag.shape[1])
     n_draws = per_draw.shape[2]
@@ -238,6 +239,11 @@ def evaluate(graph, work, lag, link, law, tables, seed, first_draw, per_draw, mo
                 add_moments(busy, n, moments[c, BUSY, rank])
                 add_moments(space.exposed[rank], n, moments[c, EXPOSED, rank])
                 add_moments(space.ticks, n, moments[c, UTILIZATION, rank])
+                if per_rank.shape[1]:
+                    for d in range(n):
+                        per_rank[BUSY, c, rank, at + d] = busy[d]
+                        per_rank[EXPOSED, c, rank, at + d] = space.exposed[rank, d]
+                        per_rank[UTILIZATION, c, rank, at + d] = space.ticks[d]
 
 
 @kernel

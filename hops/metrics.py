@@ -10,6 +10,8 @@ from hops.kernels import BUSY, EXPOSED, LIMB, MAKESPAN, MOST_BUSY, ONE, SPAN, TO
 
 TICKS = 1e9  # a second
 
+PER_RANK = (("busy_time", BUSY, TICKS), ("exposed_communication", EXPOSED, TICKS), ("utilization", UTILIZATION, ONE))
+
 type Floats = NDArray[np.float64]
 
 # what a cell contributes to its metrics besides ticks, one column each; NaN where the model has none
@@ -53,10 +55,15 @@ def rank_metrics(moments: NDArray[np.object_], n_draws: int) -> dict[str, Floats
     else:
         deviation = np.full(mean.shape, np.nan)
     found = {}
-    for name, row, unit in (("busy_time", BUSY, TICKS), ("exposed_communication", EXPOSED, TICKS), ("utilization", UTILIZATION, ONE)):
+    for name, row, unit in PER_RANK:
         found[name] = mean[:, row] / unit
         found[f"{name}_std"] = deviation[:, row] / unit
     return found
+
+
+def rank_draws(per_rank: NDArray[np.int64]) -> dict[str, Floats]:
+    """Every rank's metrics in every draw, each (c, r, n), from per_rank (3, c, r, n) ticks."""
+    return {name: per_rank[row] / unit for name, row, unit in PER_RANK}
 
 
 def quantile_interval(sample: Floats, q: float, confidence: float = 0.95) -> tuple[float, float]:

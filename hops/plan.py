@@ -38,6 +38,7 @@ class Plan:
     scenarios: Cells
     executor: Executor
     quantiles: tuple[float, ...]  # over the draws, increasing
+    keep_draws: bool = False  # every draw of every metric, not only their quantiles
     strict: bool = False  # refuse the whole sweep if a cell is infeasible
     config: str = ""  # composed YAML of the first cell
     overrides: tuple[str, ...] = ()
@@ -86,7 +87,7 @@ def prepare_plan(plan: Plan) -> Prepared:
             if plan.strict or not plan.axes:
                 raise
             reasons.setdefault(re.sub(r"\d+", "#", str(reason)), []).append(str(reason))
-    check_memory(max((case.scenario.draws for case in built.values()), default=0))
+    check_memory(plan.keep_draws, [(case.scenario.draws, case.scenario.pp) for case in built.values()])
     n_cells = len(plan.scenarios)
     skipped = [
         f"{len(each)} of {n_cells} cells left out{', for instance' if len(set(each)) > 1 else ''}: {each[0]}" for each in reasons.values()

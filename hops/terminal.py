@@ -38,7 +38,8 @@ def cell_report(cell: xr.Dataset, case: Case, notes: Sequence[str] = ()) -> str:
         told = [f"per {name} {term.name} {' '.join(_told(term.params))}" for name, term in laws]
         law = f"draws={s.draws} seed={s.seed}; noise: {', '.join(told)}"
     n_ops = int((graph.rank >= 0).sum())
-    held, busy, exposed = (cell[name].values for name in ("peak_in_flight", "busy_time", "exposed_communication"))
+    means = cell.mean("draw")  # of metrics whose draws are kept, and of those that always have draws
+    held, busy, exposed = (means[name].values for name in ("peak_in_flight", "busy_time", "exposed_communication"))
     tight = int(busy.argmax())
     sizes = f"{s.microbatches} microbatches of {s.microbatch_size}"
     lines = [
@@ -50,16 +51,16 @@ def cell_report(cell: xr.Dataset, case: Case, notes: Sequence[str] = ()) -> str:
         "iteration time",
         *_times(cell["iteration_time"].values, certain=not case.noisy),
         "",
-        f"throughput              {float(cell['throughput'].mean()):.4g} samples/s{_tokens(cell)}",
+        f"throughput              {float(means['throughput']):.4g} samples/s{_tokens(means)}",
     ]
     if "mfu" in cell:
-        achieved = f"{float(cell['flops_per_gpu'].mean()) / 1e12:.4g} TFLOP/s a GPU"
-        lines.append(f"MFU                     {share(float(cell['mfu'].mean()))} (HFU {share(float(cell['hfu'].mean()))}, {achieved})")
+        achieved = f"{float(means['flops_per_gpu']) / 1e12:.4g} TFLOP/s a GPU"
+        lines.append(f"MFU                     {share(float(means['mfu']))} (HFU {share(float(means['hfu']))}, {achieved})")
     lines += [
-        f"bubble                  {share(float(cell['bubble_fraction'].mean()))} of all ranks' time "
-        f"(by span {share(float(cell['span_bubble_fraction'].mean()))})",
+        f"bubble                  {share(float(means['bubble_fraction']))} of all ranks' time "
+        f"(by span {share(float(means['span_bubble_fraction']))})",
         f"exposed communication   {seconds(exposed.mean())} a rank on average, {seconds(exposed.max())} on rank {int(exposed.argmax())}",
-        f"tightest rank           {tight}: busy {seconds(busy[tight])}, {share(float(cell['utilization'][tight]))} of the makespan",
+        f"tightest rank           {tight}: busy {seconds(busy[tight])}, {share(float(means['utilization'][tight]))} of the makespan",
         f"activations in flight   at most {int(held.max())} microbatches (rank {int(held.argmax())})",
         "",
         f"times: {costs.source}",
@@ -91,8 +92,8 @@ def _times(times: np.ndarray, certain: bool) -> list[str]:
     return [*lines, f"  mean {seconds(times.mean()):>10}   standard error {seconds(error)}"]
 
 
-def _tokens(cell: xr.Dataset) -> str:
-    return f", {float(cell['tokens_per_second'].mean()):.4g} tokens/s" if "tokens_per_second" in cell else ""
+def _tokens(means: xr.Dataset) -> str:
+    return f", {float(means['tokens_per_second']):.4g} tokens/s" if "tokens_per_second" in means else ""
 
 
 def _slowest(paths: Sequence[Path], size: float) -> str:
@@ -115,8 +116,11 @@ def cube_table(cube: xr.Dataset) -> str:
         heading = f"the {MOST_ROWS} of {len(found)} cells with the highest throughput; all are in the cube\n"
         found = found[np.argsort(-flat["throughput_mean"].values[found], kind="stable")][:MOST_ROWS]
     columns: dict[str, list[str]] = {str(dim): [str(flat[dim].values[i]) for i in found] for dim in dims}
-    for q in [q for q in flat["quantile"].values if q >= 0.5]:
-        columns[f"p{100 * q:g} [s]"] = [_number(value, 5) for value in flat["iteration_time"].sel(quantile=q).values[found]]
+    times = flat["iteration_time"].isel(cell=found)
+    if "draw" in times.dims:
+        times = times.quantile([0.5, 0.95, 0.99], "draw")
+    for q in [q for q in times["quantile"].values if q >= 0.5]:
+        columns[f"p{100 * q:g} [s]"] = [_number(value, 5) for value in times.sel(quantile=q).values]
     columns["mean [s]"] = [_number(value, 5) for value in flat["iteration_time_mean"].values[found]]
     columns["+-"] = [_number(value, 2) for value in flat["iteration_time_standard_error"].values[found]]
     columns["samples/s"] = [_number(value, 4) for value in flat["throughput_mean"].values[found]]

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 
 class Variable(NamedTuple):
-    """One variable of a cell; ``per`` is "draw" (one value a sampled iteration) or "rank" (its mean over the draws)."""
+    """One variable of a cell; ``per`` is "draw" (a value a sampled iteration), "rank" (a value a rank), or "draw rank"."""
 
     per: str
     units: str
@@ -28,14 +28,11 @@ VARIABLES = {
     "mfu": Variable("draw", "1", "model FLOPs utilization", "model FLOPs without recomputation / (iteration_time x peak of all GPUs)"),
     "hfu": Variable("draw", "1", "hardware FLOPs utilization", "FLOPs with recomputation / (iteration_time x peak of all GPUs)"),
     "flops_per_gpu": Variable("draw", "FLOP s-1", "model FLOP/s a GPU achieves"),
-    "busy_time": Variable("rank", "s", "computing time of a rank, mean over draws"),
-    "busy_time_std": Variable("rank", "s", "computing time of a rank, standard deviation over draws (ddof 1)"),
+    "busy_time": Variable("draw rank", "s", "computing time of a rank"),
     "exposed_communication": Variable(
-        "rank", "s", "waits that transfers add, mean over draws", "sum of start - max(previous end on the rank, producers' ends)"
+        "draw rank", "s", "waits that transfers add", "sum of start - max(previous end on the rank, producers' ends)"
     ),
-    "exposed_communication_std": Variable("rank", "s", "waits that transfers add, standard deviation over draws (ddof 1)"),
-    "utilization": Variable("rank", "1", "busy time over makespan, mean over draws"),
-    "utilization_std": Variable("rank", "1", "busy time over makespan, standard deviation over draws (ddof 1)"),
+    "utilization": Variable("draw rank", "1", "busy time over makespan"),
     "peak_in_flight": Variable("rank", "1", "most chunk activations a rank holds at once", "freed at B or W"),
 }
 
@@ -46,12 +43,15 @@ STATISTICS = {
 }
 
 
-def attributes(name: str) -> dict[str, str]:
-    """CF attributes of variable ``name``, also of a statistic such as ``iteration_time_mean``."""
+def attributes(name: str, kept: bool = False) -> dict[str, str]:
+    """CF attributes of variable ``name``, also of a statistic such as ``iteration_time_mean``.
+
+    A metric of ranks stands for its mean over the draws, unless these are ``kept``.
+    """
     if name in VARIABLES:
-        variable, suffix = VARIABLES[name], ""
+        variable, statistic = VARIABLES[name], "mean" if VARIABLES[name].per == "draw rank" and not kept else None
     else:
         statistic = next(s for s in STATISTICS if name.endswith(f"_{s}"))
-        variable, suffix = VARIABLES[name.removesuffix(f"_{statistic}")], f", {STATISTICS[statistic]}"
-    found = {"long_name": variable.long_name + suffix, "units": variable.units}
+        variable = VARIABLES[name.removesuffix(f"_{statistic}")]
+    found = {"long_name": variable.long_name + (f", {STATISTICS[statistic]}" if statistic else ""), "units": variable.units}
     return {**found, "source": variable.source} if variable.source else found

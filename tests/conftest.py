@@ -65,7 +65,8 @@ def run_ticks(case, first=0, n=None, split=()):
         per_draw = np.empty((4, 1, b - a), np.int64)
         sums = np.zeros((1, 3, graph.n_ranks, kernels.N_LIMBS), np.int64)
         kernels.evaluate(
-            graph, weights.work[None], weights.lag[None], weights.link[None], law, tables, seed, first + a, per_draw, sums
+            graph, weights.work[None], weights.lag[None], weights.link[None], law, tables, seed, first + a, per_draw, sums,
+            np.empty((3, 0, graph.n_ranks, b - a), np.int64),
         )  # fmt: skip
         parts.append(per_draw[:, 0])
         moments += sums[0]

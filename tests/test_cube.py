@@ -12,7 +12,8 @@ import pytest
 import xarray as xr
 
 import hops
-from hops.cube import attribute_text, write_cube
+from hops import executor
+from hops.cube import attribute_text, open_cube, write_cube
 from hops.variables import VARIABLES, attributes
 
 SMALL = ("microbatches=6", "draws=20")
@@ -274,3 +275,33 @@ def test_quantiles__refuses_what_is_none(asked):
         hops.simulate(f"output.quantiles={asked}")
     with pytest.raises(ValueError, match="output.quantiles must include 0.5"):
         hops.simulate("output.quantiles=[0.9]")
+
+
+def test_cube__kept_draws_are_those_of_the_cells_alone(tmp_path):
+    words = ("microbatches=4", "draws=30", "output.keep=draws")
+    cube = hops.sweep_cube("pp=2,3", "latency=none,lognormal", *words)
+    assert cube["iteration_time"].dims == ("pp", "latency", "draw")
+    assert cube["busy_time"].dims == ("pp", "latency", "draw", "rank")
+    assert "quantile" not in cube.dims
+    assert "busy_time_std" not in cube
+    assert cube["busy_time"].attrs["long_name"] == "computing time of a rank"
+    for pp in (2, 3):
+        cell = hops.simulate(f"pp={pp}", *words)
+        mine = cube.sel(pp=pp, latency="lognormal")
+        for name in ("iteration_time", "busy_time", "exposed_communication", "utilization"):
+            ours = mine[name].isel(rank=slice(pp)) if "rank" in mine[name].dims else mine[name]
+            assert (ours.values == cell[name].values).all()
+        assert mine.hops.interval("iteration_time", 0.5) == cell.hops.interval("iteration_time", 0.5)
+    certain = cube.sel(latency="none")
+    assert (certain["iteration_time"].count("draw") == 1).all()  # nothing varies: one draw says it all
+    assert np.isnan(cube["busy_time"].sel(pp=2).isel(rank=2)).all()
+    quantiles = hops.sweep_cube("pp=2,3", "latency=none,lognormal", "microbatches=4", "draws=30")
+    assert cube.hops.table() == quantiles.hops.table()
+    write_cube(cube, tmp_path / "cube.nc")
+    assert open_cube(tmp_path).drop_attrs().equals(cube.drop_attrs())
+
+
+def test_cube__more_kept_draws_than_a_file_holds_are_refused(monkeypatch):
+    monkeypatch.setattr(executor, "MOST_KEPT", 1000)
+    with pytest.raises(ValueError, match=r"output.keep=draws of 2 cells, 30 draws and 3 ranks makes variables of .* GB"):
+        hops.sweep_cube("pp=2,3", "microbatches=4", "draws=30", "output.keep=draws")

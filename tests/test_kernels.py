@@ -94,6 +94,48 @@ def test_kernel__equals_the_twin(made):
 
 
 @given(cells())
+def test_noiseless__equals_the_twin_and_the_kernel_of_draws(made):
+    made = {**made, "latency": {term: {"law": "none"} for term in TERMS}}
+    case = prepare(Scenario.from_config(made))
+    program, (when, busy, exposed) = twin_of(made, 0)
+    ((_, found),) = outcome([case])
+    makespan, span, *_ = twin.metrics(program, when, busy)
+    assert (found["makespan"][0, 0], found["span"][0, 0]) == (makespan / 1e9, span / 1e9)
+    assert found["busy_time"][0].tolist() == [ticks / 1e9 for ticks in busy]
+    assert found["exposed_communication"][0].tolist() == [ticks / 1e9 for ticks in exposed]
+    ticks, moments = run_ticks(case)
+    assert found["makespan"][0, 0] == ticks[0, 0] / 1e9
+    assert found["utilization"][0].tolist() == rank_metrics(moments[None], 1)["utilization"][0].tolist()
+
+
+@pytest.mark.parametrize("p2p", ["latency", "channel", "blocking", "rendezvous"])
+def test_noiseless__cells_side_by_side_are_the_cells_alone(p2p):
+    """More cells than lanes, each with its own times and hop; a few of them alone, and through the kernel of draws."""
+    cases = [
+        prepare(scenario(model__forward=1 + i / 64, model__backward_weight=0.5 + i % 7, topology__latency=i % 11 / 8, p2p=p2p, draws=1))
+        for i in range(600)
+    ]
+    ((_, together),) = outcome(cases)
+    for i in (0, 255, 256, 599):
+        ((_, alone),) = outcome([cases[i]])
+        assert all(together[name][i].tolist() == alone[name][0].tolist() or name.endswith("_std") for name in together)
+        ticks, _ = run_ticks(cases[i])
+        assert [together[name][i, 0] for name in ("makespan", "span")] == (ticks[:2, 0] / 1e9).tolist()
+
+
+def test_kept_draws__are_those_that_the_moments_sum_up():
+    case = noisy(draws=300)
+    (found,) = evaluate([case], Executor(tile=64), keep_draws=True)
+    (summed,) = evaluate([case], Executor())
+    for name, values in found.per_rank.items():
+        assert values.shape == (1, 4, 300)
+        assert values.mean(axis=-1) == pytest.approx(summed.per_rank[name], rel=1e-12)
+        assert values.std(axis=-1, ddof=1) == pytest.approx(summed.per_rank[f"{name}_std"], rel=1e-9)
+    ticks, _ = run_ticks(case)
+    assert (np.rint(found.per_rank["busy_time"][0] * 1e9).sum(axis=0) == ticks[2]).all()
+
+
+@given(cells())
 def test_trace__is_the_twins_timeline(made):
     from hops.trace import op_ticks
 

@@ -27,6 +27,7 @@ LAYERS = [
     "noise",
     "graph",
     "kernels",
+    "noiseless",
     "metrics",
     "variables",
     "scenario",
