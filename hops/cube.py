@@ -15,7 +15,7 @@ import xarray as xr
 from hops.checks import no_such
 from hops.executor import evaluate
 from hops.metrics import quantile_interval, statistics
-from hops.plan import Axis, Plan, Prepared, label
+from hops.plan import Axis, Plan, Prepared, dim_name, label
 from hops.scenario import Scenario
 from hops.terminal import cube_table
 from hops.variables import STATISTICS, VARIABLES, attributes
@@ -63,7 +63,8 @@ def cube_dataset(prepared: Prepared) -> xr.Dataset:
     Cells that were left out are NaN, with ``evaluated`` False; so are draws and ranks that a cell has fewer of than others.
     """
     plan, cases = prepared.plan, prepared.cases
-    coords: dict[str, Any] = {axis.name: _coordinate(axis) for axis in plan.axes}  # before anything is evaluated
+    # before anything is evaluated
+    coords: dict[str, Any] = {axis.name: _coordinate(axis, dim_name(dim)) for dim in plan.dims for axis in dim}
     n_ranks, n_draws = max(case.scenario.pp for case in cases), max(case.scenario.draws for case in cases)
     coords["rank"] = _ranks(n_ranks)
     coords |= {"draw": _draws(n_draws)} if plan.keep_draws else {"quantile": _quantiles(plan.quantiles)}
@@ -92,7 +93,7 @@ def cube_dataset(prepared: Prepared) -> xr.Dataset:
             put(name, dims, outcome.cells, ranks.swapaxes(1, -1) if plan.keep_draws else ranks)
         put("peak_in_flight", ("rank",), outcome.cells, np.array([case.structure.in_flight for case in batch], float))
 
-    axes, shape = [axis.name for axis in plan.axes], plan.shape
+    axes, shape = [dim_name(dim) for dim in plan.dims], plan.shape
     data: dict[str, Any] = {
         name: ([*axes, *dims], values.reshape(shape + values.shape[1:]), attributes(name, plan.keep_draws))
         for name, (dims, values) in columns.items()
@@ -117,17 +118,17 @@ def _quantiles(values: Sequence[float]) -> tuple[str, Any, dict[str, str]]:
     return ("quantile", np.array(values), {"long_name": "quantile over draws", "units": "1"})
 
 
-def _coordinate(axis: Axis) -> tuple[str, Any, dict[str, str]]:
+def _coordinate(axis: Axis, dim: str) -> tuple[str, Any, dict[str, str]]:
     """Values of an axis as netCDF 3 takes them: numbers that int32 or float64 hold exactly, booleans, else text."""
     attrs = {"hydra_key": axis.key, "long_name": axis.key}
     kinds = {type(value) for value in axis.values}
     if kinds == {bool}:
-        return (axis.name, np.array(axis.values), attrs)
+        return (dim, np.array(axis.values), attrs)
     if kinds == {int} and max(map(abs, axis.values)) < 2**31:
-        return (axis.name, np.array(axis.values, np.int64), attrs)
+        return (dim, np.array(axis.values, np.int64), attrs)
     if kinds <= {int, float} and all(isinstance(value, float) or abs(value) <= 2**53 for value in axis.values):
-        return (axis.name, np.array(axis.values, np.float64), attrs)
-    return (axis.name, np.array([label(value) for value in axis.values], object), attrs)
+        return (dim, np.array(axis.values, np.float64), attrs)
+    return (dim, np.array([label(value) for value in axis.values], object), attrs)
 
 
 def provenance(plan: Plan) -> dict[str, str]:

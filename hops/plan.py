@@ -26,15 +26,17 @@ class Axis(NamedTuple):
     typed: str = ""  # the key with the + that may stand before it
 
 
+# axes that advance together: one, or several by hydra.sweeper.zip
+type Dim = tuple[Axis, ...]
 # a scenario; or why its sizes do not come out; or None, where hydra.sweeper.where does not ask for the cell
 type Cells = tuple[Scenario | Infeasible | None, ...]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All cells of a run, row-major over the axes; a plan without axes is one cell."""
+    """All cells of a run, row-major over the dims; a plan without dims is one cell."""
 
-    axes: tuple[Axis, ...]
+    dims: tuple[Dim, ...]
     scenarios: Cells
     executor: Executor
     quantiles: tuple[float, ...]  # over the draws, increasing
@@ -45,8 +47,12 @@ class Plan:
     notes: tuple[str, ...] = ()  # what the user should be told, a line each
 
     @property
+    def axes(self) -> tuple[Axis, ...]:
+        return tuple(axis for dim in self.dims for axis in dim)
+
+    @property
     def shape(self) -> tuple[int, ...]:
-        return tuple(len(axis.values) for axis in self.axes)
+        return tuple(len(dim[0].values) for dim in self.dims)
 
     def __post_init__(self) -> None:
         if len(self.scenarios) != math.prod(self.shape):
@@ -105,6 +111,11 @@ def short_names(keys: Sequence[str]) -> list[str]:
         name if last.count(name) == 1 and name not in TAKEN else key.replace(".", "_").replace("/", "_").replace("@", "_")
         for key, name in zip(keys, last, strict=True)
     ]
+
+
+def dim_name(dim: Dim) -> str:
+    """Name of a dimension: that of its axis, or of all that advance together."""
+    return "_".join(axis.name for axis in dim)
 
 
 def label(value: Any) -> str:

@@ -16,6 +16,7 @@ from hops.topologies import TOPOLOGIES
 DOORS: dict[str, Registry[Any]] = {"schedule": SCHEDULES, "topology": TOPOLOGIES}
 P2P = ("latency", "channel", "blocking", "rendezvous")
 DERIVED = {"gpus": "dp", "global_batch_size": "microbatches"}  # key -> the size that it derives where that is null
+NOT_SCENARIO = ("executor", "output", "timeline")  # how to run and what to show: no result depends on them
 LATER = ("dp", "tp", "cp", "ep")  # parallel dimensions that are not modelled yet: refused, never a silent multiplier
 
 

@@ -59,13 +59,13 @@ def _plan(overrides: tuple[str, ...], sweep: bool) -> "Plan":
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from hops.config import compose, make_loader, sentence
+    from hops.config import compose, make_loader, sentence, sweeper_params
     from hops.cube_sweeper import plan_sweep, register
 
     register()
     loader = make_loader()
     try:
-        plan = plan_sweep(loader, lambda chosen: compose(loader, chosen), overrides)
+        plan = plan_sweep(loader, lambda chosen: compose(loader, chosen), [*sweeper_params(loader, overrides), *overrides])
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(sentence(error)) from error
     if plan.axes and not sweep:

@@ -115,7 +115,8 @@ def cube_table(cube: xr.Dataset) -> str:
     if len(found) > MOST_ROWS:
         heading = f"the {MOST_ROWS} of {len(found)} cells with the highest throughput; all are in the cube\n"
         found = found[np.argsort(-flat["throughput_mean"].values[found], kind="stable")][:MOST_ROWS]
-    columns: dict[str, list[str]] = {str(dim): [str(flat[dim].values[i]) for i in found] for dim in dims}
+    named = [str(name) for dim in dims for name, coord in cube.coords.items() if coord.dims == (dim,)]  # several that advance together
+    columns: dict[str, list[str]] = {name: [str(flat[name].values[i]) for i in found] for name in named}
     times = flat["iteration_time"].isel(cell=found)
     if "draw" in times.dims:
         times = times.quantile([0.5, 0.95, 0.99], "draw")

@@ -40,6 +40,8 @@ LAYERS = [
     "terminal",
     "cube",
     "config",
+    "compositions",
+    "axes",
     "cube_sweeper",
     "sweep",
     "__init__",
@@ -50,8 +52,8 @@ HOMES = {
     "scipy": {"distributions", "metrics"},
     "xarray": {"cube", "terminal", "sweep"},
     "pandas": {"trace", "sweep", "plots"},
-    "hydra": {"config", "cube_sweeper", "sweep"},
-    "omegaconf": {"config", "cube_sweeper", "sweep", "__main__"},
+    "hydra": {"config", "axes", "cube_sweeper", "sweep"},
+    "omegaconf": {"config", "compositions", "axes", "cube_sweeper", "sweep", "__main__"},
     "matplotlib": {"plots"},
 }
 FILES = sorted(ROOT.rglob("*.py"))

@@ -444,3 +444,78 @@ def test_python__a_sample_that_changed_is_read_anew(tmp_path):
     assert float(after.iteration_time.std()) > 5 * float(before.iteration_time.std())
     assert before.attrs["samples"].startswith(f"{file}: blake2b ")
     assert before.attrs["samples"] != after.attrs["samples"]
+
+
+def test_zip__axes_advance_together_in_one_dim(command, tmp_path):
+    words = ["-m", "pp=2,4", "microbatches=4,8", "schedule=1f1b,zb", "draws=5", "hydra.sweep.dir=results/x"]
+    code, out, err = command(*words, "hydra.sweeper.zip=[[pp,microbatches]]")
+    assert code == 0, err
+    assert out.splitlines()[0].split()[:3] == ["pp", "microbatches", "schedule"]
+    cube = hops.open_cube("results/x")
+    assert cube["iteration_time"].dims == ("pp_microbatches", "schedule", "quantile")
+    assert cube["pp"].dims == cube["microbatches"].dims == ("pp_microbatches",)
+    assert cube["microbatches"].attrs["hydra_key"] == "microbatches"
+    alone = hops.simulate("pp=4", "microbatches=8", "schedule=zb", "draws=5")
+    found = cube.swap_dims(pp_microbatches="pp").sel(pp=4, schedule="zb")
+    assert float(found["iteration_time_mean"]) == float(alone["iteration_time"].mean())
+    flat = hops.sweep_cube("pp=2,4", "microbatches=4,8", "schedule=1f1b,zb", "draws=5", "hydra.sweeper.zip=[pp,microbatches]")
+    assert flat.drop_attrs().equals(cube.drop_attrs())
+
+
+def test_zip__options_of_groups_advance_together_too():
+    words = ("schedule=1f1b,zb", "topology=dgx,pcie", "pp=2", "draws=5")
+    cube = hops.sweep_cube(*words, "hydra.sweeper.zip=[[topology,schedule]]")
+    every = hops.sweep_cube(*words)
+    assert dict(cube["evaluated"].sizes) == {"topology_schedule": 2}
+    for i, name in enumerate(("1f1b", "zb")):
+        one, all_ = cube.isel(topology_schedule=i), every.sel(schedule=name, topology=["dgx", "pcie"][i])
+        assert (one["iteration_time"].values == all_["iteration_time"].values).all()
+
+
+@pytest.mark.parametrize(
+    ("zipped", "sentence"),
+    [
+        ("[[pp,microbatches]]", "equally many values, but pp has 2 values, microbatches has 3 values"),
+        ("[[pp,micro]]", "no axis of this sweep .* named 'micro'"),
+        ("[[pp],[pp]]", "pp may stand in it once"),
+        ("[[seed,pp]]", "no axis of this sweep .* named 'seed'"),
+    ],
+)
+def test_zip__what_cannot_advance_together_is_refused(zipped, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        hops.sweep_cube("pp=2,4", "microbatches=4,8,12", f"hydra.sweeper.zip={zipped}")
+
+
+def test_keys__that_only_one_option_has_mask_the_cells_of_the_others(capsys):
+    cube = hops.sweep_cube("schedule=1f1b,interleaved", "schedule.group_size=4,8", "pp=4", "microbatches=8", "draws=5")
+    assert cube["evaluated"].values.tolist() == [[False, False], [True, True]]
+    assert "2 of 4 cells left out: schedule.group_size is not a key with schedule=1f1b" in capsys.readouterr().err
+    fixed = hops.sweep_cube("schedule=1f1b,interleaved", "schedule.group_size=8", "pp=4", "microbatches=8", "draws=5")
+    assert fixed["evaluated"].values.tolist() == [False, True]
+    assert float(fixed["makespan_mean"][1]) == float(cube["makespan_mean"][1, 1])
+    assert "group_size: 8" in fixed.attrs["config"]
+    for words in (["schedule.group_sise=4,8"], ["schedule.group_sise=4"]):
+        with pytest.raises(ValueError, match="schedule.group_sise is not a key of this config"):
+            hops.sweep_cube("schedule=1f1b,interleaved", *words)
+
+
+def test_keys__that_the_default_option_lacks_go_as_an_axis_of_one_value(command, monkeypatch):
+    words = ["-m", "schedule=1f1b,interleaved", "pp=4", "microbatches=8", "draws=5"]
+    monkeypatch.setattr(sys, "argv", ["hops-sweep", *words])
+    code, _, err = command(*words, "schedule.group_size=8")
+    assert code == 1
+    assert "if only other options of schedule have that key, give it as an axis of one value: choice(...)" in err
+    code, out, _ = command(*words, "schedule.group_size=choice(8)")
+    assert code == 0
+    assert out.split()[0:2] == ["schedule", "group_size"]
+
+
+def test_experiment__is_a_question_from_sweeps_however_it_is_asked(command):
+    words = ["draws=5", "microbatches=8", "pp=2"]
+    expected = hops.sweep_cube("schedule=gpipe,1f1b,zb_h1,zb_h2", *words).drop_attrs()
+    assert hops.sweep_cube("+experiment=schedule_by_microbatches", *words).drop_attrs().equals(expected)
+    for n, how in enumerate((["-cn", "schedule_by_microbatches"], ["+experiment=schedule_by_microbatches"])):
+        for m, flag in enumerate(([], ["-m"])):
+            code, _, err = command(*flag, *how, *words, f"hydra.sweep.dir=results/{n}{m}")
+            assert code == 0, err
+            assert hops.open_cube(f"results/{n}{m}").drop_attrs().equals(expected)

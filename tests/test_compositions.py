@@ -1,0 +1,114 @@
+"""Configs of many group choices from few compositions: the same as Hydra's own, or Hydra's own."""
+
+import itertools
+
+import numpy as np
+from omegaconf import OmegaConf
+
+import hops
+from hops.compositions import GONE, changed, composed, has, with_value
+from hops.config import compose, make_loader, plain
+from hops.cube_sweeper import register
+
+
+def counting(compose_one):
+    """``compose_one`` and the list of what it was asked for."""
+    asked = []
+
+    def compose_and_count(choice):
+        asked.append(choice)
+        return compose_one(choice)
+
+    return compose_and_count, asked
+
+
+def test_composed__many_options_from_few_compositions_are_hydras_own():
+    """Ten options in each of three groups: 30 compositions instead of 1,000; 20 random tuples are what Hydra composes."""
+    register()
+    loader = make_loader()
+    options = {
+        "schedule": ["1f1b", "zb", "gpipe", "interleaved", "looped_bfs", "eager_1f1b", "zb_h1", "zb_h2", "GPipe", "Interleaved1F1B"],
+        "model": ["gpt_22b", "explicit", "gpt3_175b", "gpt_1t", "gpt_530b", "llama3_70b", "llama3_405b", "mixtral_8x7b"],
+        "latency": ["none", "lognormal", "normal", "gamma", "weibull", "heavy_tail", "scipy", "empirical", "h100_megatron", "mixed_gpus"],
+    }
+
+    def compose_one(choice):
+        return compose(loader, [f"{group}={name}" for group, name in zip(options, choice, strict=True)])
+
+    compose_one, asked = counting(compose_one)
+    configs, refers = composed(compose_one, list(itertools.product(*options.values())))
+    assert (len(configs), len(asked), refers) == (800, 1 + 9 + 7 + 9 + 1, False)
+    rng = np.random.Generator(np.random.PCG64(1))
+    for at in rng.integers(0, 800, 20):
+        choice = list(configs)[at]
+        assert configs[choice] == plain(compose_one(choice)), choice
+
+
+def tables(*columns):
+    """A composition that puts tables together: each option is a config of its own, later ones win."""
+
+    def compose_one(choice):
+        return OmegaConf.merge({"a": {"x": 0}, "b": {"y": 0}}, *(column[name] for column, name in zip(columns, choice, strict=True)))
+
+    compose_one, asked = counting(compose_one)
+    wanted = list(itertools.product(*columns))
+    configs, refers = composed(compose_one, wanted)
+    for choice in wanted:
+        assert refers or configs[choice] == plain(compose_one(choice))
+    return len(asked) - (0 if refers else len(wanted)), len(wanted), refers
+
+
+def test_composed__groups_that_change_the_same_key_are_composed_one_by_one():
+    first = {name: {"a": {"x": i}} for i, name in enumerate("pqrst")}
+    apart = {name: {"b": {"y": i}} for i, name in enumerate("pqrst")}
+    same = {name: {"a": {"x": 10 * i}} if i else {} for i, name in enumerate("pqrst")}
+    assert tables(first, apart) == (1 + 4 + 4 + 1, 25, False)
+    assert tables(first, same) == (10 + 25, 25, False)
+
+
+def test_composed__a_group_that_replaces_what_another_changes_inside_is_composed_one_by_one():
+    compose_one, asked = counting(lambda choice: OmegaConf.create({"b": choice[0] or {"y": choice[1]}}))
+    configs, _ = composed(compose_one, list(itertools.product(range(5), range(5))))
+    assert (configs[0, 3], configs[2, 3], len(asked)) == ({"b": {"y": 3}}, {"b": 2}, 10 + 25)
+
+
+def test_composed__what_only_shows_together_is_found_by_the_last_tuple():
+    """No two options change the same key, yet together they do more: the comparison of the last tuple finds it."""
+
+    def compose_one(choice):
+        found = {"a": choice[0], "b": choice[1], "both": 0}
+        return OmegaConf.create({**found, "both": 1} if choice[0] != 0 and choice[1] != 0 else found)
+
+    compose_one, asked = counting(compose_one)
+    configs, _ = composed(compose_one, list(itertools.product(range(5), range(5))))
+    assert configs[2, 3] == {"a": 2, "b": 3, "both": 1}
+    assert len(asked) == (1 + 4 + 4 + 1) + 25
+
+
+def test_composed__says_that_keys_refer_to_each_other():
+    first = {name: {"a": {"x": "${b.y}"}} for name in "pqrst"}
+    apart = {name: {"b": {"y": i}} for i, name in enumerate("pqrst")}
+    assert tables(first, apart)[2]
+
+
+def test_changed__is_what_makes_one_config_the_other():
+    before, after = {"a": {"x": 1, "y": [1]}, "b": 1, "c": None}, {"a": {"x": True, "z": {}}, "c": {"d": 1}}
+    change = changed(before, after)
+    assert change == {("a", "x"): True, ("a", "y"): GONE, ("a", "z"): {}, ("b",): GONE, ("c",): {"d": 1}}
+    for path, value in change.items():
+        before = with_value(before, path, value)
+    assert before == after
+    assert has(after, "c.d")
+    assert not has(after, "c.d.e")
+    assert not has(after, "b")
+
+
+def test_sweep__of_ten_options_in_three_groups_evaluates_every_tuple():
+    cube = hops.sweep_cube(
+        "schedule=glob(*)", "topology=glob(*)", "model=glob(*)", "latency=none,lognormal", "draws=2", "pp=4", "microbatches=4"
+    )
+    assert dict(cube["evaluated"].sizes) == {"schedule": 7, "topology": 3, "model": 8, "latency": 2}
+    assert bool(cube["evaluated"].all())
+    alone = hops.simulate("schedule=zb_h2", "topology=pcie", "model=llama3_70b", "latency=none", "pp=4", "microbatches=4")
+    found = cube.sel(schedule="zb_h2", topology="pcie", model="llama3_70b", latency="none")
+    assert float(found["iteration_time_mean"]) == float(alone["iteration_time"].mean())
