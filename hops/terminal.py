@@ -116,7 +116,7 @@ def cube_table(cube: xr.Dataset) -> str:
         heading = f"the {MOST_ROWS} of {len(found)} cells with the highest throughput; all are in the cube\n"
         found = found[np.argsort(-flat["throughput_mean"].values[found], kind="stable")][:MOST_ROWS]
     named = [str(name) for dim in dims for name, coord in cube.coords.items() if coord.dims == (dim,)]  # several that advance together
-    columns: dict[str, list[str]] = {name: [str(flat[name].values[i]) for i in found] for name in named}
+    columns: dict[str, list[str]] = {name: [_text(flat[name].values[i]) for i in found] for name in named}
     times = flat["iteration_time"].isel(cell=found)
     if "draw" in times.dims:
         times = times.quantile([0.5, 0.95, 0.99], "draw")
@@ -135,6 +135,10 @@ def cube_table(cube: xr.Dataset) -> str:
     rows += ["  ".join(f"{columns[title][i]:>{width}}" for title, width in widths.items()) for i in range(len(found))]
     notes = cube.attrs.get("notes", "").splitlines()
     return heading + "\n".join([*rows, *(f"note: {note}" for note in notes)])
+
+
+def _text(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _number(value: float, digits: int) -> str:

@@ -1,6 +1,7 @@
 """Cubes: dimensions, gaps, provenance, files that are whole or absent."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -163,34 +164,50 @@ def test_write__a_failure_leaves_the_old_file_and_no_other(cube, tmp_path, monke
 
 
 WRITER = """
-import sys, numpy as np, xarray as xr
+import os, sys, numpy as np, xarray as xr
 from pathlib import Path
 from hops.cube import FORMAT, write_cube
-big = xr.Dataset({"x": ("n", np.full(4_000_000, 7.0))}, attrs={"hops_format": FORMAT})
+big = xr.Dataset({"x": ("n", np.full(25_000_000, 7.0))}, attrs={"hops_format": FORMAT})  # 200 MB
 print("ready", flush=True)
-while True:
-    write_cube(big, Path(sys.argv[1]))
+for path in sys.stdin:
+    child = os.fork()
+    if not child:
+        while True:
+            write_cube(big, Path(path.strip()))
+    print(child, flush=True)
+    os.waitpid(child, 0)
 """
 
 
 def test_write__killed_at_any_moment_leaves_a_whole_file_or_none(tmp_path):
-    """The writer is killed in the middle of its second write or later, at eight moments; what stands at the path is whole."""
-    found = []
-    for i in range(8):
-        path = tmp_path / str(i) / "cube.nc"
-        path.parent.mkdir()
-        with subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE) as writer:
-            assert writer.stdout is not None
-            assert writer.stdout.readline() == b"ready\n"
-            while not list(path.parent.iterdir()) or (i >= 4 and not path.exists()):
-                time.sleep(0.001)  # a temporary file stands there, or (from the fifth on) a first cube
-            time.sleep(0.007 * i)
-            writer.send_signal(signal.SIGKILL)
-        if path.exists():
-            assert (hops.open_cube(path)["x"].values == 7.0).all()
-        assert all(each == path or each.name.startswith(".cube.nc.tmp-") for each in path.parent.iterdir())
-        found.append(path.exists())
-    assert all(found[4:])
+    """A writer of 200 MB cubes is killed at 20 random moments of its first or a later write; what stands at the path is whole."""
+    rng = np.random.Generator(np.random.PCG64(1))
+    stood, in_the_middle = [], []
+    with subprocess.Popen([sys.executable, "-c", WRITER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdin is not None
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == "ready\n"
+        for i in range(20):
+            path = tmp_path / str(i) / "cube.nc"
+            path.parent.mkdir()
+            print(path, file=parent.stdin, flush=True)
+            writer = int(parent.stdout.readline())
+            while not list(path.parent.iterdir()) or (i >= 10 and not path.exists()):
+                time.sleep(0.001)  # a temporary file stands there, or (from the eleventh on) a first cube
+            time.sleep(rng.uniform(0, 0.3))
+            os.kill(writer, signal.SIGKILL)
+            while Path(f"/proc/{writer}").exists():
+                time.sleep(0.001)
+            if path.exists():
+                assert (hops.open_cube(path)["x"].values == 7.0).all()
+            others = [each for each in path.parent.iterdir() if each != path]
+            assert all(each.name.startswith(".cube.nc.tmp-") for each in others)
+            stood.append(path.exists())
+            in_the_middle.append(bool(others))
+            shutil.rmtree(path.parent)
+        parent.stdin.close()
+    assert all(stood[10:])
+    assert sum(in_the_middle) >= 10  # else this would prove little
 
 
 def test_write__goes_through_a_temporary_name(cube, tmp_path, monkeypatch):
