@@ -2,6 +2,7 @@
 
 import json
 import platform
+import re
 import sys
 from pathlib import Path
 
@@ -14,19 +15,35 @@ def rows(run: dict) -> list[str]:
     lines = ["| benchmark | median | rate | against | ratio | goal |", "|---|---|---|---|---|---|"]
     for found in run["benchmarks"]:
         median, extra = found["stats"]["median"], found["extra_info"]
-        rate = f"{median / extra['units'] * 1e9:.2f} {extra['unit']}" if "units" in extra else ""
-        against = ratio = ""
-        goal = f"at least {extra['goal']:g} x" if "goal" in extra else f"under {extra['limit']}" if extra.get("limit") else ""
-        rival = next((r for r in run["benchmarks"] if r["group"] == found["group"] and "__hops" not in r["name"]), None)
-        if rival and "__hops" in found["name"]:
-            against = rival["name"].partition("__")[2].partition("[")[0]
+        against = ratio = rate = ""
+        if "units" in extra:
+            rate = f"{per_unit(found) * 1e9:.3g} {extra['unit']}"
+        goal = f"at least {extra['goal']:g} x" if "goal" in extra else f"under {extra['limit']}" if "limit" in extra else ""
+        if "most" in extra:  # ns a unit
+            goal = f"at most {extra['most']:g} {extra['unit'].partition(' ')[0]}"
+        rival = next((r for r in run["benchmarks"] if is_rival(r, found)), None)
+        if rival:
+            against = rival["name"].partition("__")[2] or rival["name"]
             if "units" in extra:
-                theirs = rival["stats"]["median"] / rival["extra_info"]["units"]
-                ratio = f"{theirs / (median / extra['units']):.1f} x faster"
+                ratio = f"{per_unit(rival) / per_unit(found):.1f} x faster"
             else:
                 ratio = f"{median / rival['stats']['median']:.1f} x its time"
-        lines.append(f"| `{found['name']}` | {median * 1e3:.1f} ms | {rate} | {against} | {ratio} | {goal} |")
+        lines.append(f"| `{found['name']}` | {median * 1e3:.4g} ms | {rate} | {against} | {ratio} | {goal} |")
     return lines
+
+
+def per_unit(found: dict) -> float:
+    """Seconds a unit, start-up taken off where it was timed."""
+    extra = found["extra_info"]
+    return (found["stats"]["median"] - extra.get("start", 0.0)) / extra["units"]
+
+
+def is_rival(other: dict, found: dict) -> bool:
+    """Whether ``other`` is what ``found``, a benchmark of ours, is compared with: same group, and same case where both have one."""
+    ours, theirs = (re.fullmatch(r"(.*?)(?:\[(.*)\])?", each["name"]) for each in (found, other))
+    if other["group"] != found["group"] or "hops" not in found["name"] or "hops" in other["name"]:
+        return False
+    return ours[2] == theirs[2] or theirs[2] is None or ours[2] == "hops"
 
 
 def main() -> None:

@@ -36,7 +36,7 @@ class Asked(NamedTuple):
 def parse(loader: ConfigLoaderImpl, overrides: Sequence[str]) -> Asked:
     """Read overrides; of a key given twice the last one counts. ``ValueError``, or Hydra's own exceptions."""
     if not all(isinstance(override, str) for override in overrides):
-        raise ValueError(f"overrides are strings such as 'pp=4', one an argument; got {overrides!r}")
+        raise ValueError(f"overrides are strings such as 'pp=4', one an argument; got {tuple(overrides)!r}")
     parser = OverridesParser.create(config_loader=loader)
     last: dict[str, Override] = {override.get_key_element(): override for override in parser.parse_overrides(list(overrides))}
     fixed = tuple(_fixed(loader, override) for override in last.values() if not override.is_sweep_override())

@@ -3,6 +3,7 @@
 This module and ``__main__`` are the border to the user: here sentences replace tracebacks.
 """
 
+import gc
 import os
 import shutil
 import sys
@@ -79,6 +80,7 @@ def run_plan(plan: "Plan", config: "DictConfig") -> None:
     from hops.plan import prepare_plan
 
     prepared = prepare_plan(plan)
+    _collect_garbage()
     for line in prepared.skipped:
         print(line, file=sys.stderr)
     folder = _claim_folder(config)
@@ -137,7 +139,7 @@ def command_line(task: Callable[["DictConfig"], Any]) -> None:
 
     ``task`` gets the composed config with its ``hydra`` node; ``-m`` goes to `run_plan` instead.
     """
-    with sentences():
+    with sentences(), _without_garbage_collection():
         from hydra import main as hydra_main
         from hydra.core.hydra_config import HydraConfig
         from omegaconf import open_dict
@@ -146,6 +148,7 @@ def command_line(task: Callable[["DictConfig"], Any]) -> None:
         from hops.cube_sweeper import register
 
         def job(config: "DictConfig") -> None:
+            _collect_garbage()
             with sentences(), open_dict(config):  # in here too: Hydra would print a heading before it passes an error on
                 config.hydra = HydraConfig.instance().cfg.hydra  # type: ignore[union-attr]
                 task(config)
@@ -154,6 +157,22 @@ def command_line(task: Callable[["DictConfig"], Any]) -> None:
         register()
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing, and the sentence is ours
         hydra_main(config_path=str(folder("conf")), config_name="config", version_base="1.3")(job)()
+
+
+@contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """Imports and compositions make a million objects that stay: looking through them, at the exit too, took 0.45 s of 1.7."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def _collect_garbage() -> None:
+    """From here on; what stands by now is left alone for good."""
+    gc.freeze()
+    gc.enable()
 
 
 @contextmanager
