@@ -20,7 +20,7 @@ def rows(run: dict) -> list[str]:
             rate = f"{per_unit(found) * 1e9:.3g} {extra['unit']}"
         goal = f"at least {extra['goal']:g} x" if "goal" in extra else f"under {extra['limit']}" if "limit" in extra else ""
         if "most" in extra:  # ns a unit
-            goal = f"at most {extra['most']:g} {extra['unit'].partition(' ')[0]}"
+            goal = f"at most {extra['most']:.3g} {extra['unit'].partition(' ')[0]}"
         rival = next((r for r in run["benchmarks"] if is_rival(r, found)), None)
         if rival:
             against = rival["name"].partition("__")[2] or rival["name"]

@@ -103,6 +103,10 @@ def run_window(graph, slot, work, lag, link, law, tables, seed, window, lo, hi, 
 
     work (6 stages,) float ticks; lag, link (1 + 2 stages,) ticks and link class; law (4,) rows of tables (laws, cells, 2)
     or -1; slot (o,) rows of ``space.finish``.
+
+    ns per op and draw, one core (Zen 5), 1F1B p=8 m=32, p2p=latency: 1.94 in all; 0.58 of them remain with the noise off
+    (longest path, busy time, waits, moments), so noise takes 1.36: Philox 0.26 of it, finding and interpolating the
+    table's cell 0.77, the rest is rounding and memory.
     """
     n = hi - lo
     space.busy[:] = 0
