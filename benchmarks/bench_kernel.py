@@ -30,7 +30,7 @@ def make_kernel(pp, m, n):
     work[0, : 4 * pp] = np.tile(np.array([1.0, 2.0, 1.0, 1.0]) * SECONDS * 1e9, pp)
     lag[0, 0] = 0
     tables = quantile_table("lognormal", (("cv", CV),))[None]
-    per_draw, moments = np.empty((4, 1, n), np.int64), np.zeros((1, 3, pp, kernels.N_LIMBS), np.int64)
+    per_draw, moments = np.empty((6, 1, n), np.int64), np.zeros((1, 3, pp, kernels.N_LIMBS), np.int64)
     law = np.array([[0, -1, -1, -1]])  # noise of every op, none of ranks, microbatches or links
     arguments = (
         graph,
@@ -40,6 +40,8 @@ def make_kernel(pp, m, n):
         law,
         tables,
         np.zeros(1, np.uint32),
+        np.ones(1, np.int64),  # replicas
+        np.zeros((1, pp), np.int64),  # what follows the pipeline
         0,
         per_draw,
         moments,

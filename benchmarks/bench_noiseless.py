@@ -35,10 +35,11 @@ def case(request):
 def test_noiseless__hops(benchmark, case):
     graph, work, lag, n_op_cells = case
     n_cells = work.shape[1]
-    per_draw, per_rank = np.empty((4, n_cells), np.int64), np.empty((3, graph.n_ranks, n_cells), np.int64)
+    tail = np.zeros((graph.n_ranks, n_cells), np.int64)
+    per_draw, per_rank = np.empty((6, n_cells), np.int64), np.empty((3, graph.n_ranks, n_cells), np.int64)
 
     def task(at):
-        evaluate_noiseless(graph, work, lag, at, min(at + WINDOW, n_cells), per_draw, per_rank)
+        evaluate_noiseless(graph, work, lag, tail, at, min(at + WINDOW, n_cells), per_draw, per_rank)
 
     with Team(os.process_cpu_count()) as team:
         todo = [(at,) for at in range(0, n_cells, WINDOW)]
@@ -52,14 +53,16 @@ def test_noiseless__hops(benchmark, case):
 def test_noiseless__draw_kernel(benchmark, case):
     graph, work, lag, n_op_cells = case
     n_cells, rows = work.shape[1], (np.ascontiguousarray(work.T), np.ascontiguousarray(lag.T))
-    per_draw, moments = np.empty((4, n_cells, 1), np.int64), np.zeros((n_cells, 3, graph.n_ranks, kernels.N_LIMBS), np.int64)
+    per_draw, moments = np.empty((6, n_cells, 1), np.int64), np.zeros((n_cells, 3, graph.n_ranks, kernels.N_LIMBS), np.int64)
+    replicas, tail = np.ones(n_cells, np.int64), np.zeros((n_cells, graph.n_ranks), np.int64)
     none, tables = np.full((n_cells, 4), -1), np.zeros((1, 1, 2))
     seed, not_kept = np.zeros(n_cells, np.uint32), np.empty((3, 0, graph.n_ranks, 1), np.int64)
 
     def some(at):
         cells = slice(at, at + WINDOW)
         kernels.evaluate(
-            graph, rows[0][cells], rows[1][cells], np.zeros_like(rows[1][cells]), none[cells], tables, seed[cells], 0,
+            graph, rows[0][cells], rows[1][cells], np.zeros_like(rows[1][cells]), none[cells], tables, seed[cells],
+            replicas[cells], tail[cells], 0,
             per_draw[:, cells], moments[cells], not_kept,
         )  # fmt: skip
 

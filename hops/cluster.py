@@ -68,13 +68,13 @@ PATH_CLASSES = ("LOC", "NVL", "NVB", "C2C", "PIX", "PXB", "PXN", "PHB", "SYS", "
 
 @dataclass(frozen=True)
 class Cluster:
-    """Devices 0..n-1, grouped level by level from the inside out, and the device that each rank runs on."""
+    """Devices 0..n-1, grouped level by level from the inside out, and the device that each GPU of a job is."""
 
     name: str
     gpu: Gpu
     n_devices: int
     levels: tuple[Level, ...]
-    order: tuple[int, ...]  # device of each rank
+    order: tuple[int, ...]  # device of each GPU of the job
 
     def path(self, a: int, b: int) -> Path:
         """Path from device ``a`` to device ``b``; devices that no level joins are an `Infeasible`."""
@@ -85,30 +85,30 @@ class Cluster:
                 return Path(level.path_class, level.hops)
         raise Infeasible(f"{self.name}: no path between devices {a} and {b}")
 
-    def between(self, rank: int, other: int) -> Path:
-        """Path from the device of ``rank`` to the device of ``other``."""
-        return self.path(self.order[rank], self.order[other])
+    def between(self, gpu: int, other: int) -> Path:
+        """Path from GPU ``gpu`` of the job to GPU ``other``."""
+        return self.path(self.order[gpu], self.order[other])
 
 
 def build(
-    name: str, gpu: Gpu, n_devices: int | None, levels: Sequence[Level], pp: int, order: Sequence[int] | None, per_node: int = 1
+    name: str, gpu: Gpu, n_devices: int | None, levels: Sequence[Level], n_gpus: int, order: Sequence[int] | None, per_node: int = 1
 ) -> Cluster:
-    """Make a cluster for ``pp`` ranks; without ``n_devices`` as many whole nodes as needed.
+    """Make a cluster for a job of ``n_gpus``; without ``n_devices`` as many whole nodes as needed.
 
-    ``order`` gives the device of each rank (default: rank r on device r). Raises ``ValueError`` for an order that
+    ``order`` gives the device of each GPU of the job (default: GPU i is device i). Raises ``ValueError`` for an order that
     cannot be meant and `Infeasible` for a cluster that is too small.
     """
     if order is not None and not isinstance(order, (list, tuple)):
-        raise ValueError(f"topology.order must be a list of device numbers, one a rank; got {order!r}")
-    devices = tuple(range(pp) if order is None else order)
+        raise ValueError(f"topology.order must be a list of device numbers, one a GPU; got {order!r}")
+    devices = tuple(range(n_gpus) if order is None else order)
     devices = tuple(count("topology.order: a device", device, least=0) for device in devices)
     if len(set(devices)) < len(devices):
-        raise ValueError(f"topology.order gives one device to two ranks: {list(devices)}")
-    if len(devices) != pp:
-        raise Infeasible(f"topology.order must name one device a rank; got {len(devices)} devices for pp={pp}")
+        raise ValueError(f"topology.order gives one device to two GPUs: {list(devices)}")
+    if len(devices) != n_gpus:
+        raise Infeasible(f"topology.order must name one device a GPU; got {len(devices)} devices for {n_gpus} GPUs")
     needed = max(devices) + 1
     if n_devices is None:
         n_devices = per_node * -(-needed // per_node)
     if needed > n_devices:
-        raise Infeasible(f"{name} has {n_devices} devices; pp={pp} needs {needed} (leave topology.nodes=null, or raise it)")
+        raise Infeasible(f"{name} has {n_devices} devices; the job needs {needed} (leave topology.nodes=null, or raise it)")
     return Cluster(name, gpu, n_devices, tuple(levels), devices)

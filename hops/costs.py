@@ -1,7 +1,7 @@
 """Models: how long a stage computes and how much it sends, from explicit times or from a transformer's shape.
 
-Every model is a frozen value with one verb, ``costs(gpu, stage_ranks, microbatch_size) -> Costs``; ``stage_ranks`` is
-the rank that holds each stage.
+Every model is a frozen value with one verb, ``costs(gpu, stage_ranks, microbatch_size, shards) -> Costs``; ``stage_ranks`` is
+the rank that holds each stage, ``shards`` the ring of the GPUs that share each rank's tensors.
 """
 
 from dataclasses import dataclass, fields
@@ -10,6 +10,7 @@ from itertools import pairwise
 
 from hops.checks import Infeasible, count, flag, one_of, positive
 from hops.cluster import Gpu
+from hops.collectives import ALONE, Ring
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,8 @@ class Costs:
     tokens: float | None = None  # of one microbatch
     model_flops: tuple[float, ...] | None = None  # forward and backward, without recomputation [FLOP]
     hardware_flops: tuple[float, ...] | None = None  # with recomputation [FLOP]
-    weight_bytes: tuple[float, ...] | None = None  # parameters at `bytes_per_value` [bytes]
+    parameters: tuple[float, ...] | None = None  # that one GPU holds
+    tensor_communication: tuple[float, ...] | None = None  # part of forward and backward_input, together [s]
 
     @property
     def n_stages(self) -> int:
@@ -59,8 +61,10 @@ class Explicit:
                 object.__setattr__(self, key, positive(f"model.{key}", value))
         object.__setattr__(self, "p2p_bytes", positive("model.p2p_bytes", self.p2p_bytes, zero=True))
 
-    def costs(self, gpu: Gpu, stage_ranks: tuple[int, ...], microbatch_size: int) -> Costs:
-        """Spread the times over the stages; a list of another length than ranks or stages is an `Infeasible`."""
+    def costs(self, gpu: Gpu, stage_ranks: tuple[int, ...], microbatch_size: int, shards: tuple[Ring, ...] = ()) -> Costs:
+        """Spread the times over the stages; a list of another length than ranks or stages is an `Infeasible`, and so is tp > 1."""
+        if shards and shards[0].n > 1:
+            raise Infeasible(f"explicit times say nothing of tensor parallelism: tp={shards[0].n} needs a transformer")
         return Costs(
             forward=self._spread("forward", stage_ranks),
             backward_input=self._spread("backward_input", stage_ranks),
@@ -89,6 +93,11 @@ class Transformer:
     linear layer costs its forward once for the input and once for the weight; the attention core has no weights, so
     its backward, twice its forward, is all for the input. ``recompute="full"`` runs the layers' forward once more
     before the backward for the input.
+
+    Tensor parallelism (Shoeybi et al. 2019, arXiv:1909.08053) divides all FLOPs and weights by tp; a layer then has two
+    all-reduces of its activations in the forward and two in the backward for the input (or, of sequence parallelism, as
+    many all-gathers and reduce-scatters, which take as long), which nothing overlaps. The GPUs of a rank each send their share
+    of a message.
     """
 
     layers: int
@@ -123,6 +132,13 @@ class Transformer:
         router = self.hidden * self.experts if self.experts > 1 else 0
         return attention + router + experts * (3 if self.gated else 2) * self.hidden * self.ffn_hidden
 
+    def _check_shards(self, tp: int) -> None:
+        for key in ("heads", "ffn_hidden"):
+            if getattr(self, key) % tp:
+                raise Infeasible(f"tp={tp} does not divide model.{key}={getattr(self, key)}")
+        if self.kv_heads % tp and tp % self.kv_heads:
+            raise Infeasible(f"tp={tp} neither divides model.kv_heads={self.kv_heads} nor is a multiple of it")
+
     def layers_of(self, n_stages: int) -> tuple[int, ...]:
         """Layers a stage: as even as possible, the last stage, which also has the head, never more than another."""
         if self.layers < n_stages:
@@ -130,16 +146,20 @@ class Transformer:
         left = [self.layers * (n_stages - s) // n_stages for s in range(n_stages + 1)]
         return tuple(a - b for a, b in pairwise(left))
 
-    def costs(self, gpu: Gpu, stage_ranks: tuple[int, ...], microbatch_size: int) -> Costs:
+    def costs(self, gpu: Gpu, stage_ranks: tuple[int, ...], microbatch_size: int, shards: tuple[Ring, ...] = ()) -> Costs:
         """FLOPs and seconds a stage on ``gpu``; the embedding counts as bytes at the first stage, the head at the last."""
         n_stages, tokens = len(stage_ranks), microbatch_size * self.sequence
+        shards = shards or (ALONE,) * (max(stage_ranks) + 1)
+        tp = shards[0].n
+        self._check_shards(tp)
         layers = self.layers_of(n_stages)
         spread = f"{min(layers)} to {max(layers)}" if min(layers) < max(layers) else str(layers[0])
         linear = 2.0 * tokens * self.layer_parameters(self.active_experts)
         core = 4.0 * tokens * self.sequence * self.hidden
         head = 2.0 * tokens * self.hidden * self.vocabulary
         table = self.hidden * self.vocabulary
-        forward, backward_input, backward_weight, repeated, weights = [], [], [], [], []
+        message = float(tokens * self.hidden * self.bytes_per_value)
+        forward, backward_input, backward_weight, repeated, parameters, exchange = [], [], [], [], [], []
         for stage, n in enumerate(layers):
             top = head if stage == n_stages - 1 else 0.0
             forward.append(n * (linear + core) + top)
@@ -147,20 +167,37 @@ class Transformer:
             backward_weight.append(n * linear + top)
             repeated.append(n * (linear + core) if self.recompute == "full" else 0.0)
             n_tables = (stage == 0) + (stage == n_stages - 1)
-            weights.append(float(self.bytes_per_value * (n * self.layer_parameters(self.experts) + n_tables * table)))
-        rate = gpu.peak_flops * self.efficiency
+            parameters.append((n * self.layer_parameters(self.experts) + n_tables * table) / tp)
+            exchange.append(n * 2 * shards[stage_ranks[stage]].all_reduce(message))  # of one pass
+        rate, passes = gpu.peak_flops * self.efficiency * tp, 2 if self.recompute == "full" else 1
         useful = tuple(f + i + w for f, i, w in zip(forward, backward_input, backward_weight, strict=True))
         return Costs(
-            forward=tuple(f / rate for f in forward),
-            backward_input=tuple((i + r) / rate for i, r in zip(backward_input, repeated, strict=True)),
+            forward=tuple(f / rate + c for f, c in zip(forward, exchange, strict=True)),
+            backward_input=tuple((i + r) / rate + passes * c for i, r, c in zip(backward_input, repeated, exchange, strict=True)),
             backward_weight=tuple(w / rate for w in backward_weight),
-            p2p_bytes=float(tokens * self.hidden * self.bytes_per_value),
+            p2p_bytes=message / tp,
             source=f"FLOPs / ({self.efficiency:g} x {gpu.peak_flops / 1e12:g} TFLOP/s of {gpu.name}), {spread} layers a stage",
             tokens=float(tokens),
             model_flops=useful,
             hardware_flops=tuple(u + r for u, r in zip(useful, repeated, strict=True)),
-            weight_bytes=tuple(weights),
+            parameters=tuple(parameters),
+            tensor_communication=tuple((1 + passes) * c for c in exchange),
         )
+
+
+# bytes a parameter, Megatron-Core's distributed optimizer with bf16 (docs/source/api-guide/dist_optimizer.md)
+GRADIENT, WEIGHT = 4, 2  # fp32 gradients are reduced, bf16 weights gathered
+ADAM = 4 + 3 * 4 + 3 * 4 + 2  # read a gradient, read and write master weight and two moments, write a weight
+
+
+def after_pipeline(parameters: float, gpu: Gpu, replicas: Ring) -> float:
+    """Seconds from the last backward of a GPU with ``parameters`` to its next forward, nothing overlapped.
+
+    Gradients are reduced and scattered over the replicas, each updates its share (Adam, bound by memory bandwidth), and the
+    new weights are gathered: ZeRO stage 1 (Rajbhandari et al. 2020, arXiv:1910.02054).
+    """
+    adam = ADAM * parameters / replicas.n / gpu.memory_bandwidth
+    return replicas.gather(GRADIENT * parameters) + adam + replicas.gather(WEIGHT * parameters)
 
 
 Model = Explicit | Transformer
@@ -174,6 +211,6 @@ def model_keys(family: str) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=4096)
-def stage_costs(model: Model, gpu: Gpu, stage_ranks: tuple[int, ...], microbatch_size: int) -> Costs:
+def stage_costs(model: Model, gpu: Gpu, stage_ranks: tuple[int, ...], microbatch_size: int, shards: tuple[Ring, ...]) -> Costs:
     """``model.costs(...)``, remembered."""
-    return model.costs(gpu, stage_ranks, microbatch_size)
+    return model.costs(gpu, stage_ranks, microbatch_size, shards)

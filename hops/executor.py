@@ -17,6 +17,7 @@ from hops import kernels
 from hops.checks import count, no_such
 from hops.distributions import TERMS
 from hops.metrics import COLUMNS, Floats, draw_metrics, rank_draws, rank_metrics
+from hops.noise import LANES
 from hops.noiseless import WINDOW, evaluate_noiseless
 from hops.simulation import Case
 
@@ -52,7 +53,7 @@ def make_executor(section: Mapping[str, Any]) -> Executor:
     return Executor(**section)
 
 
-type Ticks = tuple[NDArray[np.int64], dict[str, Floats]]  # per_draw (4, c, n), and metrics of ranks
+type Ticks = tuple[NDArray[np.int64], dict[str, Floats]]  # per_draw (6, c, n), and metrics of ranks
 
 
 class Outcome(NamedTuple):
@@ -145,23 +146,29 @@ def _noisy(cases: list[Case], n_draws: int, tile: int, team: Team, keep_draws: b
     graph = cases[0].structure.graph
     work, lag, link = _stacked(cases, "work"), _stacked(cases, "lag"), _stacked(cases, "link")
     seed = np.array([case.scenario.seed for case in cases], np.uint32)
+    replicas, tail = np.array([case.scenario.dp for case in cases]), _stacked(cases, "tail")
     law, tables = law_rows(cases)
-    per_draw = np.empty((4, len(cases), n_draws), np.int64)
+    per_draw = np.empty((6, len(cases), n_draws), np.int64)
     per_rank = np.empty((3, len(cases) if keep_draws else 0, graph.n_ranks, n_draws), np.int64)
 
     moments, adding = np.zeros((len(cases), 3, graph.n_ranks, kernels.N_LIMBS), object), Lock()
 
     def task(at: int, end: int, first: int, n: int) -> None:
         sums = np.zeros((end - at, 3, graph.n_ranks, kernels.N_LIMBS), np.int64)
-        draws = np.empty((4, end - at, n), np.int64)  # of its own: of a slice numba would not know that draws are next to each other
+        draws = np.empty((6, end - at, n), np.int64)  # of its own: of a slice numba would not know that draws are next to each other
         ranks = np.empty((3, end - at if keep_draws else 0, graph.n_ranks, n), np.int64)
-        kernels.evaluate(graph, work[at:end], lag[at:end], link[at:end], law[at:end], tables, seed[at:end], first, draws, sums, ranks)
+        kernels.evaluate(
+            graph, work[at:end], lag[at:end], link[at:end], law[at:end], tables, seed[at:end], replicas[at:end], tail[at:end],
+            first, draws, sums, ranks,
+        )  # fmt: skip
         per_draw[:, at:end, first : first + n] = draws
         if keep_draws:
             per_rank[:, at:end, :, first : first + n] = ranks
         with adding:
             moments[at:end] += sums
 
+    # a task is a tile of draws of all replicas, but a window at least: with a quarter of one dp=128 took twice as long
+    tile = max(min(tile, LANES), tile // int(replicas.max()))
     n_cells = max(1, tile // n_draws)  # small cells share a task
     todo = [
         (at, min(at + n_cells, len(cases)), first, min(tile, n_draws - first))
@@ -169,20 +176,20 @@ def _noisy(cases: list[Case], n_draws: int, tile: int, team: Team, keep_draws: b
         for first in range(0, n_draws, tile)
     ]
     team.run(task, todo)
-    return per_draw, rank_draws(per_rank) if keep_draws else rank_metrics(moments, n_draws)
+    return per_draw, rank_draws(per_rank, replicas) if keep_draws else rank_metrics(moments, n_draws, replicas)
 
 
 def _noiseless(cases: list[Case], team: Team, keep_draws: bool) -> Ticks:
     """Evaluate cells of one graph that have no noise, a window of cells a task."""
     graph = cases[0].structure.graph
-    work, lag = (np.ascontiguousarray(_stacked(cases, each).T) for each in ("work", "lag"))
-    per_draw, per_rank = np.empty((4, len(cases)), np.int64), np.empty((3, graph.n_ranks, len(cases)), np.int64)
+    work, lag, tail = (np.ascontiguousarray(_stacked(cases, each).T) for each in ("work", "lag", "tail"))
+    per_draw, per_rank = np.empty((6, len(cases)), np.int64), np.empty((3, graph.n_ranks, len(cases)), np.int64)
 
     def task(at: int) -> None:  # whole arrays: of a slice numba would not know that cells are next to each other
-        evaluate_noiseless(graph, work, lag, at, min(at + WINDOW, len(cases)), per_draw, per_rank)
+        evaluate_noiseless(graph, work, lag, tail, at, min(at + WINDOW, len(cases)), per_draw, per_rank)
 
     team.run(task, ((at,) for at in range(0, len(cases), WINDOW)))
-    found = rank_draws(per_rank.swapaxes(1, 2)[:, :, :, None])
+    found = rank_draws(per_rank.swapaxes(1, 2)[:, :, :, None], np.ones(len(cases), np.int64))
     if keep_draws:
         return per_draw[:, :, None], found
     only = {name: values[:, :, 0] for name, values in found.items()}
@@ -206,12 +213,14 @@ def law_rows(cases: Sequence[Case]) -> tuple[NDArray[np.int64], Floats]:
 
 def _columns(case: Case) -> tuple[Any, ...]:
     s, costs, nan = case.scenario, case.weights.costs, float("nan")
+    n_microbatches = s.microbatches * s.dp
     return (
         s.barrier,
-        s.pp,
-        s.microbatches * s.microbatch_size,
-        nan if costs.tokens is None else s.microbatches * costs.tokens,
-        nan if costs.model_flops is None else s.microbatches * sum(costs.model_flops),
-        nan if costs.hardware_flops is None else s.microbatches * sum(costs.hardware_flops),
+        s.pp * (s.dp if case.noisy else 1),  # pipelines that were evaluated: without noise all replicas are alike
+        n_microbatches * s.microbatch_size,
+        nan if costs.tokens is None else n_microbatches * costs.tokens,
+        nan if costs.model_flops is None else n_microbatches * sum(costs.model_flops),
+        nan if costs.hardware_flops is None else n_microbatches * sum(costs.hardware_flops),
         case.weights.cluster.gpu.peak_flops,
+        s.layout.n_gpus,
     )

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from hops.jit import kernel
 from hops.noise import BLOCKS, LANES, LINK_STREAM, MICROBATCH_BITS, MICROBATCH_STREAM, OP_STREAM, RANK_STREAM, draw_factors
 
-MAKESPAN, SPAN, TOTAL_BUSY, MOST_BUSY = range(4)  # rows of `per_draw`
+MAKESPAN, SPAN, TOTAL_BUSY, MOST_BUSY, STEP, OWN_STEP = range(6)  # rows of `per_draw`; the last two with what follows the pipeline
 BUSY, EXPOSED, UTILIZATION = range(3)  # rows of `moments` and `per_rank`
 ONE = 1 << 40  # a utilization of 1 in `moments`, fixed point
 LIMB = 21  # moments are sums over limbs of 21 bits: exact for values below 2^63 and up to MOST_DRAWS draws a call
@@ -40,8 +40,14 @@ class Workspace(NamedTuple):
     start: NDArray[np.int64]  # (d,)
     unhindered: NDArray[np.int64]  # (d,) start if transfers took no time
     first: NDArray[np.int64]  # (r, d) start of a rank's first op
+    last: NDArray[np.int64]  # (r, d) end of a rank's last op
     busy: NDArray[np.int64]  # (r, d)
     exposed: NDArray[np.int64]  # (r, d)
+    earliest: NDArray[np.int64]  # (r, d) of all replicas: first start
+    latest: NDArray[np.int64]  # (r, d) last end
+    all_busy: NDArray[np.int64]  # (r, d) sums
+    all_exposed: NDArray[np.int64]  # (r, d)
+    most: NDArray[np.int64]  # (d,) largest busy time
     makespan: NDArray[np.int64]  # (d,)
     span: NDArray[np.int64]  # (d,)
 
@@ -67,14 +73,23 @@ def workspace(graph, n_slots, n_lags):  # type: ignore[no-untyped-def]
         np.empty((n_ranks, LANES), np.int64),
         np.empty((n_ranks, LANES), np.int64),
         np.empty((n_ranks, LANES), np.int64),
+        np.empty((n_ranks, LANES), np.int64),
+        np.empty((n_ranks, LANES), np.int64),
+        np.empty((n_ranks, LANES), np.int64),
+        np.empty((n_ranks, LANES), np.int64),
+        np.empty((n_ranks, LANES), np.int64),
+        np.empty(LANES, np.int64),
         np.empty(LANES, np.int64),
         np.empty(LANES, np.int64),
     )
 
 
 @kernel
-def draw_shared(graph, lag, link, law, tables, seed, window, lo, hi, space):  # type: ignore[no-untyped-def]
-    """Draw what a window draws once: factors of ranks, link classes and microbatches into ``space.shared``, and the lags."""
+def draw_shared(graph, lag, link, law, tables, seed, replica, window, lo, hi, space):  # type: ignore[no-untyped-def]
+    """Draw what a window draws once: factors of ranks, link classes and microbatches into ``space.shared``, and the lags.
+
+    Replicas have ranks and microbatches of their own; the links are the same for all.
+    """
     n, n_ranks = hi - lo, graph.n_ranks
     for term, stream, first, count in (
         (RANK, RANK_STREAM, 0, n_ranks),
@@ -84,7 +99,7 @@ def draw_shared(graph, lag, link, law, tables, seed, window, lo, hi, space):  # 
         if law[term] >= 0:
             for i in range(count):
                 draw_factors(
-                    window, lo, hi, i, stream, seed, 0, tables[law[term]],
+                    window, lo, hi, i, 0 if term == LINK else replica, stream, seed, 0, tables[law[term]],
                     space.words, space.bits, space.distance, space.pattern, space.cell, space.shared, first + i,
                 )  # fmt: skip
     for i in range(lag.size):
@@ -98,7 +113,7 @@ def draw_shared(graph, lag, link, law, tables, seed, window, lo, hi, space):  # 
 
 
 @kernel
-def run_window(graph, slot, work, lag, link, law, tables, seed, window, lo, hi, space):  # type: ignore[no-untyped-def]
+def run_window(graph, slot, work, lag, link, law, tables, seed, replica, window, lo, hi, space):  # type: ignore[no-untyped-def]
     """Evaluate draws lo <= . < hi of ``window`` for one cell as lanes 0 .. n-1; leaves its results in ``space``.
 
     work (6 stages,) float ticks; lag, link (1 + 2 stages,) ticks and link class; law (4,) rows of tables (laws, cells, 2)
@@ -111,9 +126,7 @@ def run_window(graph, slot, work, lag, link, law, tables, seed, window, lo, hi, 
     n = hi - lo
     space.busy[:] = 0
     space.exposed[:] = 0
-    space.makespan[:] = 0
-    space.span[:] = 0
-    draw_shared(graph, lag, link, law, tables, seed, window, lo, hi, space)
+    draw_shared(graph, lag, link, law, tables, seed, replica, window, lo, hi, space)
     finish, ticks, start, unhindered = space.finish, space.ticks, space.start, space.unhindered
     busy, exposed, first, delay, shared = space.busy, space.exposed, space.first, space.lag, space.shared
     n_transfers = work.size - (lag.size - 1)  # where the transfers' places in the work vector begin
@@ -125,7 +138,7 @@ def run_window(graph, slot, work, lag, link, law, tables, seed, window, lo, hi, 
         if rank >= 0 and (law[OP] >= 0 or many):
             if law[OP] >= 0 and graph.fresh[node]:
                 draw_factors(
-                    window, lo, hi, graph.identity[node], OP_STREAM, seed, 0, table,
+                    window, lo, hi, graph.identity[node], replica, OP_STREAM, seed, 0, table,
                     space.words, space.bits, space.distance, space.pattern, space.cell, space.factor, row,
                 )  # fmt: skip
             if not many:
@@ -189,8 +202,7 @@ def run_window(graph, slot, work, lag, link, law, tables, seed, window, lo, hi, 
                     first[rank, d] = start[d]
             if graph.last[node]:
                 for d in range(n):
-                    space.makespan[d] = max(space.makespan[d], finish[out, d])
-                    space.span[d] = max(space.span[d], finish[out, d] - first[rank, d])
+                    space.last[rank, d] = finish[out, d]
 
 
 @kernel
@@ -214,12 +226,39 @@ def add_moments(values, n, sums):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def evaluate(graph, work, lag, link, law, tables, seed, first_draw, per_draw, moments, per_rank):  # type: ignore[no-untyped-def]
+def run_replicas(graph, work, lag, link, law, tables, seed, n_replicas, window, lo, hi, space):  # type: ignore[no-untyped-def]
+    """Evaluate all replicas of a window one after the other; leaves their sums and extremes in ``space``."""
+    n = hi - lo
+    space.all_busy[:] = 0
+    space.all_exposed[:] = 0
+    space.latest[:] = 0
+    space.most[:] = 0
+    space.makespan[:] = 0
+    space.span[:] = 0
+    for replica in range(n_replicas):
+        run_window(graph, graph.slot, work, lag, link, law, tables, seed, replica, window, lo, hi, space)
+        for rank in range(graph.n_ranks):
+            for d in range(n):
+                space.all_busy[rank, d] += space.busy[rank, d]
+                space.all_exposed[rank, d] += space.exposed[rank, d]
+            for d in range(n):
+                space.most[d] = max(space.most[d], space.busy[rank, d])
+                space.makespan[d] = max(space.makespan[d], space.last[rank, d])
+                space.span[d] = max(space.span[d], space.last[rank, d] - space.first[rank, d])
+            for d in range(n):
+                space.latest[rank, d] = max(space.latest[rank, d], space.last[rank, d])
+                before = space.first[rank, d] if replica == 0 else space.earliest[rank, d]
+                space.earliest[rank, d] = min(before, space.first[rank, d])
+
+
+@kernel
+def evaluate(graph, work, lag, link, law, tables, seed, n_replicas, tail, first_draw, per_draw, moments, per_rank):  # type: ignore[no-untyped-def]
     """Evaluate every cell of ``work`` for as many draws as ``per_draw`` has room for, from ``first_draw`` on.
 
     work (c, 6 stages) float ticks; lag, link (c, 1 + 2 stages) ticks and link class; law (c, 4) rows of tables
-    (laws, cells, 2), -1 for a term that is off; seed (c,); results: per_draw (4, c, n) ticks, moments (c, 3, r, 9) added
-    to, per_rank (3, c, r, n) ticks, or of no cells where only the moments are asked for.
+    (laws, cells, 2), -1 for a term that is off; seed, n_replicas (c,); tail (c, r) ticks that follow a rank's last op in
+    all replicas. Results: per_draw (6, c, n) ticks; moments (c, 3, r, 9) added to, and per_rank (3, c, r, n) ticks, or of no
+    cells where only the moments are asked for: both of sums over the replicas, utilization of their mean.
     """
     space = workspace(graph, graph.n_slots, lag.shape[1])
     n_draws = per_draw.shape[2]
@@ -227,39 +266,44 @@ def evaluate(graph, work, lag, link, law, tables, seed, first_draw, per_draw, mo
         for window in range(first_draw // LANES, (first_draw + n_draws - 1) // LANES + 1):
             lo = max(first_draw - window * LANES, 0)
             hi = min(first_draw + n_draws - window * LANES, LANES)
-            run_window(graph, graph.slot, work[c], lag[c], link[c], law[c], tables, seed[c], window, lo, hi, space)
+            run_replicas(graph, work[c], lag[c], link[c], law[c], tables, seed[c], n_replicas[c], window, lo, hi, space)
             n, at = hi - lo, window * LANES + lo - first_draw
-            makespan, span = per_draw[MAKESPAN, c, at : at + n], per_draw[SPAN, c, at : at + n]
-            total, most = per_draw[TOTAL_BUSY, c, at : at + n], per_draw[MOST_BUSY, c, at : at + n]
+            total = per_draw[TOTAL_BUSY, c, at : at + n]
+            step, own_step = per_draw[STEP, c, at : at + n], per_draw[OWN_STEP, c, at : at + n]
             for d in range(n):
-                makespan[d], span[d], total[d], most[d] = space.makespan[d], space.span[d], 0, 0
+                per_draw[MAKESPAN, c, at + d], per_draw[SPAN, c, at + d] = space.makespan[d], space.span[d]
+                per_draw[MOST_BUSY, c, at + d] = space.most[d]
+                total[d] = step[d] = own_step[d] = 0
             for rank in range(graph.n_ranks):
-                busy = space.busy[rank]
+                busy, exposed = space.all_busy[rank], space.all_exposed[rank]
+                for d in range(n):
+                    end = space.latest[rank, d] + tail[c, rank]
+                    step[d] = max(step[d], end)
+                    own_step[d] = max(own_step[d], end - space.earliest[rank, d])
                 for d in range(n):
                     total[d] += busy[d]
-                    most[d] = max(most[d], busy[d])
                 for d in range(n):
-                    space.ticks[d] = np.int64(busy[d] / max(space.makespan[d], 1) * ONE + 0.5)
+                    space.ticks[d] = np.int64(busy[d] / (max(space.makespan[d], 1) * n_replicas[c]) * ONE + 0.5)
                 add_moments(busy, n, moments[c, BUSY, rank])
-                add_moments(space.exposed[rank], n, moments[c, EXPOSED, rank])
+                add_moments(exposed, n, moments[c, EXPOSED, rank])
                 add_moments(space.ticks, n, moments[c, UTILIZATION, rank])
                 if per_rank.shape[1]:
                     for d in range(n):
                         per_rank[BUSY, c, rank, at + d] = busy[d]
-                        per_rank[EXPOSED, c, rank, at + d] = space.exposed[rank, d]
+                        per_rank[EXPOSED, c, rank, at + d] = exposed[d]
                         per_rank[UTILIZATION, c, rank, at + d] = space.ticks[d]
 
 
 @kernel
 def trace(graph, work, lag, link, law, tables, seed, draw, start, finish, lags):  # type: ignore[no-untyped-def]
-    """Start and finish (o,) of every node and the lags (1 + 2 stages,) in one draw [ticks].
+    """Start and finish (o,) of every node and the lags (1 + 2 stages,) in one draw of replica 0 [ticks].
 
     The same window as in `evaluate`, with a row for every node.
     """
     n = graph.rank.size
     space = workspace(graph, n, lag.size)
     window, lane = draw // LANES, draw % LANES
-    run_window(graph, np.arange(n), work, lag, link, law, tables, seed, window, lane, lane + 1, space)
+    run_window(graph, np.arange(n), work, lag, link, law, tables, seed, 0, window, lane, lane + 1, space)
     for i in range(lag.size):
         lags[i] = space.lag[i, 0]
     for node in range(n):

@@ -6,45 +6,53 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from hops.kernels import BUSY, EXPOSED, LIMB, MAKESPAN, MOST_BUSY, ONE, SPAN, TOTAL_BUSY, UTILIZATION
+from hops.kernels import BUSY, EXPOSED, LIMB, MAKESPAN, MOST_BUSY, ONE, OWN_STEP, SPAN, STEP, TOTAL_BUSY, UTILIZATION
 
 TICKS = 1e9  # a second
 
-PER_RANK = (("busy_time", BUSY, TICKS), ("exposed_communication", EXPOSED, TICKS), ("utilization", UTILIZATION, ONE))
+# name, row, unit, whether it is summed over the replicas
+PER_RANK = (
+    ("busy_time", BUSY, TICKS, True),
+    ("exposed_communication", EXPOSED, TICKS, True),
+    ("utilization", UTILIZATION, ONE, False),
+)
 
 type Floats = NDArray[np.float64]
 
 # what a cell contributes to its metrics besides ticks, one column each; NaN where the model has none
-COLUMNS = ("barrier", "pp", "samples", "tokens", "model_flops", "hardware_flops", "peak_flops")
+COLUMNS = ("barrier", "ranks", "samples", "tokens", "model_flops", "hardware_flops", "peak_flops", "gpus")
 
 
 def draw_metrics(per_draw: NDArray[np.int64], columns: Mapping[str, Floats]) -> dict[str, Floats]:
-    """Metrics of every draw, each (c, n), from per_draw (4, c, n) ticks and the cells' `COLUMNS`, each (c,).
+    """Metrics of every draw, each (c, n), from per_draw (6, c, n) ticks and the cells' `COLUMNS`, each (c,).
 
     A metric that no cell of the batch has (NaN throughout, such as mfu of explicit times) is left out.
     """
     column = {key: values[:, None] for key, values in columns.items()}
     makespan, span = per_draw[MAKESPAN] / TICKS, per_draw[SPAN] / TICKS
     busy, most_busy = per_draw[TOTAL_BUSY] / TICKS, per_draw[MOST_BUSY] / TICKS
-    iteration_time = np.where(column["barrier"] > 0, makespan, span)
+    iteration_time = np.where(column["barrier"] > 0, per_draw[STEP], per_draw[OWN_STEP]) / TICKS
     found = {
         "iteration_time": iteration_time,
         "makespan": makespan,
         "span": span,
-        "bubble_fraction": 1 - busy / (column["pp"] * makespan),
-        "bubble_ratio": column["pp"] * makespan / busy - 1,
+        "bubble_fraction": 1 - busy / (column["ranks"] * makespan),
+        "bubble_ratio": column["ranks"] * makespan / busy - 1,
         "span_bubble_fraction": 1 - most_busy / span,
         "throughput": column["samples"] / iteration_time,
         "tokens_per_second": column["tokens"] / iteration_time,
-        "mfu": column["model_flops"] / (iteration_time * column["peak_flops"] * column["pp"]),
-        "hfu": column["hardware_flops"] / (iteration_time * column["peak_flops"] * column["pp"]),
-        "flops_per_gpu": column["model_flops"] / (iteration_time * column["pp"]),
+        "mfu": column["model_flops"] / (iteration_time * column["peak_flops"] * column["gpus"]),
+        "hfu": column["hardware_flops"] / (iteration_time * column["peak_flops"] * column["gpus"]),
+        "flops_per_gpu": column["model_flops"] / (iteration_time * column["gpus"]),
     }
     return {name: values for name, values in found.items() if not np.isnan(values).all()}
 
 
-def rank_metrics(moments: NDArray[np.object_], n_draws: int) -> dict[str, Floats]:
-    """Mean and deviation over draws of every rank's metrics, each (c, r), from exact sums (c, 3, r, 9) of Python ints."""
+def rank_metrics(moments: NDArray[np.object_], n_draws: int, replicas: NDArray[np.int64]) -> dict[str, Floats]:
+    """Mean and deviation over draws of every rank's metrics, each (c, r), from exact sums (c, 3, r, 9) of Python ints.
+
+    Of several ``replicas`` (c,) the mean.
+    """
     a, b, c, aa, ab, ac, bb, bc, cc = np.moveaxis(moments, -1, 0)
     total = (a << 2 * LIMB) + (b << LIMB) + c
     squares = (aa << 4 * LIMB) + (ab << 3 * LIMB + 1) + ((bb + 2 * ac) << 2 * LIMB) + (bc << LIMB + 1) + cc
@@ -55,15 +63,16 @@ def rank_metrics(moments: NDArray[np.object_], n_draws: int) -> dict[str, Floats
     else:
         deviation = np.full(mean.shape, np.nan)
     found = {}
-    for name, row, unit in PER_RANK:
-        found[name] = mean[:, row] / unit
-        found[f"{name}_std"] = deviation[:, row] / unit
+    for name, row, unit, sums in PER_RANK:
+        share = unit * np.where(sums, replicas, 1)[:, None]
+        found[name] = mean[:, row] / share
+        found[f"{name}_std"] = deviation[:, row] / share
     return found
 
 
-def rank_draws(per_rank: NDArray[np.int64]) -> dict[str, Floats]:
-    """Every rank's metrics in every draw, each (c, r, n), from per_rank (3, c, r, n) ticks."""
-    return {name: per_rank[row] / unit for name, row, unit in PER_RANK}
+def rank_draws(per_rank: NDArray[np.int64], replicas: NDArray[np.int64]) -> dict[str, Floats]:
+    """Every rank's metrics in every draw, each (c, r, n), from per_rank (3, c, r, n) ticks; of several replicas (c,) the mean."""
+    return {name: per_rank[row] / (unit * np.where(sums, replicas, 1)[:, None, None]) for name, row, unit, sums in PER_RANK}
 
 
 def quantile_interval(sample: Floats, q: float, confidence: float = 0.95) -> tuple[float, float]:

@@ -19,7 +19,7 @@ BLOCKS = 64
 # last word of the counter: one stream a kind of variation, in the order in which their factors multiply a duration
 OP_STREAM, RANK_STREAM, MICROBATCH_STREAM, LINK_STREAM = 1, 2, 3, 4
 
-STAGE_BITS, MICROBATCH_BITS = 11, 20
+STAGE_BITS, MICROBATCH_BITS, REPLICA_BITS = 11, 20, 16
 
 OCTAVES, KNOTS = 32, 64  # the table: 64 knots in each octave of u = 2^-33 .. 2^-1 from below, and the same from above
 SIDE = OCTAVES * KNOTS
@@ -79,7 +79,7 @@ def philox(c0, c1, c2, c3, k0, k1):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def draw_factors(window, lo, hi, identity, stream, seed, trial, table, words, bits, distance, pattern, cell, factors, row):  # type: ignore[no-untyped-def]
+def draw_factors(window, lo, hi, identity, replica, stream, seed, trial, table, words, bits, distance, pattern, cell, factors, row):  # type: ignore[no-untyped-def]
     """factor[d] of draws lo + d < hi of ``window``; bits, distance, cell, factor: (LANES,) scratch and result.
 
     ns a factor, one core (Zen 5), each loop timed alone: Philox 0.26, distance and cell 0.27, look-up 0.50; together 1.1.
@@ -90,7 +90,7 @@ def draw_factors(window, lo, hi, identity, stream, seed, trial, table, words, bi
         first, last = lo % BLOCKS, (hi - 1) % BLOCKS + 1
     for i in range(last - first):  # loops from 0 spare the test for a negative index, and then LLVM vectorises them
         counter = np.uint32(window * BLOCKS + first + i)
-        a, b, c, d = philox(counter, np.uint32(identity), np.uint32(0), np.uint32(stream), np.uint32(seed), np.uint32(trial))
+        a, b, c, d = philox(counter, np.uint32(identity), np.uint32(replica), np.uint32(stream), np.uint32(seed), np.uint32(trial))
         at = np.uint64(first + i)
         words[0, at] = a
         words[1, at] = b

@@ -10,23 +10,23 @@ cells first 0.56 and 0.46; slices of the arrays, whose cells numba does not know
 import numpy as np
 
 from hops.jit import kernel
-from hops.kernels import BUSY, EXPOSED, MAKESPAN, MOST_BUSY, ONE, SPAN, TOTAL_BUSY, UTILIZATION
+from hops.kernels import BUSY, EXPOSED, MAKESPAN, MOST_BUSY, ONE, OWN_STEP, SPAN, STEP, TOTAL_BUSY, UTILIZATION
 
 WINDOW = 512  # cells side by side
 
 
 @kernel
-def evaluate_noiseless(graph, work, lag, begin, end, per_draw, per_rank):  # type: ignore[no-untyped-def]
-    """Evaluate cells begin <= . < end: work (w, c) float ticks, lag (l, c) ticks -> per_draw (4, c), per_rank (3, r, c) ticks."""
+def evaluate_noiseless(graph, work, lag, tail, begin, end, per_draw, per_rank):  # type: ignore[no-untyped-def]
+    """Evaluate cells begin <= . < end: work (w, c) float ticks; lag (l, c), tail (r, c) ticks -> per_draw (6, c), per_rank (3, r, c) ticks.
+
+    Replicas are all alike without noise, so this is one of them.
+    """
     n_ranks, n_works, n_lags = graph.n_ranks, work.shape[0], lag.shape[0]
     ticks, delay = np.empty((n_works, WINDOW), np.int64), np.empty((n_lags, WINDOW), np.int64)
     finish, start = np.empty((graph.n_slots, WINDOW), np.int64), np.empty(WINDOW, np.int64)
     unhindered = np.empty(WINDOW, np.int64)  # start if transfers took no time
-    first, busy, exposed = (
-        np.empty((n_ranks, WINDOW), np.int64),
-        np.empty((n_ranks, WINDOW), np.int64),
-        np.empty((n_ranks, WINDOW), np.int64),
-    )
+    first, last = np.empty((n_ranks, WINDOW), np.int64), np.empty((n_ranks, WINDOW), np.int64)
+    busy, exposed = np.empty((n_ranks, WINDOW), np.int64), np.empty((n_ranks, WINDOW), np.int64)
     makespan, span = np.empty(WINDOW, np.int64), np.empty(WINDOW, np.int64)
     n_times, home, used = np.zeros(n_works, np.int64), np.zeros(n_works, np.int64), np.zeros(n_works, np.bool_)
     for node in range(graph.rank.size):
@@ -87,15 +87,20 @@ def evaluate_noiseless(graph, work, lag, begin, end, per_draw, per_rank):  # typ
                         first[rank, d] = start[d]
                 if graph.last[node]:
                     for d in range(n):
+                        last[rank, d] = finish[out, d]
                         makespan[d] = max(makespan[d], finish[out, d])
                         span[d] = max(span[d], finish[out, d] - first[rank, d])
 
         for d in range(n):
             per_draw[MAKESPAN, at + d], per_draw[SPAN, at + d] = makespan[d], span[d]
-            per_draw[TOTAL_BUSY, at + d] = per_draw[MOST_BUSY, at + d] = 0
+            per_draw[TOTAL_BUSY, at + d] = per_draw[MOST_BUSY, at + d] = per_draw[STEP, at + d] = per_draw[OWN_STEP, at + d] = 0
         for rank in range(n_ranks):
             for d in range(n):
                 per_rank[BUSY, rank, at + d], per_rank[EXPOSED, rank, at + d] = busy[rank, d], exposed[rank, d]
+            for d in range(n):
+                after = last[rank, d] + tail[rank, at + d]
+                per_draw[STEP, at + d] = max(per_draw[STEP, at + d], after)
+                per_draw[OWN_STEP, at + d] = max(per_draw[OWN_STEP, at + d], after - first[rank, d])
             for d in range(n):
                 per_draw[TOTAL_BUSY, at + d] += busy[rank, d]
                 per_draw[MOST_BUSY, at + d] = max(per_draw[MOST_BUSY, at + d], busy[rank, d])

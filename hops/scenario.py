@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 from hops.checks import Infeasible, count, flag, no_such, one_of
 from hops.costs import FAMILIES, Model, model_keys
 from hops.distributions import LAWS, TERMS
-from hops.noise import MICROBATCH_BITS, STAGE_BITS
+from hops.layout import ORDER, Layout
+from hops.noise import MICROBATCH_BITS, REPLICA_BITS, STAGE_BITS
 from hops.registry import Registry
 from hops.schedules import SCHEDULES
 from hops.topologies import TOPOLOGIES
@@ -17,7 +18,7 @@ DOORS: dict[str, Registry[Any]] = {"schedule": SCHEDULES, "topology": TOPOLOGIES
 P2P = ("latency", "channel", "blocking", "rendezvous")
 DERIVED = {"gpus": "dp", "global_batch_size": "microbatches"}  # key -> the size that it derives where that is null
 NOT_SCENARIO = ("executor", "output", "timeline")  # how to run and what to show: no result depends on them
-LATER = ("dp", "tp", "cp", "ep")  # parallel dimensions that are not modelled yet: refused, never a silent multiplier
+LATER = ("cp", "ep")  # parallel dimensions that are not modelled yet: refused, never a silent multiplier
 
 
 class Choice(NamedTuple):
@@ -67,6 +68,8 @@ class Scenario:
     model: Model
     latency: Latency
     pp: int
+    dp: int
+    tp: int
     vpp: int | None
     microbatches: int
     microbatch_size: int
@@ -74,6 +77,11 @@ class Scenario:
     seed: int
     p2p: str
     barrier: bool
+
+    @property
+    def layout(self) -> Layout:
+        order = self.topology.kwargs.get("order")
+        return Layout(self.pp, self.dp, self.tp, order if isinstance(order, str) else ORDER)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Scenario":
@@ -89,7 +97,8 @@ class Scenario:
             if config[key] is not None and count(key, config[key]) != 1:
                 raise ValueError(f"{key}={config[key]} is not modelled yet; only {key}=1 works")
         pp, microbatch_size = count("pp", config["pp"], most=2**STAGE_BITS), count("microbatch_size", config["microbatch_size"])
-        dp = derived_dp(pp, config["gpus"], config["dp"])
+        tp = count("tp", config["tp"])
+        dp = derived_dp(pp, tp, config["gpus"], config["dp"])
         microbatches = derived_microbatches(dp, microbatch_size, config["global_batch_size"], config["microbatches"])
         latency = _latency(_section("latency", config))
         draws = count("draws", config["draws"], most=2**33)  # what fits the noise address
@@ -99,6 +108,8 @@ class Scenario:
             model=_model(_section("model", config)),
             latency=latency,
             pp=pp,
+            dp=dp,
+            tp=tp,
             vpp=None if config["vpp"] is None else count("vpp", config["vpp"]),
             microbatches=count("microbatches", microbatches, most=2**MICROBATCH_BITS),
             microbatch_size=microbatch_size,
@@ -109,18 +120,19 @@ class Scenario:
         )
 
 
-def derived_dp(pp: int, gpus: Any, dp: Any) -> int:
+def derived_dp(pp: int, tp: int, gpus: Any, dp: Any) -> int:
     """Replicas that ``gpus`` make, if given; must agree with ``dp``, if given. `Infeasible` where they do not come out."""
+    most = 2**REPLICA_BITS
     if gpus is None:
-        return 1 if dp is None else count("dp", dp)
-    gpus = count("gpus", gpus)
-    if gpus % pp:
-        raise Infeasible(f"gpus={gpus} are no multiple of pp={pp} (try gpus={max(1, gpus // pp) * pp} or {(gpus // pp + 1) * pp})")
-    if dp is not None and count("dp", dp) != gpus // pp:
-        raise Infeasible(f"gpus={gpus} and pp={pp} make dp={gpus // pp}, but dp={dp} is given too (leave one of them out)")
-    if gpus != pp:
-        raise Infeasible(f"gpus={gpus} and pp={pp} make dp={gpus // pp}, which is not modelled yet; only dp=1 works (try pp={gpus})")
-    return 1
+        return 1 if dp is None else count("dp", dp, most=most)
+    gpus, one = count("gpus", gpus), pp * tp
+    if gpus % one:
+        raise Infeasible(
+            f"gpus={gpus} are no multiple of pp x tp = {one} (try gpus={max(1, gpus // one) * one} or {(gpus // one + 1) * one})"
+        )
+    if dp is not None and count("dp", dp) != gpus // one:
+        raise Infeasible(f"gpus={gpus} and pp x tp = {one} make dp={gpus // one}, but dp={dp} is given too (leave one of them out)")
+    return count("dp", gpus // one, most=most)
 
 
 def derived_microbatches(dp: int, microbatch_size: int, global_batch_size: Any, microbatches: Any) -> Any:

@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 
 from hops.checks import Infeasible
 from hops.cluster import PATH_CLASSES, Cluster
-from hops.costs import Costs, Model, stage_costs
+from hops.collectives import ring
+from hops.costs import Costs, Model, after_pipeline, stage_costs
 from hops.graph import Graph, lag_index, lower, transfer_index, work_index
+from hops.layout import Layout
 from hops.metrics import TICKS, Floats
 from hops.noise import extreme_factors, quantile_table
 from hops.programs import KINDS, Program
@@ -44,6 +46,7 @@ class Weights(NamedTuple):
     work: Floats  # (6 stages,) ticks, not rounded yet
     lag: NDArray[np.int64]  # (1 + 2 stages,) ticks
     link: NDArray[np.int64]  # (1 + 2 stages,) class of the path that a lag stands for, index into `PATH_CLASSES`
+    tail: NDArray[np.int64]  # (ranks,) ticks of gradient exchange and optimizer, after the last op of a rank in all replicas
 
 
 class Case(NamedTuple):
@@ -86,9 +89,10 @@ def prepare(scenario: Scenario) -> Case:
     extremes = [(1.0, 1.0) if table is None else extreme_factors(table) for table in tables]
     largest = math.prod(high for _, high in extremes)
     built = structure(s.schedule, s.pp, s.vpp, s.microbatches, s.p2p)
-    numbers = weights(s.topology, s.model, built.stage_ranks, s.microbatch_size, s.p2p)
+    numbers = weights(s.topology, s.model, built.stage_ranks, s.microbatch_size, s.p2p, s.layout)
     check_ticks(numbers, noisy=any(extreme != (1.0, 1.0) for extreme in extremes[:-1]))
-    check_clock((float(built.n_works @ numbers.work) + float(built.n_lags @ numbers.lag.astype(float))) * largest)
+    pipeline = float(built.n_works @ numbers.work) + float(built.n_lags @ numbers.lag.astype(float))
+    check_clock(pipeline * largest + float(numbers.tail.max()))
     return Case(s, numbers, tables)
 
 
@@ -108,10 +112,17 @@ def structure(schedule: Choice, pp: int, vpp: int | None, microbatches: int, p2p
 
 
 @lru_cache(maxsize=4096, typed=True)
-def weights(topology: Choice, model: Model, stage_ranks: tuple[int, ...], microbatch_size: int, p2p: str) -> Weights:
+def weights(topology: Choice, model: Model, stage_ranks: tuple[int, ...], microbatch_size: int, p2p: str, layout: Layout) -> Weights:
     """Durations and delays of every stage, in ticks."""
-    cluster: Cluster = TOPOLOGIES[topology.name].build(max(stage_ranks) + 1, **topology.kwargs)
-    costs = stage_costs(model, cluster.gpu, stage_ranks, microbatch_size)
+    devices = {key: None if key == "order" and isinstance(value, str) else value for key, value in topology.params}
+    cluster: Cluster = TOPOLOGIES[topology.name].build(layout.n_gpus, **devices)
+    shards = tuple(ring(cluster, layout.shards(rank)) for rank in range(layout.pp))
+    costs = stage_costs(model, cluster.gpu, stage_ranks, microbatch_size, shards)
+    tail = np.zeros(layout.pp)
+    if costs.parameters is not None:
+        for rank in range(layout.pp):
+            held = sum(n for n, home in zip(costs.parameters, stage_ranks, strict=True) if home == rank)
+            tail[rank] = after_pipeline(held, cluster.gpu, ring(cluster, layout.replicas(rank))) * TICKS
     n_stages = costs.n_stages
     work, lag, link = np.zeros(6 * n_stages), np.zeros(1 + 2 * n_stages), np.zeros(1 + 2 * n_stages, np.int64)
     for stage, here in enumerate(stage_ranks):
@@ -120,7 +131,7 @@ def weights(topology: Choice, model: Model, stage_ranks: tuple[int, ...], microb
             work[work_index(stage, kind)] = seconds * TICKS
         for backward, neighbour in ((False, stage + 1), (True, stage - 1)):
             if 0 <= neighbour < n_stages:
-                path = cluster.between(here, stage_ranks[neighbour])
+                path = cluster.between(layout.gpu(here), layout.gpu(stage_ranks[neighbour]))
                 latency, occupied = path.latency * TICKS, costs.p2p_bytes / path.bandwidth * TICKS
                 link[lag_index(stage, backward)] = PATH_CLASSES.index(path.path_class)
                 lag[lag_index(stage, backward)] = np.floor(latency + 0.5)
@@ -128,10 +139,11 @@ def weights(topology: Choice, model: Model, stage_ranks: tuple[int, ...], microb
                     work[transfer_index(n_stages, stage, backward)] = occupied
                 else:
                     lag[lag_index(stage, backward)] += np.floor(occupied + 0.5)
-    check_clock(max(work.sum(), lag.sum()))
-    whole = lag.astype(np.int64)
-    work.flags.writeable = whole.flags.writeable = link.flags.writeable = False
-    return Weights(cluster, costs, work, whole, link)
+    check_clock(max(work.sum(), lag.sum(), tail.max()))
+    whole, after = lag.astype(np.int64), np.floor(tail + 0.5).astype(np.int64)
+    for array in (work, whole, link, after):
+        array.flags.writeable = False
+    return Weights(cluster, costs, work, whole, link, after)
 
 
 def check_ticks(weights: Weights, noisy: bool) -> None:

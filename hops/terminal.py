@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,8 @@ def cell_report(cell: xr.Dataset, case: Case, notes: Sequence[str] = ()) -> str:
     held, busy, exposed = (means[name].values for name in ("peak_in_flight", "busy_time", "exposed_communication"))
     tight = int(busy.argmax())
     sizes = f"{s.microbatches} microbatches of {s.microbatch_size}"
+    if s.layout.n_gpus > s.pp:
+        sizes += f", tp={s.tp}, dp={s.dp}: {s.layout.n_gpus} GPUs"
     lines = [
         f"{s.schedule.name} on {cluster.name} ({cluster.gpu.name}): {s.pp} ranks, {costs.n_stages} stages, {sizes}",
         f"  {n_ops} ops, {graph.rank.size - n_ops} transfers on channels, p2p={s.p2p}",
@@ -65,7 +68,8 @@ def cell_report(cell: xr.Dataset, case: Case, notes: Sequence[str] = ()) -> str:
         "",
         f"times: {costs.source}",
     ]
-    paths = [cluster.between(a, b) for a, b in zip(case.structure.stage_ranks, case.structure.stage_ranks[1:], strict=False)]
+    gpus = [s.layout.gpu(rank) for rank in case.structure.stage_ranks]
+    paths = [cluster.between(a, b) for a, b in pairwise(gpus)]
     if paths:
         lines.append(_slowest(paths, costs.p2p_bytes))
     return "\n".join(wrapped for line in lines for wrapped in textwrap.wrap(line, WIDTH, subsequent_indent="    ") or [""])

@@ -53,7 +53,7 @@ def scenario(**changes):
 
 
 def run_ticks(case, first=0, n=None, split=()):
-    """Evaluate ``case``: per_draw (4, n) and exact moments (3, ranks, 9) as Python ints; ``split`` cuts the draws into calls."""
+    """Evaluate ``case``: per_draw (6, n) and exact moments (3, ranks, 9) as Python ints; ``split`` cuts the draws into calls."""
     n = case.scenario.draws if n is None else n
     graph = case.structure.graph
     law, tables = law_rows([case])
@@ -62,10 +62,11 @@ def run_ticks(case, first=0, n=None, split=()):
     cuts = [0, *split, n]
     parts, moments = [], np.zeros((3, graph.n_ranks, kernels.N_LIMBS), object)
     for a, b in pairwise(cuts):
-        per_draw = np.empty((4, 1, b - a), np.int64)
+        per_draw = np.empty((6, 1, b - a), np.int64)
         sums = np.zeros((1, 3, graph.n_ranks, kernels.N_LIMBS), np.int64)
         kernels.evaluate(
-            graph, weights.work[None], weights.lag[None], weights.link[None], law, tables, seed, first + a, per_draw, sums,
+            graph, weights.work[None], weights.lag[None], weights.link[None], law, tables, seed,
+            np.array([case.scenario.dp]), weights.tail[None], first + a, per_draw, sums,
             np.empty((3, 0, graph.n_ranks, b - a), np.int64),
         )  # fmt: skip
         parts.append(per_draw[:, 0])

@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 from hops.checks import Infeasible
-from hops.costs import Explicit, Transformer
+from hops.collectives import ALONE, Ring
+from hops.costs import Explicit, Transformer, after_pipeline
 from hops.hardware import GPUS
 
 SHAPE = {
@@ -57,16 +58,16 @@ def test_transformer__head_and_embedding_load_the_ends():
     head = 2 * 2048 * 6144 * 51200 / (989e12 * 0.5)
     assert costs.forward[7] - costs.forward[6] == pytest.approx(head)
     assert costs.forward[0] == costs.forward[6]
-    table = 2 * 6144 * 51200
-    assert costs.weight_bytes[0] - costs.weight_bytes[1] == costs.weight_bytes[7] - costs.weight_bytes[1] == table
+    table = 6144 * 51200
+    assert costs.parameters[0] - costs.parameters[1] == costs.parameters[7] - costs.parameters[1] == table
     assert costs.p2p_bytes == 2048 * 6144 * 2
 
 
 def test_transformer__weights_add_up_to_the_name_of_the_model():
-    total = sum(GPT.costs(GPUS["h100"], line(1), 1).weight_bytes) / 2
+    total = sum(GPT.costs(GPUS["h100"], line(1), 1).parameters)
     assert total == pytest.approx(22e9, rel=0.03)
     llama = replace(GPT, layers=80, hidden=8192, heads=64, kv_heads=8, ffn_hidden=28672, gated=True, vocabulary=128000, sequence=8192)
-    assert sum(llama.costs(GPUS["h100"], line(1), 1).weight_bytes) / 2 == pytest.approx(70.6e9, rel=0.01)
+    assert sum(llama.costs(GPUS["h100"], line(1), 1).parameters) == pytest.approx(70.6e9, rel=0.01)
 
 
 def test_transformer__experts_weigh_in_full_and_compute_in_part():
@@ -74,7 +75,7 @@ def test_transformer__experts_weigh_in_full_and_compute_in_part():
     shape = {"layers": 32, "hidden": 4096, "heads": 32, "kv_heads": 8, "ffn_hidden": 14336, "gated": True, "vocabulary": 32000}
     mixtral = replace(GPT, **shape, experts=8, active_experts=2, sequence=4096)
     costs = mixtral.costs(GPUS["h100"], line(1), 1)
-    assert sum(costs.weight_bytes) / 2 == pytest.approx(46.7e9, rel=0.005)
+    assert sum(costs.parameters) == pytest.approx(46.7e9, rel=0.005)
     core = 12 * 4096 * 4096 * 4096 * 32  # attention core, forward and backward
     per_token = (sum(costs.model_flops) - core) / 4096 / 6
     assert per_token + 4096 * 32000 == pytest.approx(12.9e9, rel=0.005)  # the embedding weighs and does not compute
@@ -93,7 +94,7 @@ def test_presets__weigh_what_their_name_says(name, billions):
     register()
     section = plain(compose(make_loader(), [f"model={name}"]))["model"]
     section.pop("family")
-    weights = sum(Transformer(**section).costs(GPUS["h100"], line(1), 1).weight_bytes) / 2
+    weights = sum(Transformer(**section).costs(GPUS["h100"], line(1), 1).parameters)
     print(f"{name}: {weights / 1e9:.1f}e9 weights, {billions}e9 published")
     assert weights == pytest.approx(billions * 1e9, rel=0.02)
 
@@ -163,3 +164,45 @@ def test_explicit__bytes_may_be_zero_but_not_negative():
     assert Explicit(**UNIT).p2p_bytes == 0.0
     with pytest.raises(ValueError, match="model.p2p_bytes must be a finite number at least 0; got -1"):
         Explicit(**{**UNIT, "p2p_bytes": -1})
+
+
+def test_tensor_parallel__divides_the_work_and_adds_two_all_reduces_a_layer_and_pass():
+    eight = Ring(8, 3.4e-6, 371e9)
+    alone, shared = GPT.costs(GPUS["h100"], line(8), 2), GPT.costs(GPUS["h100"], line(8), 2, (eight,) * 8)
+    exchange = 6 * 2 * eight.all_reduce(2 * 2048 * 6144 * 2)  # 6 layers a stage
+    for s in range(8):
+        assert shared.forward[s] == pytest.approx(alone.forward[s] / 8 + exchange)
+        assert shared.backward_input[s] == pytest.approx(alone.backward_input[s] / 8 + exchange)
+        assert shared.backward_weight[s] == pytest.approx(alone.backward_weight[s] / 8)
+        assert shared.parameters[s] == alone.parameters[s] / 8
+        assert shared.tensor_communication[s] == pytest.approx(2 * exchange)
+    assert shared.p2p_bytes == alone.p2p_bytes / 8
+    assert shared.model_flops == alone.model_flops  # of all shards together
+    again = replace(GPT, recompute="full").costs(GPUS["h100"], line(8), 2, (eight,) * 8)
+    assert again.tensor_communication[0] == pytest.approx(3 * exchange)
+
+
+@pytest.mark.parametrize(
+    ("model", "tp", "sentence"),
+    [
+        (GPT, 3, r"tp=3 does not divide model.heads=64"),
+        (replace(GPT, heads=48, kv_heads=48), 32, r"tp=32 does not divide model.heads=48"),
+        (replace(GPT, kv_heads=4), 16, None),
+        (replace(GPT, heads=12, kv_heads=4), 6, "tp=6 neither divides model.kv_heads=4 nor is a multiple of it"),
+        (Explicit(**UNIT), 2, "explicit times say nothing of tensor parallelism: tp=2 needs a transformer"),
+    ],
+)
+def test_tensor_parallel__must_divide_the_model(model, tp, sentence):
+    shards = (Ring(tp, 1e-6, 1e11),) * 2
+    if sentence is None:
+        assert model.costs(GPUS["h100"], line(2), 1, shards).n_stages == 2
+    else:
+        with pytest.raises(Infeasible, match=sentence):
+            model.costs(GPUS["h100"], line(2), 1, shards)
+
+
+def test_after_pipeline__by_hand():
+    """A billion parameters on an H100: 30 bytes each through memory; over four replicas a quarter of that, and two exchanges."""
+    assert after_pipeline(1e9, GPUS["h100"], ALONE) == pytest.approx(30e9 / 3350e9)
+    four = Ring(4, 0.0, 50e9)
+    assert after_pipeline(1e9, GPUS["h100"], four) == pytest.approx(30e9 / 4 / 3350e9 + 0.75 * (4e9 + 2e9) / 50e9)

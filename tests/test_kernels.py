@@ -53,7 +53,7 @@ def cells(draw):
     )
 
 
-def twin_of(made, draw):
+def twin_of(made, draw, replica=0):
     """The twin's answer for a config: when, busy, exposed."""
     model, pp = made["model"], made["pp"]
     program = prepare(Scenario.from_config(made)).program
@@ -68,7 +68,8 @@ def twin_of(made, draw):
     on = {term for term in TERMS if made["latency"][term]["law"] != "none"}
 
     def number(term, identity):
-        return TABLE.factor(twin.random_bits(made["seed"], draw, identity, term))
+        # the links are the same for all replicas
+        return TABLE.factor(twin.random_bits(made["seed"], draw, identity, term, 0 if term == "link" else replica))
 
     def factors(op, rank):
         identities = {"op": twin.op_identity(op.stage, op.kind != "F", op.microbatch), "rank": rank, "microbatch": op.microbatch}
@@ -87,7 +88,8 @@ def test_kernel__equals_the_twin(made):
     for draw in range(2 if case.noisy else 1):
         program, (when, busy, exposed) = twin_of(made, draw)
         ticks, moments = run_ticks(case, first=draw, n=1)
-        assert tuple(ticks[:, 0]) == twin.metrics(program, when, busy)
+        assert tuple(ticks[:4, 0]) == twin.metrics(program, when, busy)
+        assert tuple(ticks[4:, 0]) == twin.step(program, [when], [0] * program.pp)
         total = (moments[:, :, 0] << 42) + (moments[:, :, 1] << 21) + moments[:, :, 2]
         assert list(total[0]) == busy
         assert list(total[1]) == exposed
@@ -105,7 +107,7 @@ def test_noiseless__equals_the_twin_and_the_kernel_of_draws(made):
     assert found["exposed_communication"][0].tolist() == [ticks / 1e9 for ticks in exposed]
     ticks, moments = run_ticks(case)
     assert found["makespan"][0, 0] == ticks[0, 0] / 1e9
-    assert found["utilization"][0].tolist() == rank_metrics(moments[None], 1)["utilization"][0].tolist()
+    assert found["utilization"][0].tolist() == rank_metrics(moments[None], 1, np.ones(1, np.int64))["utilization"][0].tolist()
 
 
 @pytest.mark.parametrize("p2p", ["latency", "channel", "blocking", "rendezvous"])
@@ -121,6 +123,36 @@ def test_noiseless__cells_side_by_side_are_the_cells_alone(p2p):
         assert all(together[name][i].tolist() == alone[name][0].tolist() or name.endswith("_std") for name in together)
         ticks, _ = run_ticks(cases[i])
         assert [together[name][i, 0] for name in ("makespan", "span")] == (ticks[:2, 0] / 1e9).tolist()
+
+
+@given(cells(), st.integers(2, 4))
+def test_replicas__the_step_waits_for_the_slowest_of_separate_simulations(made, dp):
+    made = {**made, "dp": dp, "draws": 3}
+    case = prepare(Scenario.from_config(made))
+    tail = np.arange(made["pp"], dtype=np.int64)[::-1] * 1_000_003
+    case = case._replace(weights=case.weights._replace(tail=tail))
+    for draw in range(2 if case.noisy else 1):
+        program, runs = prepare(Scenario.from_config(made)).program, [twin_of(made, draw, replica)[1] for replica in range(dp)]
+        each = [twin.metrics(program, when, busy) for when, busy, _ in runs]
+        ticks, moments = run_ticks(case, first=draw, n=1)
+        assert ticks[0, 0] == max(makespan for makespan, *_ in each)
+        assert ticks[1, 0] == max(span for _, span, *_ in each)
+        assert ticks[2, 0] == sum(total for *_, total, _ in each)
+        assert ticks[3, 0] == max(most for *_, most in each)
+        assert tuple(ticks[4:, 0]) == twin.step(program, [when for when, *_ in runs], tail.tolist())
+        total = (moments[:, :, 0] << 42) + (moments[:, :, 1] << 21) + moments[:, :, 2]
+        assert list(total[0]) == [sum(busy[rank] for _, busy, _ in runs) for rank in range(made["pp"])]
+        assert list(total[1]) == [sum(exposed[rank] for *_, exposed in runs) for rank in range(made["pp"])]
+    ((_, found),) = outcome([case])
+    assert found["iteration_time"][0].tolist() == (run_ticks(case)[0][4] / 1e9).tolist()
+
+
+def test_replicas__the_first_is_the_pipeline_alone_and_more_only_wait_longer():
+    one, _ = run_ticks(noisy(draws=50))
+    four, _ = run_ticks(noisy(draws=50, dp=4))
+    assert (four[4] >= one[4]).all()
+    assert (four[4] > one[4]).any()
+    assert (run_ticks(noisy(draws=50, dp=1))[0] == one).all()
 
 
 def test_kept_draws__are_those_that_the_moments_sum_up():
@@ -256,7 +288,9 @@ def test_law__lengthening_an_op_never_shortens_the_makespan(size, schedule, data
 def test_law__no_rank_is_busy_longer_than_the_makespan(made):
     case = prepare(Scenario.from_config(made))
     ticks, _ = run_ticks(case)
-    makespan, span, total, most = ticks
+    makespan, span, total, most, step, own_step = ticks
+    assert (step == makespan).all()
+    assert (own_step == span).all()
     assert (most <= span).all()
     assert (span <= makespan).all()
     assert (total <= case.scenario.pp * makespan).all()
@@ -338,7 +372,7 @@ def test_moments__are_exact(values):
     sums = np.zeros((1, 3, 1, kernels.N_LIMBS), np.int64)
     for row in range(3):
         kernels.add_moments(np.array(values, np.int64), len(values), sums[0, row, 0])
-    found = rank_metrics(sums.astype(object), len(values))
+    found = rank_metrics(sums.astype(object), len(values), np.ones(1, np.int64))
     n, total, squares = len(values), sum(values), sum(v * v for v in values)
     assert found["busy_time"][0, 0] == total / n / 1e9
     assert found["busy_time_std"][0, 0] == math.sqrt((n * squares - total * total) / (n * (n - 1))) / 1e9

@@ -19,6 +19,8 @@ LAYERS = [
     "programs",
     "schedules",
     "cluster",
+    "collectives",
+    "layout",
     "hardware",
     "topologies",
     "distributions",

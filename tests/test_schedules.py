@@ -132,7 +132,7 @@ def test_kernel__equals_the_twin(name, vpp, pp, m, p2p):
     pairs = [(a, b) for a in range(pp) for b in range(pp)]
     when, busy, exposed = twin.simulate(program, seconds, dict.fromkeys(pairs, TIMES.hop * 1e-9), dict.fromkeys(pairs, 0.0), p2p=p2p)
     ticks, moments = run_ticks(case)
-    assert tuple(ticks[:, 0]) == twin.metrics(program, when, busy)
+    assert tuple(ticks[:4, 0]) == twin.metrics(program, when, busy)
     total = (moments[:, :, 0] << 42) + (moments[:, :, 1] << 21) + moments[:, :, 2]
     assert list(total[0]) == busy
     assert list(total[1]) == exposed

@@ -64,7 +64,7 @@ def test_gpu__generation_changes_device_and_links(name):
 def test_nodes__as_many_as_needed_or_as_told(name):
     assert build(name, 9).n_devices == 16
     assert build(name, 9, nodes=3).n_devices == 24
-    with pytest.raises(Infeasible, match=f"{name} has 8 devices; pp=9 needs 9"):
+    with pytest.raises(Infeasible, match=f"{name} has 8 devices; the job needs 9"):
         build(name, 9, nodes=1)
 
 
@@ -73,9 +73,9 @@ def test_nodes__as_many_as_needed_or_as_told(name):
     [
         ({"gpu": "b200"}, r"no topology.gpu named 'b200' \(known: a100, h100\)"),
         ({"nodes": 0}, "topology.nodes must be a whole number of at least 1; got 0"),
-        ({"order": 5}, "topology.order must be a list of device numbers, one a rank; got 5"),
-        ({"order": [0, 0]}, "gives one device to two ranks"),
-        ({"order": [0]}, "must name one device a rank; got 1 devices for pp=2"),
+        ({"order": 5}, "topology.order must be a list of device numbers, one a GPU; got 5"),
+        ({"order": [0, 0]}, "gives one device to two GPUs"),
+        ({"order": [0]}, "must name one device a GPU; got 1 devices for 2 GPUs"),
         ({"order": [0, -1]}, "device must be a whole number of at least 0; got -1"),
     ],
 )

@@ -30,10 +30,10 @@ def op_identity(stage, backward, microbatch):
     return stage * 2**21 + backward * 2**20 + microbatch
 
 
-def random_bits(seed, draw, identity, term="op"):
-    """The 32 bits of what ``identity`` names, in a draw: four draws share a block, 64 draws apart."""
+def random_bits(seed, draw, identity, term="op", replica=0):
+    """The 32 bits of what ``identity`` names, in a draw and replica: four draws share a block, 64 draws apart."""
     block = 64 * (draw // 256) + draw % 64
-    return philox((block, identity, 0, STREAMS[term]), (seed, 0))[draw // 64 % 4]
+    return philox((block, identity, replica, STREAMS[term]), (seed, 0))[draw // 64 % 4]
 
 
 class Table:
@@ -146,3 +146,12 @@ def metrics(program, when, busy):
     ends = [max(when[op][1] for op in rank) for rank in program.ranks]
     starts = [min(when[op][0] for op in rank) for rank in program.ranks]
     return max(ends), max(e - s for e, s in zip(ends, starts, strict=True)), sum(busy), max(busy)
+
+
+def step(program, replicas, tail):
+    """Iteration time with and without a barrier [ticks], of several timelines; ``tail`` follows a rank's last op in all of them."""
+    found = []
+    for rank, after in zip(program.ranks, tail, strict=True):
+        end = max(when[op][1] for when in replicas for op in rank) + after
+        found.append((end, end - min(when[op][0] for when in replicas for op in rank)))
+    return max(end for end, _ in found), max(own for _, own in found)

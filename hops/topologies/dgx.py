@@ -12,7 +12,7 @@ from hops.topologies import Cluster, Hop, Level, build, topology
 
 
 @topology("dgx", source="NVIDIA DGX H100 user guide, table 6 (CPU 0 owns GPUs 0-3, CPU 1 GPUs 4-7); values: hops/hardware.py")
-def dgx(pp: int, *, gpu: str = "h100", nodes: int | None = None, order: Sequence[int] | None = None) -> Cluster:
+def dgx(n_gpus: int, *, gpu: str = "h100", nodes: int | None = None, order: Sequence[int] | None = None) -> Cluster:
     one_of("topology.gpu", gpu, list(NVSWITCH))
     within, lane = (NVSWITCH[gpu],), Hop("PCIe switch", 0.0, PCIE[gpu])
     levels = [
@@ -21,4 +21,4 @@ def dgx(pp: int, *, gpu: str = "h100", nodes: int | None = None, order: Sequence
         Level("fabric", inf, "NET", (lane, NIC[gpu], FABRIC, NIC[gpu], lane)),
     ]
     n_devices = None if nodes is None else 8 * count("topology.nodes", nodes)
-    return build("dgx", GPUS[gpu], n_devices, levels, pp, order, per_node=8)
+    return build("dgx", GPUS[gpu], n_devices, levels, n_gpus, order, per_node=8)

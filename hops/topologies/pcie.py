@@ -13,7 +13,7 @@ from hops.topologies import Cluster, Hop, Level, build, topology
 
 
 @topology("pcie", source="NCCL's path classes and tuning; two-socket servers as measured by p2pmark; values: hops/hardware.py")
-def pcie(pp: int, *, gpu: str = "h100", nodes: int | None = None, order: Sequence[int] | None = None) -> Cluster:
+def pcie(n_gpus: int, *, gpu: str = "h100", nodes: int | None = None, order: Sequence[int] | None = None) -> Cluster:
     one_of("topology.gpu", gpu, list(SOCKET_LINK))
     switch, lane = Hop("PCIe switch", PCIE_HOP, PCIE[gpu]), Hop("PCIe switch", 0.0, PCIE[gpu])
     bridge = Hop("host bridge", BRIDGE_LATENCY, PCIE[gpu])
@@ -25,4 +25,4 @@ def pcie(pp: int, *, gpu: str = "h100", nodes: int | None = None, order: Sequenc
         Level("fabric", inf, "NET", (*out, FABRIC, *out[::-1])),
     ]
     n_devices = None if nodes is None else 8 * count("topology.nodes", nodes)
-    return build("pcie", GPUS[f"{gpu}_pcie"], n_devices, levels, pp, order, per_node=8)
+    return build("pcie", GPUS[f"{gpu}_pcie"], n_devices, levels, n_gpus, order, per_node=8)
