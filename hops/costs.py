@@ -27,6 +27,8 @@ class Costs:
     hardware_flops: tuple[float, ...] | None = None  # with recomputation [FLOP]
     parameters: tuple[float, ...] | None = None  # that one GPU holds
     tensor_communication: tuple[float, ...] | None = None  # part of forward and backward_input, together [s]
+    activations: tuple[float, ...] | None = None  # that one GPU keeps from a microbatch's forward to its backward [bytes]
+    logits: float | None = None  # of a microbatch, on one GPU of the last stage [bytes]
 
     @property
     def n_stages(self) -> int:
@@ -91,8 +93,8 @@ class Transformer:
     FLOPs per layer and microbatch of b sequences, forward: the linear layers 2 b s (their parameters), the attention
     core 4 b s^2 hidden (all of the score matrix, as Narayanan et al. 2021 count, arXiv:2104.04473 appendix). Backward: a
     linear layer costs its forward once for the input and once for the weight; the attention core has no weights, so
-    its backward, twice its forward, is all for the input. ``recompute="full"`` runs the layers' forward once more
-    before the backward for the input.
+    its backward, twice its forward, is all for the input. Before the backward for the input ``recompute="full"`` runs the
+    layers' forward once more, ``"selective"`` the attention core, whose scores are then not kept.
 
     Tensor parallelism (Shoeybi et al. 2019, arXiv:1909.08053) divides all FLOPs and weights by tp; a layer then has two
     all-reduces of its activations in the forward and two in the backward for the input (or, of sequence parallelism, as
@@ -119,7 +121,7 @@ class Transformer:
             object.__setattr__(self, key, count(f"model.{key}", getattr(self, key)))
         object.__setattr__(self, "active_experts", count("model.active_experts", self.active_experts, most=self.experts))
         flag("model.gated", self.gated)
-        one_of("model.recompute", self.recompute, ("none", "full"))
+        one_of("model.recompute", self.recompute, ("none", "selective", "full"))
         if positive("model.efficiency", self.efficiency) > 1:
             raise ValueError(f"model.efficiency must be a share of the peak, above 0 and at most 1; got {self.efficiency!r}")
         for key, whole in (("heads", "hidden"), ("kv_heads", "heads")):
@@ -131,6 +133,21 @@ class Transformer:
         attention = 2 * self.hidden**2 + 2 * self.hidden * (self.hidden // self.heads) * self.kv_heads
         router = self.hidden * self.experts if self.experts > 1 else 0
         return attention + router + experts * (3 if self.gated else 2) * self.hidden * self.ffn_hidden
+
+    def kept_bytes(self) -> float:
+        """Activations that a layer keeps of a token between forward and backward, on all shards together [bytes].
+
+        Source: Korthikanti et al. 2022, section 4 (arXiv:2205.05198), with sequence parallelism: 34 hidden + 5 heads sequence for
+        GPT at 2 bytes a value; here by the widths that it sums up, so that grouped queries, gated MLPs and experts count.
+        """
+        if self.recompute == "full":
+            return float(self.bytes_per_value * self.hidden)
+        keys_values = 2 * self.hidden // self.heads * self.kv_heads
+        attention = 3 * self.hidden + keys_values  # inputs of the projections, queries, keys and values, output
+        mlp = self.active_experts * (self.hidden + (3 if self.gated else 2) * self.ffn_hidden)
+        norms, masks = 2 * self.hidden, 2 * self.hidden  # a dropout mask is a byte a value
+        scores = (2 * self.bytes_per_value + 1) * self.heads * self.sequence if self.recompute == "none" else 0
+        return float(self.bytes_per_value * (attention + mlp + norms) + masks + scores)
 
     def _check_shards(self, tp: int) -> None:
         for key in ("heads", "ffn_hidden"):
@@ -165,7 +182,7 @@ class Transformer:
             forward.append(n * (linear + core) + top)
             backward_input.append(n * (linear + 2 * core) + top)
             backward_weight.append(n * linear + top)
-            repeated.append(n * (linear + core) if self.recompute == "full" else 0.0)
+            repeated.append(n * {"none": 0.0, "selective": core, "full": linear + core}[self.recompute])
             n_tables = (stage == 0) + (stage == n_stages - 1)
             parameters.append((n * self.layer_parameters(self.experts) + n_tables * table) / tp)
             exchange.append(n * 2 * shards[stage_ranks[stage]].all_reduce(message))  # of one pass
@@ -182,6 +199,8 @@ class Transformer:
             hardware_flops=tuple(u + r for u, r in zip(useful, repeated, strict=True)),
             parameters=tuple(parameters),
             tensor_communication=tuple((1 + passes) * c for c in exchange),
+            activations=tuple(n * tokens * self.kept_bytes() / tp for n in layers),
+            logits=tokens * self.vocabulary * (self.bytes_per_value + 4) / tp,  # and in fp32 for the loss
         )
 
 

@@ -21,6 +21,7 @@ from hops.terminal import cube_table
 from hops.variables import STATISTICS, VARIABLES, attributes
 
 FORMAT = "1"
+FITS = {"long_name": "peak memory of every rank fits its GPU; false where there is none to compare"}
 
 
 @xr.register_dataset_accessor("hops")  # type: ignore[no-untyped-call]
@@ -53,6 +54,10 @@ def cell_dataset(prepared: Prepared) -> xr.Dataset:
     ranks = ("draw", "rank") if kept else ("rank",)
     data |= {name: (ranks, values[0].T, attributes(name, kept)) for name, values in outcome.per_rank.items()}
     data["peak_in_flight"] = ("rank", np.array(case.structure.in_flight, float), attributes("peak_in_flight"))
+    if case.memory is not None:
+        totals = [memory.total for memory in case.memory]
+        data["peak_memory"] = ("rank", np.array(totals), attributes("peak_memory"))
+        data["fits"] = ((), max(totals) <= case.weights.cluster.gpu.memory, FITS)
     coords = {"draw": _draws(case.scenario.draws), "rank": _ranks(case.scenario.pp)}
     return xr.Dataset(data, coords, provenance(prepared.plan))
 
@@ -92,6 +97,9 @@ def cube_dataset(prepared: Prepared) -> xr.Dataset:
             dims = ("draw", "rank") if plan.keep_draws else ("rank",)
             put(name, dims, outcome.cells, ranks.swapaxes(1, -1) if plan.keep_draws else ranks)
         put("peak_in_flight", ("rank",), outcome.cells, np.array([case.structure.in_flight for case in batch], float))
+        for i, case in zip(outcome.cells, batch, strict=True):
+            if case.memory is not None:
+                put("peak_memory", ("rank",), [i], np.array([[memory.total for memory in case.memory]]))
 
     axes, shape = [dim_name(dim) for dim in plan.dims], plan.shape
     data: dict[str, Any] = {
@@ -102,8 +110,12 @@ def cube_dataset(prepared: Prepared) -> xr.Dataset:
     evaluated[list(prepared.cells)] = True
     meaning = {"long_name": "cell was evaluated; others do not fit or were not asked for, and are NaN"}
     data["evaluated"] = (axes, evaluated.reshape(shape), meaning)
+    if "peak_memory" in columns:
+        room = np.full(len(plan.scenarios), np.nan)
+        room[list(prepared.cells)] = [case.weights.cluster.gpu.memory for case in cases]
+        data["fits"] = (axes, (np.fmax.reduce(columns["peak_memory"][1], axis=1) <= room).reshape(shape), FITS)
     order = [name + suffix for name in VARIABLES for suffix in ("", *(f"_{each}" for each in STATISTICS)) if name + suffix in data]
-    return xr.Dataset({name: data[name] for name in [*order, "evaluated"]}, coords, provenance(plan))
+    return xr.Dataset({name: data[name] for name in [*order, *({"fits"} & data.keys()), "evaluated"]}, coords, provenance(plan))
 
 
 def _draws(n: int) -> tuple[str, Any, dict[str, str]]:

@@ -18,6 +18,7 @@ from hops.collectives import ring
 from hops.costs import Costs, Model, after_pipeline, stage_costs
 from hops.graph import Graph, lag_index, lower, transfer_index, work_index
 from hops.layout import Layout
+from hops.memory import Memory, peak_memory
 from hops.metrics import TICKS, Floats
 from hops.noise import extreme_factors, quantile_table
 from hops.programs import KINDS, Program
@@ -70,6 +71,12 @@ class Case(NamedTuple):
         """The program, written out anew."""
         s = self.scenario
         return program(s.schedule.name, s.pp, s.microbatches, s.vpp, **s.schedule.kwargs)
+
+    @property
+    def memory(self) -> tuple[Memory, ...] | None:
+        """What a GPU of each rank holds at most; None where the model is explicit times."""
+        built = self.structure
+        return peak_memory(self.weights.costs, built.stage_ranks, built.in_flight, self.scenario.dp)
 
     @property
     def shape(self) -> tuple[Choice, int, int | None, int, str]:

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from hops.cluster import Path
+from hops.cluster import Gpu, Path
 from hops.distributions import TERMS
+from hops.memory import Memory
 from hops.metrics import quantile_interval
 from hops.simulation import Case
 
@@ -65,6 +66,7 @@ def cell_report(cell: xr.Dataset, case: Case, notes: Sequence[str] = ()) -> str:
         f"exposed communication   {seconds(exposed.mean())} a rank on average, {seconds(exposed.max())} on rank {int(exposed.argmax())}",
         f"tightest rank           {tight}: busy {seconds(busy[tight])}, {share(float(means['utilization'][tight]))} of the makespan",
         f"activations in flight   at most {int(held.max())} microbatches (rank {int(held.argmax())})",
+        *([] if case.memory is None else [_memory(case.memory, cluster.gpu)]),
         "",
         f"times: {costs.source}",
     ]
@@ -73,6 +75,15 @@ def cell_report(cell: xr.Dataset, case: Case, notes: Sequence[str] = ()) -> str:
     if paths:
         lines.append(_slowest(paths, costs.p2p_bytes))
     return "\n".join(wrapped for line in lines for wrapped in textwrap.wrap(line, WIDTH, subsequent_indent="    ") or [""])
+
+
+def _memory(memory: Sequence[Memory], gpu: Gpu) -> str:
+    """The rank with the least room, and what fills it."""
+    totals = [each.total for each in memory]
+    most = totals.index(max(totals))
+    parts = ", ".join(f"{name} {value / 1e9:.3g}" for name, value in memory[most]._asdict().items() if value)
+    verdict = "fits" if totals[most] <= gpu.memory else "DOES NOT FIT"
+    return f"memory                  {verdict}: {totals[most] / 1e9:.4g} of {gpu.memory / 1e9:g} GB on rank {most} ({parts})"
 
 
 def _told(params: Sequence[tuple[str, Any]]) -> Iterator[str]:
@@ -132,12 +143,17 @@ def cube_table(cube: xr.Dataset) -> str:
     for name, title in (("bubble_fraction", "bubble"), ("mfu", "MFU")):
         if name in flat:
             columns[title] = [share(value) for value in flat[f"{name}_mean"].values[found]]
+    if "fits" in flat:
+        full = zip(flat["peak_memory"].max("rank").values[found], flat["fits"].values[found], strict=True)
+        columns["GB"] = [f"{value / 1e9:.3g}{'' if fits else '*'}" for value, fits in full]
     widths = {title: max(len(title), *map(len, cells)) for title, cells in columns.items()}
     while sum(widths.values()) + 2 * (len(widths) - 1) > WIDTH and len(widths) > len(dims) + 1:
         widths.popitem()  # many axes: what comes last is the least needed, and all of it is in the cube
     rows = ["  ".join(f"{title:>{width}}" for title, width in widths.items())]
     rows += ["  ".join(f"{columns[title][i]:>{width}}" for title, width in widths.items()) for i in range(len(found))]
     notes = cube.attrs.get("notes", "").splitlines()
+    if "GB" in widths and any("*" in each for each in columns["GB"]):
+        notes.append("* more memory than the GPU has")
     return heading + "\n".join([*rows, *(f"note: {note}" for note in notes)])
 
 

@@ -33,6 +33,7 @@ VARIABLES = {
         "draw rank", "s", "waits that transfers add", "sum of start - max(previous end on the rank, producers' ends)"
     ),
     "utilization": Variable("draw rank", "1", "busy time over makespan"),
+    "peak_memory": Variable("rank", "byte", "most memory a GPU of the rank holds at once", "hops/memory.py"),
     "peak_in_flight": Variable("rank", "1", "most chunk activations a rank holds at once", "freed at B or W"),
 }
 

@@ -25,6 +25,7 @@ LAYERS = [
     "topologies",
     "distributions",
     "costs",
+    "memory",
     "jit",
     "noise",
     "graph",
