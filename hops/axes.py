@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -38,22 +38,27 @@ def parse(loader: ConfigLoaderImpl, overrides: Sequence[str]) -> Asked:
     if not all(isinstance(override, str) for override in overrides):
         raise ValueError(f"overrides are strings such as 'pp=4', one an argument; got {tuple(overrides)!r}")
     parser = OverridesParser.create(config_loader=loader)
-    last: dict[str, Override] = {override.get_key_element(): override for override in parser.parse_overrides(list(overrides))}
+    # to Hydra model=gpt_22b (a choice) and model={layers: 24} (values) are two things, and both count
+    last = {(each.get_key_element(), isinstance(each.value(), dict)): each for each in parser.parse_overrides(list(overrides))}
     fixed = tuple(_fixed(loader, override) for override in last.values() if not override.is_sweep_override())
     swept = [_axis(loader, parser, override) for override in last.values() if override.is_sweep_override()]
     axes = tuple(axis._replace(name=name) for axis, name in zip(swept, short_names([axis.key for axis in swept]), strict=True))
     return Asked(fixed, axes, frozenset(override.key_or_group for override in last.values()))
 
 
-def zipped(axes: Sequence[Axis], wanted: Any) -> tuple[Dim, ...]:
-    """Dims of a sweep: ``wanted`` (``hydra.sweeper.zip``) lists lists of axes, by key or short name, that advance together."""
-    groups: list[Any] = list(wanted) if isinstance(wanted, (list, tuple, ListConfig)) else [wanted] if wanted else []
+def zipped(axes: Sequence[Axis], wanted: Any, fixed: Collection[str] = ()) -> tuple[Dim, ...]:
+    """Dims of a sweep: ``wanted`` (``hydra.sweeper.zip``) lists lists of axes, by key or short name, that advance together.
+
+    Keys that are ``fixed`` may stand in it too: their one value goes with all others.
+    """
+    groups: list[Any] = list(wanted) if isinstance(wanted, (list, tuple, ListConfig)) else [wanted] if wanted is not None else []
     if groups and all(isinstance(each, str) for each in groups):
         groups = [groups]  # [pp,microbatches] for [[pp,microbatches]]
     dims: dict[str, Dim] = {axis.key: (axis,) for axis in axes}
     seen: set[str] = set()
     for group in groups:
-        dim = tuple(_find(axes, name) for name in (group if isinstance(group, (list, tuple, ListConfig)) else [group]))
+        named = group if isinstance(group, (list, tuple, ListConfig)) else [group]
+        dim = tuple(_find(axes, name) for name in named if name not in fixed)
         for axis in dim:
             if axis.key in seen:
                 raise ValueError(f"hydra.sweeper.zip={label(list(groups))}: {axis.key} may stand in it once")
@@ -83,12 +88,15 @@ def _find(axes: Sequence[Axis], name: Any) -> Axis:
 
 
 def _fixed(loader: ConfigLoaderImpl, override: Override) -> Fixed:
-    line, group = str(override.input_line), bool(loader.get_group_options(override.key_or_group))
-    named = override.get_key_element().endswith(".name")  # of an option: Hydra sets it, to be checked against the choice
-    plain = (
-        not group and not named and override.get_key_element() == override.key_or_group and not override.is_delete() and "${" not in line
+    key, line, group = override.get_key_element(), str(override.input_line), bool(loader.get_group_options(override.key_or_group))
+    by_hydra = (
+        group
+        or key != override.key_or_group  # added, deleted, or in another package
+        or isinstance(override.value(), dict)  # of which some keys may keep their values
+        or key.endswith(".name")  # of an option, to be checked against the choice
+        or "${" in line
     )
-    return Fixed(override.get_key_element(), override.value(), line, plain)
+    return Fixed(key, override.value(), line, not by_hydra)
 
 
 def _axis(loader: ConfigLoaderImpl, parser: OverridesParser, override: Override) -> Axis:

@@ -1,16 +1,16 @@
 """Configs of every tuple of group choices, with as few of Hydra's compositions (40 ms each) as possible.
 
-Ten options in each of three groups are 1,000 tuples, but 28 compositions: what an option changes is found by composing it
-alone, and where no two groups change the same key the changes are put together. One more composition, of the last
-options of all groups, is compared with that; if it differs, or keys refer to each other, Hydra composes every tuple.
+Ten options in each of three groups are 1,000 tuples, but 29 compositions: what an option changes is found by composing it
+alone, and where no two groups change the same key, or choose the same third group, the changes are put together. One
+more composition, of the last options of all groups, is compared with that; if it differs, Hydra composes every tuple.
 """
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from hops.config import plain, yaml
 
@@ -19,6 +19,7 @@ type Path = tuple[str, ...]
 type Config = dict[str, Any]
 
 GONE = object()  # a key that an option does not have
+CHOSEN = "hydra.runtime.choices"  # where a config keeps, while it is compared, what was chosen in every group
 
 
 def composed(compose: Callable[[Choices], DictConfig], wanted: Sequence[Choices]) -> tuple[dict[Choices, Config], bool]:
@@ -27,19 +28,23 @@ def composed(compose: Callable[[Choices], DictConfig], wanted: Sequence[Choices]
     options = [list(dict.fromkeys(column)) for column in zip(*wanted, strict=True)]
     first, last = wanted[0], tuple(column[-1] for column in options)
     alone = [(*first[:i], value, *first[i + 1 :]) for i, column in enumerate(options) for value in column[1:]]
-    refers = False
-
-    def each(choices: Sequence[Choices]) -> dict[Choices, Config]:
-        nonlocal refers
-        made = {choice: compose(choice) for choice in choices}
-        refers = refers or any("${" in yaml(config) for config in made.values())
-        return {choice: plain(config) for choice, config in made.items()}
-
     if len(wanted) == math.prod(map(len, options)) and 2 + len(alone) < len(wanted):
-        configs = _put_together(each([first, *alone, last]), options)
-        if configs is not None or refers:
-            return configs or {}, refers
-    return each(wanted), refers
+        made = {choice: compose(choice) for choice in (first, *alone, last)}
+        if not _refers(made.values()):
+            found = _put_together({choice: {**plain(config), CHOSEN: _chosen(config)} for choice, config in made.items()}, options)
+            if found is not None:
+                return {choice: {key: config[key] for key in config if key != CHOSEN} for choice, config in found.items()}, False
+    made = {choice: compose(choice) for choice in wanted}
+    return {choice: plain(config) for choice, config in made.items()}, _refers(made.values())
+
+
+def _refers(configs: Iterable[DictConfig]) -> bool:
+    return any("${" in yaml(config) for config in configs)
+
+
+def _chosen(config: DictConfig) -> Config:
+    """What was chosen in every group, also in those that the choice of another picks (``pair: ${schedule}_${topology}``)."""
+    return dict(OmegaConf.select(config, "hydra.runtime.choices") or {})
 
 
 def _put_together(known: dict[Choices, Config], options: Sequence[Sequence[Any]]) -> dict[Choices, Config] | None:
@@ -76,9 +81,11 @@ def changed(before: Config, after: Config) -> dict[Path, Any]:
 
 
 def has(config: Mapping[str, Any], key: str) -> bool:
-    """Whether there is a value at ``key``, dots between its parts."""
+    """Whether there can be a value at ``key``, dots between its parts: an empty (null) section takes any."""
     found: Any = config
     for part in key.split("."):
+        if found is None:
+            return True
         if not isinstance(found, Mapping) or part not in found:
             return False
         found = found[part]
@@ -90,4 +97,4 @@ def with_value(config: Config, path: Sequence[str], value: Any) -> Config:
     head, *rest = path
     if value is GONE and not rest:
         return {key: old for key, old in config.items() if key != head}
-    return {**config, head: with_value(config[head], rest, value) if rest else value}
+    return {**config, head: with_value(config.get(head) or {}, rest, value) if rest else value}

@@ -15,12 +15,13 @@ import xarray as xr
 from hops.checks import no_such
 from hops.executor import evaluate
 from hops.metrics import quantile_interval, statistics
-from hops.plan import Axis, Plan, Prepared, dim_name, label
+from hops.plan import Axis, Plan, Prepared, dim_names, label
 from hops.scenario import Scenario
 from hops.terminal import cube_table
 from hops.variables import STATISTICS, VARIABLES, attributes
 
 FORMAT = "1"
+MOST_BYTES = 2**31  # of a variable in netCDF 3
 FITS = {"long_name": "peak memory of every rank fits its GPU; false where there is none to compare"}
 
 
@@ -69,7 +70,8 @@ def cube_dataset(prepared: Prepared) -> xr.Dataset:
     """
     plan, cases = prepared.plan, prepared.cases
     # before anything is evaluated
-    coords: dict[str, Any] = {axis.name: _coordinate(axis, dim_name(dim)) for dim in plan.dims for axis in dim}
+    axes, shape = dim_names(plan.dims), plan.shape
+    coords: dict[str, Any] = {axis.name: _coordinate(axis, name) for dim, name in zip(plan.dims, axes, strict=True) for axis in dim}
     n_ranks, n_draws = max(case.scenario.pp for case in cases), max(case.scenario.draws for case in cases)
     coords["rank"] = _ranks(n_ranks)
     coords |= {"draw": _draws(n_draws)} if plan.keep_draws else {"quantile": _quantiles(plan.quantiles)}
@@ -101,7 +103,6 @@ def cube_dataset(prepared: Prepared) -> xr.Dataset:
             if case.memory is not None:
                 put("peak_memory", ("rank",), [i], np.array([[memory.total for memory in case.memory]]))
 
-    axes, shape = [dim_name(dim) for dim in plan.dims], plan.shape
     data: dict[str, Any] = {
         name: ([*axes, *dims], values.reshape(shape + values.shape[1:]), attributes(name, plan.keep_draws))
         for name, (dims, values) in columns.items()
@@ -186,6 +187,19 @@ def _git() -> dict[str, str]:
         return {}
     sha, changed = ask("rev-parse", "HEAD"), ask("status", "--porcelain", "hops", "conf", "sweeps")
     return {"git_sha": sha, "git_dirty": "yes" if changed else "no"} if sha else {}
+
+
+def check_file(prepared: Prepared) -> None:
+    """Refuse a cube whose variables a file cannot hold."""
+    n_draws, n_ranks = (max(getattr(case.scenario, key) for case in prepared.cases) for key in ("draws", "pp"))
+    n_cells = len(prepared.plan.scenarios)
+    largest = 8 * n_cells * n_ranks * (n_draws if prepared.plan.keep_draws else 1)
+    if largest > MOST_BYTES:
+        kept = f", {n_draws} draws" if prepared.plan.keep_draws else ""
+        raise ValueError(
+            f"{n_cells} cells{kept} and {n_ranks} ranks make variables of {largest / 1e9:.3g} GB; a netCDF file holds "
+            f"{MOST_BYTES / 1e9:.3g} GB each (try fewer{' draws, or output.keep=quantiles' if kept else ' cells'})"
+        )
 
 
 def write_cube(dataset: xr.Dataset, path: Path) -> None:

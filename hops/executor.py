@@ -24,7 +24,6 @@ from hops.simulation import Case
 BATCH_DRAWS = 1 << 20  # draws whose metrics are held at once
 BYTES_PER_DRAW = 200  # of a cell whose metrics are made: ticks, metrics and a copy of one that is sorted
 KEPT_METRICS, KEPT_PER_RANK = 11, 3  # float64 a draw of a cell that is kept
-MOST_KEPT = 2**31  # bytes of a variable that netCDF 3 holds
 BATCH_CELLS = 1024  # cells likewise: each may bring a quantile table of 64 kB
 
 
@@ -122,22 +121,16 @@ class Team:
 
 
 def check_memory(keep_draws: bool, sizes: Sequence[tuple[int, int]]) -> None:
-    """Refuse draws that memory or the file cannot hold; ``sizes`` are the (draws, ranks) of every cell.
+    """Refuse draws that memory cannot hold; ``sizes`` are the (draws, ranks) of every cell.
 
     Quantiles need all draws of a cell, the engine itself does not.
     """
-    n_draws, n_ranks = (max(each, default=0) for each in zip(*sizes, strict=True)) if sizes else (0, 0)
+    n_draws, n_ranks = (max(each) for each in zip(*sizes, strict=True)) if sizes else (0, 0)
     needed, there = n_draws * BYTES_PER_DRAW, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    what = "the metrics of one cell"
-    if keep_draws:
-        variable = 8 * len(sizes) * n_draws * n_ranks
-        needed, what = needed + 2 * (variable * KEPT_PER_RANK + 8 * len(sizes) * n_draws * KEPT_METRICS), "a cube that keeps them"
-        if variable > MOST_KEPT:
-            raise ValueError(
-                f"output.keep=draws of {len(sizes)} cells, {n_draws} draws and {n_ranks} ranks makes variables of {variable / 1e9:.3g} GB; "
-                f"a netCDF file holds {MOST_KEPT / 1e9:.3g} GB each (try fewer draws, or output.keep=quantiles)"
-            )
+    if keep_draws:  # once in the making, once in the cube
+        needed += 2 * 8 * len(sizes) * n_draws * (n_ranks * KEPT_PER_RANK + KEPT_METRICS)
     if needed > there:
+        what = f"output.keep=draws of {len(sizes)} cells" if keep_draws else "the metrics of one cell"
         raise ValueError(f"draws={n_draws} need about {needed / 1e9:.3g} GB for {what}; this machine has {there / 1e9:.3g}")
 
 

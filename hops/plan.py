@@ -17,7 +17,7 @@ MOST_CELLS = 1 << 20  # a cell that differs by its seed takes 0.9 kB before it i
 
 
 class Axis(NamedTuple):
-    """One dimension of the cube; ``key`` is the full config key, ``group`` says that the values are option names."""
+    """One key that is swept; ``key`` is the full config key, ``group`` says that the values are option names."""
 
     name: str
     key: str
@@ -113,9 +113,11 @@ def short_names(keys: Sequence[str]) -> list[str]:
     ]
 
 
-def dim_name(dim: Dim) -> str:
-    """Name of a dimension: that of its axis, or of all that advance together."""
-    return "_".join(axis.name for axis in dim)
+def dim_names(dims: Sequence[Dim]) -> list[str]:
+    """Names of the dimensions: that of the axis, or of all that advance together; unlike any other axis."""
+    taken = {axis.name for dim in dims for axis in dim} | TAKEN
+    names = ["_".join(axis.name for axis in dim) for dim in dims]
+    return [name if len(dim) == 1 or name not in taken else f"{name}_zip" for dim, name in zip(dims, names, strict=True)]
 
 
 def label(value: Any) -> str:

@@ -206,6 +206,26 @@ def _model(section: Frozen) -> Model:
     return FAMILIES[family](**values)
 
 
+def share_laws(cells: list[Any]) -> list[Any]:
+    """Cells of a sweep over several laws: a parameter that only another law of the sweep has means nothing to a cell.
+
+    Cells are configs, or what stands for a cell without one.
+    """
+    for term in TERMS:
+        sections = [cell.get("latency", {}).get(term) if isinstance(cell, dict) else None for cell in cells]
+        names = [str(section.get("law")) if isinstance(section, dict) else "" for section in sections]
+        laws = {name for name in names if name in LAWS}
+        if len(laws) < 2:
+            continue
+        shared = {key for name in laws for key in LAWS[name].parameters}
+        for i, (cell, section, name) in enumerate(zip(cells, sections, names, strict=True)):
+            if isinstance(cell, dict) and isinstance(section, dict) and name in laws:
+                others = shared - set(LAWS[name].parameters)
+                kept = {key: None if key in others else value for key, value in section.items()}
+                cells[i] = {**cell, "latency": {**cell["latency"], term: kept}}
+    return cells
+
+
 def forget_files() -> None:
     """Let the next scenario read the files of its laws anew: they may have changed since the last plan."""
     _latency.cache_clear()
@@ -215,7 +235,7 @@ def forget_files() -> None:
 def _latency(section: Frozen) -> Latency:
     _known_keys("latency", "latency", [key for key, *_ in section], TERMS)
     values = _values("latency", section, TERMS)
-    return Latency(**{term: _term(f"latency.{term}", values.get(term, ())) for term in TERMS})
+    return Latency(**{term: _term(f"latency.{term}", values.get(term) or ()) for term in TERMS})
 
 
 SECTIONS = ("parameters",)  # of a term of the latency: those of a law of scipy

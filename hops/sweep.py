@@ -5,6 +5,7 @@ This module and ``__main__`` are the border to the user: here sentences replace 
 
 import gc
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -70,17 +71,18 @@ def _plan(overrides: tuple[str, ...], sweep: bool) -> "Plan":
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(sentence(error)) from error
     if plan.axes and not sweep:
-        raise ValueError(f"{plan.axes[0].key} has several values, but this evaluates one cell (sweep_cube evaluates a sweep)")
+        raise ValueError(f"{plan.axes[0].key} is swept, but this evaluates one cell (sweep_cube evaluates a sweep)")
     return plan
 
 
 def run_plan(plan: "Plan", config: "DictConfig") -> None:
     """Evaluate ``plan``, write ``cube.nc`` and Hydra's records into the run's folder, print the table."""
-    from hops.cube import cube_dataset, write_cube
+    from hops.cube import check_file, cube_dataset, write_cube
     from hops.plan import prepare_plan
 
     prepared = prepare_plan(plan)
-    _collect_garbage()
+    check_file(prepared)
+    _collect_garbage_again()
     for line in prepared.skipped:
         print(line, file=sys.stderr)
     folder = _claim_folder(config)
@@ -148,7 +150,7 @@ def command_line(task: Callable[["DictConfig"], Any]) -> None:
         from hops.cube_sweeper import register
 
         def job(config: "DictConfig") -> None:
-            _collect_garbage()
+            _collect_garbage_again()
             with sentences(), open_dict(config):  # in here too: Hydra would print a heading before it passes an error on
                 config.hydra = HydraConfig.instance().cfg.hydra  # type: ignore[union-attr]
                 task(config)
@@ -162,17 +164,20 @@ def command_line(task: Callable[["DictConfig"], Any]) -> None:
 @contextmanager
 def _without_garbage_collection() -> Iterator[None]:
     """Imports and compositions make a million objects that stay: looking through them, at the exit too, took 0.45 s of 1.7."""
+    was_on = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
+        if was_on:
+            gc.enable()
+
+
+def _collect_garbage_again() -> None:
+    """Collect what is made from here on; what stands by now is left alone for good."""
+    if not gc.isenabled():  # once: a second job of Hydra's own sweeper finds it on
+        gc.freeze()
         gc.enable()
-
-
-def _collect_garbage() -> None:
-    """From here on; what stands by now is left alone for good."""
-    gc.freeze()
-    gc.enable()
 
 
 @contextmanager
@@ -192,8 +197,15 @@ def sentences() -> Iterator[None]:
 
         if WANTS_TRACEBACK or not isinstance(error, CAN_MEND):
             raise
-        print(sentence(error), file=sys.stderr)
+        print("\n".join(filter(None, [sentence(error), _hint(str(error))])), file=sys.stderr)
         sys.exit(1)
+
+
+def _hint(error: str) -> str | None:
+    """Hydra looks for a key in the group's default option before it looks at the sweep: what to write instead."""
+    found = re.match(r"Could not override '(\w+)\.[\w.]+'", error)
+    swept = found and any(re.match(rf"\+?{found[1]}=.*[,(]", word) for word in sys.argv)
+    return f"a key that only other options of {found[1]} have goes as an axis of one value: choice(...)" if found and swept else None
 
 
 def main() -> None:

@@ -48,7 +48,7 @@ def cell_report(cell: xr.Dataset, case: Case, notes: Sequence[str] = ()) -> str:
         sizes += f", tp={s.tp}, dp={s.dp}: {s.layout.n_gpus} GPUs"
     lines = [
         f"{s.schedule.name} on {cluster.name} ({cluster.gpu.name}): {s.pp} ranks, {costs.n_stages} stages, {sizes}",
-        f"  {n_ops} ops, {graph.rank.size - n_ops} transfers on channels, p2p={s.p2p}",
+        f"  {n_ops} ops, {graph.rank.size - n_ops} transfers, p2p={s.p2p}",
         f"  {law}",
         *(f"  {note}" for note in notes),
         "",
@@ -147,7 +147,7 @@ def cube_table(cube: xr.Dataset) -> str:
         full = zip(flat["peak_memory"].max("rank").values[found], flat["fits"].values[found], strict=True)
         columns["GB"] = [f"{value / 1e9:.3g}{'' if fits else '*'}" for value, fits in full]
     widths = {title: max(len(title), *map(len, cells)) for title, cells in columns.items()}
-    while sum(widths.values()) + 2 * (len(widths) - 1) > WIDTH and len(widths) > len(dims) + 1:
+    while sum(widths.values()) + 2 * (len(widths) - 1) > WIDTH and len(widths) > len(named) + 1:
         widths.popitem()  # many axes: what comes last is the least needed, and all of it is in the cube
     rows = ["  ".join(f"{title:>{width}}" for title, width in widths.items())]
     rows += ["  ".join(f"{columns[title][i]:>{width}}" for title, width in widths.items()) for i in range(len(found))]

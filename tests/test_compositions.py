@@ -1,11 +1,15 @@
 """Configs of many group choices from few compositions: the same as Hydra's own, or Hydra's own."""
 
+import copy
 import itertools
+import sys
 
 import numpy as np
+from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 import hops
+from hops import sweep
 from hops.compositions import GONE, changed, composed, has, with_value
 from hops.config import compose, make_loader, plain
 from hops.cube_sweeper import register
@@ -22,13 +26,16 @@ def counting(compose_one):
     return compose_and_count, asked
 
 
-def test_composed__many_options_from_few_compositions_are_hydras_own():
-    """Ten options in each of three groups: 30 compositions instead of 1,000; 20 random tuples are what Hydra composes."""
+def test_composed__many_options_from_few_compositions_are_hydras_own(monkeypatch):
+    """Ten options in each of three groups: 29 compositions instead of 1,000; 20 random tuples are what Hydra composes."""
     register()
+    monkeypatch.setattr(ConfigStore.instance(), "repo", copy.deepcopy(ConfigStore.instance().repo))
+    for name in ("mine", "ours"):
+        ConfigStore.instance().store(group="model", name=name, node={"family": "explicit", "note": name})
     loader = make_loader()
     options = {
         "schedule": ["1f1b", "zb", "gpipe", "interleaved", "looped_bfs", "eager_1f1b", "zb_h1", "zb_h2", "GPipe", "Interleaved1F1B"],
-        "model": ["gpt_22b", "explicit", "gpt3_175b", "gpt_1t", "gpt_530b", "llama3_70b", "llama3_405b", "mixtral_8x7b"],
+        "model": ["gpt_22b", "explicit", "gpt3_175b", "gpt_1t", "gpt_530b", "llama3_70b", "llama3_405b", "mixtral_8x7b", "mine", "ours"],
         "latency": ["none", "lognormal", "normal", "gamma", "weibull", "heavy_tail", "scipy", "empirical", "h100_megatron", "mixed_gpus"],
     }
 
@@ -37,9 +44,9 @@ def test_composed__many_options_from_few_compositions_are_hydras_own():
 
     compose_one, asked = counting(compose_one)
     configs, refers = composed(compose_one, list(itertools.product(*options.values())))
-    assert (len(configs), len(asked), refers) == (800, 1 + 9 + 7 + 9 + 1, False)
+    assert (len(configs), len(asked), refers) == (1000, 1 + 9 + 9 + 9 + 1, False)
     rng = np.random.Generator(np.random.PCG64(1))
-    for at in rng.integers(0, 800, 20):
+    for at in rng.integers(0, 1000, 20):
         choice = list(configs)[at]
         assert configs[choice] == plain(compose_one(choice)), choice
 
@@ -89,6 +96,21 @@ def test_composed__says_that_keys_refer_to_each_other():
     first = {name: {"a": {"x": "${b.y}"}} for name in "pqrst"}
     apart = {name: {"b": {"y": i}} for i, name in enumerate("pqrst")}
     assert tables(first, apart)[2]
+    configs, refers = composed(lambda choice: OmegaConf.create({"a": choice[0], "b": "${a}"}), [(i, j) for i in range(9) for j in range(9)])
+    assert (len(configs), configs[3, 4], refers) == (81, {"a": 3, "b": 3}, True)
+
+
+def test_composed__a_third_group_that_two_others_choose_together_is_composed_one_by_one(tmp_path, monkeypatch):
+    """Hydra's specializing configs: pair=${schedule}_${topology} exists for one pair only, which is not the last."""
+    (tmp_path / "my" / "pair").mkdir(parents=True)
+    (tmp_path / "my" / "spec.yaml").write_text("defaults: [config, optional pair: '${schedule}_${topology}', _self_]\n")
+    (tmp_path / "my" / "pair" / "gpipe_pcie.yaml").write_text("# @package _global_\nmodel: {layers: 96}\n")
+    monkeypatch.chdir(tmp_path)
+    words = ["hops-sweep", "--config-dir", "my", "-cn", "spec", "-m", "schedule=1f1b,gpipe,zb", "topology=dgx,pcie,uniform", "latency=none"]
+    monkeypatch.setattr(sys, "argv", [*words, "pp=4", "microbatches=4", "hydra.sweep.dir=results/x"])
+    sweep.main()
+    time = hops.open_cube("results/x")["iteration_time_mean"]
+    assert float(time.sel(schedule="gpipe", topology="pcie")) > 1.8 * float(time.sel(schedule="1f1b", topology="pcie"))
 
 
 def test_changed__is_what_makes_one_config_the_other():

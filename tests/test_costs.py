@@ -122,7 +122,7 @@ def test_transformer__time_follows_peak_efficiency_and_microbatch():
         ("layers", 0, "model.layers must be a whole number of at least 1; got 0"),
         ("efficiency", 1.5, "model.efficiency must be a share of the peak"),
         ("efficiency", math.nan, "model.efficiency must be a finite number above 0; got nan"),
-        ("recompute", "some", r"no model.recompute named 'some' \(known: full, none\)"),
+        ("recompute", "some", r"no model.recompute named 'some' \(known: full, none, selective\)"),
         ("heads", 7, "model.heads must divide model.hidden; got 7 and 6144"),
         ("kv_heads", 5, "model.kv_heads must divide model.heads; got 5 and 64"),
         ("gated", 1, "model.gated must be true or false; got 1"),

@@ -13,8 +13,10 @@ import pytest
 import xarray as xr
 
 import hops
-from hops import executor
-from hops.cube import attribute_text, open_cube, write_cube
+from hops import cube as cube_module
+from hops import executor, sweep
+from hops.cube import attribute_text, check_file, open_cube, write_cube
+from hops.plan import prepare_plan
 from hops.variables import VARIABLES, attributes
 
 SMALL = ("microbatches=6", "draws=20")
@@ -49,7 +51,7 @@ def test_cube__a_cell_is_the_cell_alone(cube):
 
 def test_cube__every_variable_says_what_it_is(cube):
     for name in cube.data_vars:
-        if name != "evaluated":
+        if name not in ("evaluated", "fits"):
             assert cube[name].attrs == attributes(str(name))
             assert {"long_name", "units"} <= set(cube[name].attrs)
     assert {name for name in VARIABLES if name in cube} == set(VARIABLES)
@@ -234,7 +236,8 @@ def test_accessor__table_and_interval(cube):
 def test_table__long_sweeps_show_the_fastest():
     table = hops.sweep_cube("microbatches=range(2,40)", "pp=2", "latency=none").hops.table().splitlines()
     assert table[0] == "the 20 of 38 cells with the highest throughput; all are in the cube"
-    assert len(table) == 22
+    assert len(table) == 23
+    assert table[-1] == "note: * more memory than the GPU has"
     assert table[2].split()[0] == "39"
 
 
@@ -318,7 +321,20 @@ def test_cube__kept_draws_are_those_of_the_cells_alone(tmp_path):
     assert open_cube(tmp_path).drop_attrs().equals(cube.drop_attrs())
 
 
-def test_cube__more_kept_draws_than_a_file_holds_are_refused(monkeypatch):
-    monkeypatch.setattr(executor, "MOST_KEPT", 1000)
-    with pytest.raises(ValueError, match=r"output.keep=draws of 2 cells, 30 draws and 3 ranks makes variables of .* GB"):
+def test_file__that_cannot_hold_a_variable_is_refused_before_anything_is_evaluated(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["hops-sweep", "-m", "pp=2,3", "microbatches=4", "draws=30", "output.keep=draws"])
+    monkeypatch.setattr(cube_module, "MOST_BYTES", 1000)
+    with pytest.raises(SystemExit):
+        sweep.main()
+    assert list(tmp_path.iterdir()) == []
+    assert hops.sweep_cube("pp=2,3", "microbatches=4", "draws=30", "output.keep=draws").sizes["draw"] == 30  # no file, no limit
+    with pytest.raises(ValueError, match="2 cells, 30 draws and 3 ranks make variables of .* GB; a netCDF file holds"):
+        check_file(prepare_plan(sweep._plan(("pp=2,3", "microbatches=4", "draws=30", "output.keep=draws"), sweep=True)))
+
+
+def test_memory__kept_draws_count_all_cells(monkeypatch):
+    monkeypatch.setattr(executor, "KEPT_PER_RANK", 10**9)
+    with pytest.raises(ValueError, match="draws=30 need about .* GB for output.keep=draws of 2 cells; this machine has"):
         hops.sweep_cube("pp=2,3", "microbatches=4", "draws=30", "output.keep=draws")
+    assert hops.sweep_cube("pp=2,3", "microbatches=4", "draws=30").sizes["quantile"] == 5

@@ -1,6 +1,7 @@
 """The kernel against the twin with ``==``, its independence of threads and tiles, and the laws that any pipeline obeys."""
 
 import math
+import time
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from hops import kernels
 from hops.cluster import PATH_CLASSES
 from hops.distributions import LAWS, TERMS
-from hops.executor import Executor, evaluate
+from hops.executor import Executor, Team, evaluate
 from hops.metrics import rank_metrics
 from hops.scenario import Scenario
 from hops.schedules import SCHEDULES
@@ -394,3 +395,21 @@ def test_arithmetic__compiled_equals_python():
     for base, x, y in rng.uniform(0.5, 2, (2000, 3)):
         assert duration(base * 1e9, x, y) == int(base * 1e9 * x * y + 0.5)
         assert line(base, x, y * 1e9) == base + x * (y * 1e9)
+
+
+def test_team__after_an_error_nothing_new_begins():
+    begun = []
+
+    def task(i):
+        begun.append(i)
+        if i == 0:
+            raise ZeroDivisionError
+        time.sleep(0.01)
+
+    with Team(2) as team, pytest.raises(ZeroDivisionError):
+        team.run(task, [(i,) for i in range(1000)])
+    assert len(begun) < 900
+    done = []
+    with Team(3) as team:
+        team.run(done.append, [(i,) for i in range(1000)])
+    assert sorted(done) == list(range(1000))

@@ -29,6 +29,7 @@ LAYERS = [
     "jit",
     "noise",
     "graph",
+    "workspace",
     "kernels",
     "noiseless",
     "metrics",

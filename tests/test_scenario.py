@@ -173,7 +173,8 @@ def empirical(**given):
         ("", "must hold at least 2 numbers, all above 0 and finite; got 0 values"),
         ("1 2 0", "got 3 values from 0 to 2"),
         ("1 nan", "all above 0 and finite"),
-        ("1 fast", "cannot be read as numbers: could not convert string to float: 'fast'"),
+        ("1e300 1e300", "got 2 values from 1e[+]300 to 1e[+]300"),
+        ("# times\n1 fast", "cannot be read as numbers: could not convert string to float: 'fast'"),
     ],
 )
 def test_empirical__a_sample_that_cannot_be_meant(tmp_path, text, sentence):
@@ -184,13 +185,13 @@ def test_empirical__a_sample_that_cannot_be_meant(tmp_path, text, sentence):
 
 
 def test_empirical__lists_columns_and_npy_are_the_same_sample(tmp_path):
-    (tmp_path / "plain.txt").write_text("3, 1\n2")
-    (tmp_path / "table.csv").write_text("op,ms\nF,1.0\nB,\nF,2\nF,3\n")
-    np.save(tmp_path / "saved.npy", [2e-3, 1e-3, 3e-3])
+    (tmp_path / "plain.txt").write_text("# ms\n3, 1\n2  # the last\n")
+    (tmp_path / "table.csv").write_text("\ufeffms,op\n1.0,F\n,B\n2,F\n3,F\n")  # with the mark that Excel writes
+    np.save(tmp_path / "saved.npy", [[2e-3], [1e-3], [3e-3]])
     files = [{"file": "plain.txt"}, {"file": "table.csv", "column": "ms"}, {"file": "saved.npy"}]
     digests = {empirical(**{**given, "file": str(tmp_path / given["file"])}).latency.op.kwargs["digest"] for given in files}
     assert len(digests) == 1  # seconds, milliseconds: only ratios count
-    for column, sentence in (("s", r"has no column 's' \(its first line reads op, ms\)"), (None, "could not convert")):
+    for column, sentence in (("s", r"has no column 's' \(its first line reads ms, op\)"), (None, "could not convert")):
         with pytest.raises(ValueError, match=sentence):
             empirical(file=str(tmp_path / "table.csv"), column=column)
     with pytest.raises(ValueError, match=r"latency.op.file is not set"):
@@ -208,9 +209,21 @@ def test_empirical__lists_columns_and_npy_are_the_same_sample(tmp_path):
         ({"distribution": "norm"}, "must have a support from 0 on and a finite mean; got a support from -inf"),
         ({"distribution": "pareto", "parameters": {"b": 1}}, "a mean of inf"),
         ({"distribution": "loguniform", "parameters": {"a": 1e-9, "b": 1}}, "bends too sharply for a table"),
+        ({"distribution": "gamma", "parameters": {"a": [1, 2]}}, r"latency.op.parameters.a must be a number; got \(1, 2\)"),
+        ({"distribution": "gamma", "parameters": {"a": True}}, "latency.op.parameters.a must be a number; got True"),
+        ({"distribution": "geninvgauss", "parameters": {"p": 2.3, "b": 1.5}}, "is too slow: a quantile takes"),
         ({"distribution": "gamma", "parameters": 3}, "latency.op.parameters must be a section of keys; got 3"),
     ],
 )
 def test_scipy__a_law_that_cannot_be_meant(given, sentence):
     with pytest.raises(ValueError, match=sentence):
         scenario(latency__op={"law": "scipy", **given})
+
+
+def test_empirical__files_that_are_no_sample_are_refused(tmp_path):
+    (tmp_path / "empty.npy").write_bytes(b"")
+    (tmp_path / "long.csv").write_text("ms\n" + "1" * 200_000)
+    np.save(tmp_path / "saved.npy", [1.0, 2.0])
+    for file, column in (("empty.npy", None), ("long.csv", "ms"), ("saved.npy", "ms"), ("absent.txt", None)):
+        with pytest.raises(ValueError, match=f"{file} cannot be read as numbers"):
+            empirical(file=str(tmp_path / file), column=column)

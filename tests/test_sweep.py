@@ -155,7 +155,7 @@ MISTAKES = [
     (["model=explicit", "model.backward_input=0"], "model.backward_input must be a finite number above 0; got 0"),
     (["model=explicit", "model.backward_weight=inf"], "model.backward_weight must be a finite number above 0; got inf"),
     (["cp=2"], "cp=2 is not modelled yet"),
-    (["topology.nodes=1", "pp=9"], "dgx has 8 devices; pp=9 needs 9"),
+    (["topology.nodes=1", "pp=9"], "dgx has 8 devices; the job needs 9"),
     (["topology.order=5"], "topology.order must be a list of device numbers"),
     (["latency.op=5"], "latency.op must be a section of keys; got 5"),
     (["~seed"], "seed must not be left out of the config"),
@@ -378,7 +378,7 @@ def test_plan__a_default_gives_way_to_what_is_derived_and_a_typed_size_does_not(
     assert cube["evaluated"].values.tolist() == [True, False, True]
     samples = cube["throughput_mean"] * cube["iteration_time_mean"]
     assert samples.sel(microbatch_size=2) == pytest.approx(48, rel=1e-2)
-    assert hops.sweep_cube("gpus=8", "pp=4,8", "draws=5")["evaluated"].values.tolist() == [False, True]
+    assert hops.sweep_cube("gpus=8", "pp=3,4,8", "draws=5")["evaluated"].values.tolist() == [False, True, True]
 
 
 def test_plan__warns_that_times_per_rank_do_not_shrink_with_pp():
@@ -409,7 +409,7 @@ def test_python__mistakes_are_value_errors_with_the_nearest_name():
 
 
 def test_python__one_cell_refuses_a_sweep():
-    with pytest.raises(ValueError, match="schedule has several values, but this evaluates one cell"):
+    with pytest.raises(ValueError, match="schedule is swept, but this evaluates one cell"):
         hops.simulate("schedule=1f1b,zb")
 
 
@@ -504,7 +504,7 @@ def test_keys__that_the_default_option_lacks_go_as_an_axis_of_one_value(command,
     monkeypatch.setattr(sys, "argv", ["hops-sweep", *words])
     code, _, err = command(*words, "schedule.group_size=8")
     assert code == 1
-    assert "if only other options of schedule have that key, give it as an axis of one value: choice(...)" in err
+    assert "a key that only other options of schedule have goes as an axis of one value: choice(...)" in err
     code, out, _ = command(*words, "schedule.group_size=choice(8)")
     assert code == 0
     assert out.split()[0:2] == ["schedule", "group_size"]
@@ -519,3 +519,78 @@ def test_experiment__is_a_question_from_sweeps_however_it_is_asked(command):
             code, _, err = command(*flag, *how, *words, f"hydra.sweep.dir=results/{n}{m}")
             assert code == 0, err
             assert hops.open_cube(f"results/{n}{m}").drop_attrs().equals(expected)
+
+
+def test_sections__given_whole_keep_the_keys_that_they_do_not_name():
+    """As Hydra merges them, also where the option of their group is swept."""
+    small = ("pp=4", "microbatches=4", "draws=20")
+    cube = hops.sweep_cube("latency=lognormal,gamma", "latency.op={cv: 0.2}", *small)
+    alone = hops.simulate("latency=lognormal", "latency.op={cv: 0.2}", *small)
+    assert float(cube["iteration_time_std"][0]) == alone["iteration_time"].values.std(ddof=1) > 0
+    tall, whole = hops.simulate("model=gpt_1t", "model={layers: 24}", *small), hops.simulate("model=gpt_1t", "model.layers=24", *small)
+    assert (tall["iteration_time"] == whole["iteration_time"]).all()
+    both = hops.sweep_cube("model=gpt_22b,gpt_1t", "model={layers: 24}", *small)
+    assert both["model"].values.tolist() == ["gpt_22b", "gpt_1t"]
+
+
+def test_laws__a_parameter_of_one_law_means_nothing_to_the_others_of_a_sweep(tmp_path):
+    (tmp_path / "sample.txt").write_text("1.0 1.1 1.3")
+    file = f"latency.op.file={tmp_path}/sample.txt"
+    small = ("pp=2", "microbatches=4", "draws=20")
+    cube = hops.sweep_cube("latency=lognormal,empirical,none", file, "latency.op.cv=0.3", *small)
+    assert bool(cube["evaluated"].all())
+    for name, words in (("lognormal", ["latency.op.cv=0.3"]), ("empirical", [file])):
+        alone = hops.simulate(f"latency={name}", *words, *small)
+        assert float(cube["makespan_mean"].sel(latency=name)) == float(alone["makespan"].mean())
+    by_law = hops.sweep_cube("latency.op.law=lognormal,empirical", file, *small)
+    assert by_law["makespan_mean"].values[1] == cube["makespan_mean"].sel(latency="empirical").values
+    masked = hops.sweep_cube("latency=glob(*)", "latency.op.cv=0.1", *small)
+    assert masked["evaluated"].sel(latency=["gamma", "empirical"]).values.tolist() == [True, False]
+    with pytest.raises(ValueError, match="latency.op.cv has no meaning for law empirical"):
+        hops.simulate("latency=empirical", file, "latency.op.cv=0.1")
+    shapes = hops.sweep_cube("latency=scipy", "latency.op.distribution=gamma", "latency.op.parameters.a=4,400", *small)
+    assert float(shapes["makespan_std"][0]) > 5 * float(shapes["makespan_std"][1])
+
+
+def test_questions__an_axis_can_be_given_one_value(command):
+    code, out, err = command("-cn", "nvlink_or_pcie", "topology.latency=1e-6", "draws=5", "microbatches=4")
+    assert code == 0, err
+    assert out.splitlines()[0].split()[0] == "bandwidth"
+    code, out, err = command("-cn", "noise_until_zero_bubble_loses", "latency.rank.cv=0", "draws=5", "microbatches=4")
+    assert code == 0, err
+    assert out.splitlines()[0].split()[:2] == ["schedule", "cv"]
+
+
+def test_questions__with_defaults_of_their_own_are_the_same_by_either_name(tmp_path, monkeypatch):
+    from hops import config
+
+    text = "# What?\ndefaults: [config, override schedule: zb_h1, override latency: none, _self_]\nmodel: {efficiency: 5e-1}\n"
+    (tmp_path / "mine.yaml").write_text(text + "hydra: {sweeper: {params: {pp: '2,4'}}}\n")
+    monkeypatch.setattr(config, "folder", lambda name, real=config.folder: tmp_path if name == "sweeps" else real(name))
+    cube = hops.sweep_cube("+experiment=mine", "microbatches=4")
+    expected = hops.sweep_cube("pp=2,4", "schedule=zb_h1", "latency=none", "model.efficiency=0.5", "microbatches=4")
+    assert cube.drop_attrs().equals(expected.drop_attrs())
+
+
+def test_zip__its_dim_is_called_like_no_other_axis():
+    words = ("topology=uniform,dgx", "latency=none,lognormal", "topology.latency=1e-6,2e-6", "draws=5", "microbatches=4")
+    cube = hops.sweep_cube(*words, "hydra.sweeper.zip=[[topology,latency]]")
+    assert cube["makespan_mean"].dims == ("topology_latency_zip", "topology_latency")
+    assert cube["evaluated"].values.tolist() == [[True, True], [False, False]]
+
+
+@pytest.mark.parametrize("words", ["seed=${model.layers}", "+extra=${schedule.name}${topology.name}"])
+def test_plan__keys_that_refer_to_several_swept_groups_are_composed(words):
+    axes = ("schedule=1f1b,gpipe,zb", "topology=dgx,pcie,uniform", "model=gpt_22b,gpt_1t,gpt3_175b")
+    if words.startswith("+"):
+        with pytest.raises(ValueError, match="no key named 'extra'"):
+            plan(*axes, words)
+    else:
+        made = plan(*axes, words)
+        assert [made.scenarios[i].seed for i in (0, 1, 2)] == [48, 128, 96]
+
+
+def test_term__that_is_null_is_off(command):
+    code, out, _ = command("latency.op=null", "microbatches=4", main=__main__.main)
+    assert code == 0
+    assert "nothing varies" in out

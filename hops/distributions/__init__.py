@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from hops.checks import positive
+from hops.checks import Infeasible, positive
 from hops.registry import Registry, keywords, open_door
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Law:
         """Return the law's parameters; missing ones take their default, unknown ones or values out of range: ``ValueError``."""
         for key in values:
             if key not in self.parameters:
-                raise ValueError(f"{prefix}.{key} has no meaning for law {self.name} (it takes {', '.join(self.parameters)})")
+                raise Infeasible(f"{prefix}.{key} has no meaning for law {self.name} (it takes {', '.join(self.parameters)})")
         if self.check is not None:
             return self.check(prefix, values)
         checked = {key: positive(f"{prefix}.{key}", values.get(key, default), zero=key == "cv") for key, default in self.parameters.items()}

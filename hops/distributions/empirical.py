@@ -14,6 +14,8 @@ from typing import Any
 from hops.checks import Infeasible
 from hops.distributions import law
 
+LARGEST = 1e100  # beyond it a sum of them overflows
+
 
 def _check(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """Read the sample; its digest becomes a parameter, so that what is remembered for a file ends when the file changes."""
@@ -31,19 +33,22 @@ def _read(prefix: str, file: str, column: str | None) -> Any:
 
     try:
         if file.endswith(".npy"):
+            if column is not None:
+                raise ValueError(f"an array has no column {column!r}")
             words = np.load(file).ravel().tolist()
         elif column is None:
-            words = Path(file).read_text().replace(",", " ").split()
+            lines = Path(file).read_text("utf-8-sig").splitlines()
+            words = " ".join(line.partition("#")[0] for line in lines).replace(",", " ").split()
         else:
-            with Path(file).open(newline="") as lines:
-                table = csv.DictReader(lines)
+            with Path(file).open(newline="", encoding="utf-8-sig") as rows:
+                table = csv.DictReader(rows)
                 if column not in (table.fieldnames or ()):
                     raise ValueError(f"has no column {column!r} (its first line reads {', '.join(table.fieldnames or ())})")
                 words = [row[column] for row in table if row[column]]  # a cell left empty was not measured
         values = np.sort(np.array(words, float))
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, EOFError, ValueError, TypeError, csv.Error) as error:
         raise ValueError(f"{prefix}.file={file} cannot be read as numbers: {getattr(error, 'strerror', None) or error}") from error
-    if values.size < 2 or not values[0] > 0 or not values[-1] < np.inf:
+    if values.size < 2 or not values[0] > 0 or not values[-1] < LARGEST:
         found = f"{values.size} values" + (f" from {values[0]:g} to {values[-1]:g}" if values.size else "")
         raise ValueError(f"{prefix}.file={file} must hold at least 2 numbers, all above 0 and finite; got {found}")
     return values / values.mean()

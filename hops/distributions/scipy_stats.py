@@ -1,5 +1,6 @@
 """Any continuous law of scipy.stats, by its name there and its parameters (shapes, ``loc``, ``scale``); divided by its mean."""
 
+import time
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
@@ -8,6 +9,8 @@ from hops.checks import Infeasible, nearest
 from hops.distributions import law
 
 WORST = 1e-4  # error of the engine's table that is accepted, relative to the value, or to a hundredth of the mean below that
+
+SLOWEST = 2e-3  # seconds a quantile, beyond which a table would take a quarter of a minute
 
 
 def _check(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -22,6 +25,9 @@ def _check(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
         guess = f"; did you mean '{close}'?" if close else ""
         raise ValueError(f"{prefix}.distribution: scipy.stats has no continuous law named {str(distribution)!r}{guess}")
     parameters = tuple((key, value) for key, _, value in given)
+    for key, value in parameters:
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise ValueError(f"{prefix}.parameters.{key} must be a number; got {value!r}")
     found = {"distribution": str(distribution), "parameters": parameters}
     asked = f"{prefix}: {distribution}({', '.join(f'{key}={value}' for key, value in parameters)})"
     takes = [*filter(None, (getattr(stats, distribution).shapes or "").split(", ")), "loc", "scale"]
@@ -39,6 +45,11 @@ def _check_table(asked: str, found: Mapping[str, Any]) -> None:
     """Refuse a quantile function that the engine's table (64 cells an octave of both tails) would cut corners of."""
     import numpy as np
 
+    begin = time.perf_counter()
+    scipy(np.linspace(0.25, 0.75, 16), **found)
+    took = (time.perf_counter() - begin) / 16
+    if took > SLOWEST:
+        raise ValueError(f"{asked} is too slow: a quantile takes {took * 1e3:.2g} ms, and a table needs 8,000 of them")
     knots = np.ldexp(1 + np.arange(64) / 64, np.arange(-33, -1)[:, None]).ravel()
     knots = np.append(knots, 0.5)
     middle = (knots[1:] + knots[:-1]) / 2
