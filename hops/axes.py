@@ -67,7 +67,14 @@ def zipped(axes: Sequence[Axis], wanted: Any, fixed: Collection[str] = ()) -> tu
         if len({len(axis.values) for axis in dim}) > 1:
             lengths = ", ".join(f"{axis.key} has {len(axis.values)} values" for axis in dim)
             raise ValueError(f"hydra.sweeper.zip: what advances together must have equally many values, but {lengths}")
-    return tuple(dims[axis.key] for axis in axes if dims[axis.key][0].key == axis.key)
+    found = tuple(dims[axis.key] for axis in axes if dims[axis.key][0].key == axis.key)
+    for dim in found:
+        rows = Counter(zip(*(map(_identity, axis.values) for axis in dim), strict=True))
+        twice = [", ".join(map(str, row)) for row, n in rows.items() if n > 1]
+        if twice:
+            names, value = " with ".join(axis.key for axis in dim), "value of an axis" if len(dim) == 1 else "combination"
+            raise ValueError(f"{names} lists {twice[0]} twice; each {value} may stand once")
+    return found
 
 
 def cells_of(dims: Sequence[Dim]) -> Iterator[dict[str, Any]]:
@@ -117,9 +124,6 @@ def _axis(loader: ConfigLoaderImpl, parser: OverridesParser, override: Override)
         values = [str(value) for value in values if value not in aliases]  # glob(*) means every schedule once
     if not values:
         raise ValueError(f"{override.input_line} names no value: an axis needs at least one")
-    twice = [value for value, n in Counter(map(_identity, values)).items() if n > 1]
-    if twice:
-        raise ValueError(f"{key} lists {twice[0]} twice; each value of an axis may stand once")
     return Axis(name=key, key=key, values=tuple(map(hashable, values)), group=group, typed=override.get_key_element())
 
 

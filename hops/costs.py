@@ -1,6 +1,6 @@
 """Models: how long a stage computes and how much it sends, from explicit times or from a transformer's shape.
 
-Every model is a frozen value with one verb, ``costs(gpu, stage_ranks, microbatch_size, shards) -> Costs``; ``stage_ranks`` is
+Every model is a frozen value with one verb, ``costs(gpu, stage_ranks, microbatch_size, shards, efficiency) -> Costs``; ``stage_ranks`` is
 the rank that holds each stage, ``shards`` the ring of the GPUs that share each rank's tensors.
 """
 
@@ -11,6 +11,7 @@ from itertools import pairwise
 from hops.checks import Infeasible, count, flag, one_of, positive
 from hops.cluster import Gpu
 from hops.collectives import ALONE, Ring
+from hops.efficiency import Efficiency, constant
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Costs:
     tensor_communication: tuple[float, ...] | None = None  # part of forward and backward_input, together [s]
     activations: tuple[float, ...] | None = None  # that one GPU keeps from a microbatch's forward to its backward [bytes]
     logits: float | None = None  # of a microbatch, on one GPU of the last stage [bytes]
+    overhead: float = 0.0  # of an iteration [s]
 
     @property
     def n_stages(self) -> int:
@@ -63,7 +65,14 @@ class Explicit:
                 object.__setattr__(self, key, positive(f"model.{key}", value))
         object.__setattr__(self, "p2p_bytes", positive("model.p2p_bytes", self.p2p_bytes, zero=True))
 
-    def costs(self, gpu: Gpu, stage_ranks: tuple[int, ...], microbatch_size: int, shards: tuple[Ring, ...] = ()) -> Costs:
+    def costs(
+        self,
+        gpu: Gpu,
+        stage_ranks: tuple[int, ...],
+        microbatch_size: int,
+        shards: tuple[Ring, ...] = (),
+        efficiency: Efficiency | None = None,
+    ) -> Costs:
         """Spread the times over the stages; a list of another length than ranks or stages is an `Infeasible`, and so is tp > 1."""
         if shards and shards[0].n > 1:
             raise Infeasible(f"explicit times say nothing of tensor parallelism: tp={shards[0].n} needs a transformer")
@@ -88,7 +97,7 @@ class Explicit:
 
 @dataclass(frozen=True)
 class Transformer:
-    """A decoder-only transformer, dense or with experts; times are FLOPs / (peak x efficiency).
+    """A decoder-only transformer, dense or with experts; times are FLOPs / (peak x efficiency), see `hops.efficiency`.
 
     FLOPs per layer and microbatch of b sequences, forward: the linear layers 2 b s (their parameters), the attention
     core 4 b s^2 hidden (all of the score matrix, as Narayanan et al. 2021 count, arXiv:2104.04473 appendix). Backward: a
@@ -163,45 +172,83 @@ class Transformer:
         left = [self.layers * (n_stages - s) // n_stages for s in range(n_stages + 1)]
         return tuple(a - b for a, b in pairwise(left))
 
-    def costs(self, gpu: Gpu, stage_ranks: tuple[int, ...], microbatch_size: int, shards: tuple[Ring, ...] = ()) -> Costs:
+    def matrices(self, tp: int) -> tuple[tuple[float, float, float], ...]:
+        """Weights (n, k) of a layer that one shard holds, and the share of a microbatch's tokens that passes each.
+
+        Of experts only as many as a token passes, each with its share of the tokens.
+        """
+        keys_values = 2 * self.hidden // self.heads * self.kv_heads
+        spread = self.active_experts / self.experts
+        expert = [((2 if self.gated else 1) * self.ffn_hidden / tp, self.hidden, spread), (self.hidden, self.ffn_hidden / tp, spread)]
+        router = [(self.experts / tp, self.hidden, 1.0)] if self.experts > 1 else []
+        attention = [((self.hidden + keys_values) / tp, self.hidden, 1.0), (self.hidden, self.hidden / tp, 1.0)]
+        return (*attention, *router, *(expert * self.experts))
+
+    def costs(
+        self,
+        gpu: Gpu,
+        stage_ranks: tuple[int, ...],
+        microbatch_size: int,
+        shards: tuple[Ring, ...] = (),
+        efficiency: Efficiency | None = None,
+    ) -> Costs:
         """FLOPs and seconds a stage on ``gpu``; the embedding counts as bytes at the first stage, the head at the last."""
         n_stages, tokens = len(stage_ranks), microbatch_size * self.sequence
-        shards = shards or (ALONE,) * (max(stage_ranks) + 1)
+        shards, law = shards or (ALONE,) * (max(stage_ranks) + 1), efficiency or constant(self.efficiency)
         tp = shards[0].n
         self._check_shards(tp)
+        if law.device not in (None, gpu.name):
+            raise Infeasible(
+                f"this efficiency was calibrated on {law.device}, not {gpu.name} (try topology.gpu={law.device}, or efficiency=model)"
+            )
+
+        def product(n: float, k: float, part: float = 1.0) -> float:
+            return 2.0 * tokens * part * n * k / (gpu.peak_flops * law.share(tokens * part, n, k, self.hidden))
+
+        linear_flops, core_flops = 2.0 * tokens * self.layer_parameters(self.active_experts), 4.0 * tokens * self.sequence * self.hidden
+        head_flops, table = 2.0 * tokens * self.hidden * self.vocabulary, self.hidden * self.vocabulary
+        linear = sum(product(*each) for each in self.matrices(tp))
+        core = core_flops / tp / (gpu.peak_flops * law.attention_share)
+        head, message = product(self.vocabulary / tp, self.hidden), float(tokens * self.hidden * self.bytes_per_value)
+        forward_layer, input_layer = max(linear + core, law.floor), max(linear + 2 * core, law.floor)
+        again_flops, again = {
+            "none": (0.0, 0.0),
+            "selective": (core_flops, core),
+            "full": (linear_flops + core_flops, forward_layer),
+        }[self.recompute]
+        passes = 2 if self.recompute == "full" else 1  # of the forward's collectives before the backward for the input
         layers = self.layers_of(n_stages)
-        spread = f"{min(layers)} to {max(layers)}" if min(layers) < max(layers) else str(layers[0])
-        linear = 2.0 * tokens * self.layer_parameters(self.active_experts)
-        core = 4.0 * tokens * self.sequence * self.hidden
-        head = 2.0 * tokens * self.hidden * self.vocabulary
-        table = self.hidden * self.vocabulary
-        message = float(tokens * self.hidden * self.bytes_per_value)
-        forward, backward_input, backward_weight, repeated, parameters, exchange = [], [], [], [], [], []
-        for stage, n in enumerate(layers):
-            top = head if stage == n_stages - 1 else 0.0
-            forward.append(n * (linear + core) + top)
-            backward_input.append(n * (linear + 2 * core) + top)
-            backward_weight.append(n * linear + top)
-            repeated.append(n * {"none": 0.0, "selective": core, "full": linear + core}[self.recompute])
-            n_tables = (stage == 0) + (stage == n_stages - 1)
-            parameters.append((n * self.layer_parameters(self.experts) + n_tables * table) / tp)
-            exchange.append(n * 2 * shards[stage_ranks[stage]].all_reduce(message))  # of one pass
-        rate, passes = gpu.peak_flops * self.efficiency * tp, 2 if self.recompute == "full" else 1
-        useful = tuple(f + i + w for f, i, w in zip(forward, backward_input, backward_weight, strict=True))
+        tops = [float(stage == n_stages - 1) for stage in range(n_stages)]
+        ends = [(stage == 0) + (stage == n_stages - 1) for stage in range(n_stages)]
+        exchange = [  # two all-reduces a layer and pass, of 2 (tp - 1) ring steps each
+            n * 2 * (shards[rank].all_reduce(message) + 2 * (tp - 1) * law.collective_step)
+            for n, rank in zip(layers, stage_ranks, strict=True)
+        ]
+        useful = tuple(n * (3 * linear_flops + 3 * core_flops) + 3 * top * head_flops for n, top in zip(layers, tops, strict=True))
         return Costs(
-            forward=tuple(f / rate + c for f, c in zip(forward, exchange, strict=True)),
-            backward_input=tuple((i + r) / rate + passes * c for i, r, c in zip(backward_input, repeated, exchange, strict=True)),
-            backward_weight=tuple(w / rate for w in backward_weight),
+            forward=tuple(n * forward_layer + top * head + c for n, top, c in zip(layers, tops, exchange, strict=True)),
+            backward_input=tuple(
+                n * (input_layer + again) + top * head + passes * c for n, top, c in zip(layers, tops, exchange, strict=True)
+            ),
+            backward_weight=tuple(n * linear + top * head for n, top in zip(layers, tops, strict=True)),
             p2p_bytes=message / tp,
-            source=f"FLOPs / ({self.efficiency:g} x {gpu.peak_flops / 1e12:g} TFLOP/s of {gpu.name}), {spread} layers a stage",
+            source=self._source(gpu, law, layers),
             tokens=float(tokens),
             model_flops=useful,
-            hardware_flops=tuple(u + r for u, r in zip(useful, repeated, strict=True)),
-            parameters=tuple(parameters),
+            hardware_flops=tuple(u + n * again_flops for u, n in zip(useful, layers, strict=True)),
+            parameters=tuple(
+                (n * self.layer_parameters(self.experts) + n_tables * table) / tp for n, n_tables in zip(layers, ends, strict=True)
+            ),
             tensor_communication=tuple((1 + passes) * c for c in exchange),
             activations=tuple(n * tokens * self.kept_bytes() / tp for n in layers),
             logits=tokens * self.vocabulary * (self.bytes_per_value + 4) / tp,  # and in fp32 for the loss
+            overhead=law.iteration,
         )
+
+    def _source(self, gpu: Gpu, law: Efficiency, layers: tuple[int, ...]) -> str:
+        spread = f"{min(layers)} to {max(layers)}" if min(layers) < max(layers) else str(layers[0])
+        share = f"{law.peak_share:g}" if law.device is None else f"efficiency calibrated on {law.device}"
+        return f"FLOPs / ({share} x {gpu.peak_flops / 1e12:g} TFLOP/s of {gpu.name}), {spread} layers a stage"
 
 
 # bytes a parameter, Megatron-Core's distributed optimizer with bf16 (docs/source/api-guide/dist_optimizer.md)
@@ -230,6 +277,8 @@ def model_keys(family: str) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=4096)
-def stage_costs(model: Model, gpu: Gpu, stage_ranks: tuple[int, ...], microbatch_size: int, shards: tuple[Ring, ...]) -> Costs:
+def stage_costs(
+    model: Model, gpu: Gpu, stage_ranks: tuple[int, ...], microbatch_size: int, shards: tuple[Ring, ...], efficiency: Efficiency | None
+) -> Costs:
     """``model.costs(...)``, remembered."""
-    return model.costs(gpu, stage_ranks, microbatch_size, shards)
+    return model.costs(gpu, stage_ranks, microbatch_size, shards, efficiency)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from hops.checks import Infeasible, count, flag, no_such, one_of
 from hops.costs import FAMILIES, Model, model_keys
 from hops.distributions import LAWS, TERMS
+from hops.efficiency import Efficiency, make_efficiency
 from hops.layout import ORDER, Layout
 from hops.noise import MICROBATCH_BITS, REPLICA_BITS, STAGE_BITS
 from hops.registry import Registry
@@ -66,6 +67,7 @@ class Scenario:
     schedule: Choice
     topology: Choice
     model: Model
+    efficiency: Efficiency | None  # None: the model's one number
     latency: Latency
     pp: int
     dp: int
@@ -106,6 +108,7 @@ class Scenario:
             schedule=_choice("schedule", _section("schedule", config)),
             topology=_choice("topology", _section("topology", config)),
             model=_model(_section("model", config)),
+            efficiency=_efficiency(_section("efficiency", config)),
             latency=latency,
             pp=pp,
             dp=dp,
@@ -229,6 +232,11 @@ def share_laws(cells: list[Any]) -> list[Any]:
 def forget_files() -> None:
     """Let the next scenario read the files of its laws anew: they may have changed since the last plan."""
     _latency.cache_clear()
+
+
+@remember
+def _efficiency(section: Frozen) -> Efficiency | None:
+    return make_efficiency(_values("efficiency", section))
 
 
 @remember

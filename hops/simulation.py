@@ -16,6 +16,7 @@ from hops.checks import Infeasible
 from hops.cluster import PATH_CLASSES, Cluster
 from hops.collectives import ring
 from hops.costs import Costs, Model, after_pipeline, stage_costs
+from hops.efficiency import Efficiency
 from hops.graph import Graph, lag_index, lower, transfer_index, work_index
 from hops.layout import Layout
 from hops.memory import Memory, peak_memory
@@ -96,7 +97,7 @@ def prepare(scenario: Scenario) -> Case:
     extremes = [(1.0, 1.0) if table is None else extreme_factors(table) for table in tables]
     largest = math.prod(high for _, high in extremes)
     built = structure(s.schedule, s.pp, s.vpp, s.microbatches, s.p2p)
-    numbers = weights(s.topology, s.model, built.stage_ranks, s.microbatch_size, s.p2p, s.layout)
+    numbers = weights(s.topology, s.model, s.efficiency, built.stage_ranks, s.microbatch_size, s.p2p, s.layout)
     check_ticks(numbers, noisy=any(extreme != (1.0, 1.0) for extreme in extremes[:-1]))
     pipeline = float(built.n_works @ numbers.work) + float(built.n_lags @ numbers.lag.astype(float))
     check_clock(pipeline * largest + float(numbers.tail.max()))
@@ -119,17 +120,25 @@ def structure(schedule: Choice, pp: int, vpp: int | None, microbatches: int, p2p
 
 
 @lru_cache(maxsize=4096, typed=True)
-def weights(topology: Choice, model: Model, stage_ranks: tuple[int, ...], microbatch_size: int, p2p: str, layout: Layout) -> Weights:
+def weights(
+    topology: Choice,
+    model: Model,
+    efficiency: Efficiency | None,
+    stage_ranks: tuple[int, ...],
+    microbatch_size: int,
+    p2p: str,
+    layout: Layout,
+) -> Weights:
     """Durations and delays of every stage, in ticks."""
     devices = {key: None if key == "order" and isinstance(value, str) else value for key, value in topology.params}
     cluster: Cluster = TOPOLOGIES[topology.name].build(layout.n_gpus, **devices)
     shards = tuple(ring(cluster, layout.shards(rank)) for rank in range(layout.pp))
-    costs = stage_costs(model, cluster.gpu, stage_ranks, microbatch_size, shards)
-    tail = np.zeros(layout.pp)
+    costs = stage_costs(model, cluster.gpu, stage_ranks, microbatch_size, shards, efficiency)
+    tail = np.full(layout.pp, costs.overhead * TICKS)
     if costs.parameters is not None:
         for rank in range(layout.pp):
             held = sum(n for n, home in zip(costs.parameters, stage_ranks, strict=True) if home == rank)
-            tail[rank] = after_pipeline(held, cluster.gpu, ring(cluster, layout.replicas(rank))) * TICKS
+            tail[rank] += after_pipeline(held, cluster.gpu, ring(cluster, layout.replicas(rank))) * TICKS
     n_stages = costs.n_stages
     work, lag, link = np.zeros(6 * n_stages), np.zeros(1 + 2 * n_stages), np.zeros(1 + 2 * n_stages, np.int64)
     for stage, here in enumerate(stage_ranks):

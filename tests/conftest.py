@@ -18,6 +18,7 @@ CONFIG = {
     "schedule": {"name": "1f1b"},
     "topology": {"name": "uniform", "latency": 0.0, "bandwidth": float("inf")},
     "model": {"family": "explicit", "forward": 1.0, "backward_input": 1.0, "backward_weight": 1.0, "per": "rank", "p2p_bytes": 0.0},
+    "efficiency": {},
     "latency": {"op": {"law": "none"}},
     "pp": 4,
     "vpp": None,

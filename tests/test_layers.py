@@ -24,6 +24,7 @@ LAYERS = [
     "hardware",
     "topologies",
     "distributions",
+    "efficiency",
     "costs",
     "memory",
     "jit",

@@ -478,12 +478,13 @@ def test_zip__options_of_groups_advance_together_too():
         ("[[pp,microbatches]]", "equally many values, but pp has 2 values, microbatches has 3 values"),
         ("[[pp,micro]]", "no axis of this sweep .* named 'micro'"),
         ("[[pp],[pp]]", "pp may stand in it once"),
+        ("[[topology.nodes,p2p]]", "topology.nodes with p2p lists 8, channel twice; each combination may stand once"),
         ("[[seed,pp]]", "no axis of this sweep .* named 'seed'"),
     ],
 )
 def test_zip__what_cannot_advance_together_is_refused(zipped, sentence):
     with pytest.raises(ValueError, match=sentence):
-        hops.sweep_cube("pp=2,4", "microbatches=4,8,12", f"hydra.sweeper.zip={zipped}")
+        hops.sweep_cube("pp=2,4", "microbatches=4,8,12", "topology.nodes=8,8", "p2p=channel,channel", f"hydra.sweeper.zip={zipped}")
 
 
 def test_keys__that_only_one_option_has_mask_the_cells_of_the_others(capsys):
@@ -594,3 +595,9 @@ def test_term__that_is_null_is_off(command):
     code, out, _ = command("latency.op=null", "microbatches=4", main=__main__.main)
     assert code == 0
     assert "nothing varies" in out
+
+
+def test_zip__a_value_may_stand_more_than_once_where_the_combination_does_not():
+    cube = hops.sweep_cube("pp=2,2,4", "microbatches=4,8,8", "draws=2", "hydra.sweeper.zip=[[pp,microbatches]]")
+    assert cube["pp"].values.tolist() == [2, 2, 4]
+    assert bool(cube["evaluated"].all())
