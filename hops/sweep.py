@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # nothing heavy before it is needed: --help and --cfg answer 
     import xarray as xr
     from omegaconf import DictConfig
 
-    from hops.plan import Plan
+    from hops.plan import Plan, Prepared
 
 WANTS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
@@ -100,7 +100,23 @@ def run_plan(plan: "Plan", config: "DictConfig") -> None:
             raise KeyboardInterrupt("no cube was written") from None
         raise
     print(cube.hops.table())
+    print(_best_layout(prepared, cube), end="")
     print(f"\nwritten: {path}\nopen it: import hops; cube = hops.open_cube({str(folder)!r})")
+
+
+def _best_layout(prepared: "Prepared", cube: "xr.Dataset") -> str:
+    """Of a sweep over layouts: the fastest cell that fits, as flags of Megatron-LM."""
+    import numpy as np
+
+    from hops.megatron import LAYOUT, flags
+
+    if "fits" not in cube or not any(axis.key in LAYOUT for axis in prepared.plan.axes):
+        return ""
+    throughput = cube["throughput_mean"].where(cube["fits"]).values.ravel()[list(prepared.cells)]
+    if not (throughput > 0).any():
+        return "\nno cell fits the memory of its GPUs\n"
+    words = flags(prepared.cases[int(np.nanargmax(throughput))].scenario)
+    return f"\nthe fastest that fits, for Megatron-LM:\n  {words}\n" if words else ""
 
 
 def _claim_folder(config: "DictConfig") -> Path:

@@ -36,6 +36,7 @@ LAYERS = [
     "metrics",
     "variables",
     "scenario",
+    "megatron",
     "simulation",
     "executor",
     "where",

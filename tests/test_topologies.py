@@ -71,7 +71,7 @@ def test_nodes__as_many_as_needed_or_as_told(name):
 @pytest.mark.parametrize(
     ("keys", "sentence"),
     [
-        ({"gpu": "b200"}, r"no topology.gpu named 'b200' \(known: a100, h100\)"),
+        ({"gpu": "v100"}, r"no topology.gpu named 'v100'.* \(known: a100, b200, h100\)"),
         ({"nodes": 0}, "topology.nodes must be a whole number of at least 1; got 0"),
         ({"order": 5}, "topology.order must be a list of device numbers, one a GPU; got 5"),
         ({"order": [0, 0]}, "gives one device to two GPUs"),
@@ -98,3 +98,17 @@ def test_uniform__legal_ends():
         build("uniform", bandwidth=0)
     with pytest.raises(ValueError, match="latency must be a finite number at least 0; got inf"):
         build("uniform", latency=math.inf)
+
+
+def test_nvl72__a_rack_is_one_domain_of_as_many_gpus_as_are_usable():
+    whole = TOPOLOGIES["gb200_nvl72"].build(144)
+    assert [whole.between(0, other).path_class for other in (1, 71, 72, 143)] == ["NVL", "NVL", "NET", "NET"]
+    assert whole.n_devices == 144
+    part = TOPOLOGIES["gb200_nvl72"].build(72, usable_per_domain=64)
+    assert [part.between(0, other).path_class for other in (63, 64)] == ["NVL", "NET"]
+    assert part.n_devices == 128
+    assert part.between(0, 1).bandwidth == 721.8e9
+    with pytest.raises(ValueError, match="topology.usable_per_domain must be a whole number from 1 to 72; got 73"):
+        TOPOLOGIES["gb200_nvl72"].build(2, usable_per_domain=73)
+    with pytest.raises(Infeasible, match="gb200_nvl72 has 72 devices; the job needs 80"):
+        TOPOLOGIES["gb200_nvl72"].build(80, racks=1)
