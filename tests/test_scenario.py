@@ -211,13 +211,18 @@ def test_empirical__lists_columns_and_npy_are_the_same_sample(tmp_path):
         ({"distribution": "loguniform", "parameters": {"a": 1e-9, "b": 1}}, "bends too sharply for a table"),
         ({"distribution": "gamma", "parameters": {"a": [1, 2]}}, r"latency.op.parameters.a must be a number; got \(1, 2\)"),
         ({"distribution": "gamma", "parameters": {"a": True}}, "latency.op.parameters.a must be a number; got True"),
-        ({"distribution": "geninvgauss", "parameters": {"p": 2.3, "b": 1.5}}, "is too slow: a quantile takes"),
         ({"distribution": "gamma", "parameters": 3}, "latency.op.parameters must be a section of keys; got 3"),
     ],
 )
 def test_scipy__a_law_that_cannot_be_meant(given, sentence):
     with pytest.raises(ValueError, match=sentence):
         scenario(latency__op={"law": "scipy", **given})
+
+
+def test_scipy__a_law_whose_quantiles_take_too_long_is_refused(monkeypatch):
+    monkeypatch.setattr("hops.distributions.scipy_stats.SLOWEST", 0.0)
+    with pytest.raises(ValueError, match=r"gamma\(a=7\) is too slow: a quantile takes .* ms, and a table needs 8,000 of them"):
+        scenario(latency__op={"law": "scipy", "distribution": "gamma", "parameters": {"a": 7}})
 
 
 def test_empirical__files_that_are_no_sample_are_refused(tmp_path):
