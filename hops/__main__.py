@@ -1,5 +1,7 @@
 """``python -m hops ...``: evaluate one cell and print its report (with ``timeline=true`` also a picture of one draw)."""
 
+import os
+import sys
 from typing import TYPE_CHECKING
 
 from hops.sweep import command_line
@@ -30,7 +32,7 @@ def main() -> None:
             title = f"{case.scenario.schedule.name} on {case.weights.cluster.name}, draw 0: {frame['end'].max():.4g} s"
             timeline_figure(frame, messages(case), title).savefig("timeline.png")
             print("\nwritten: timeline.png (draw 0)")
-            print(f"\n{timeline_text(frame)}")
+            print(f"\n{timeline_text(frame, colour=sys.stdout.isatty() and 'NO_COLOR' not in os.environ)}")
 
     command_line(task)
 

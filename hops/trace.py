@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FILL = {"F": "-", "B": "=", "I": "=", "W": "~"}  # a bar's body; its head is the microbatch
+PAINT = {"F": "36", "B": "33", "I": "33", "W": "32"}  # cyan, yellow, green, as in the picture
 
 
 def timeline_frame(case: Case, draw: int = 0) -> "pd.DataFrame":
@@ -72,21 +73,33 @@ def messages(case: Case, draw: int = 0) -> list[Message]:
     return found
 
 
-def timeline_text(frame: "pd.DataFrame", width: int = 100) -> str:
-    """Draw a timeline, one line a rank: head = microbatch, body = kind, blanks = waiting; at most ``width`` columns."""
+def timeline_text(frame: "pd.DataFrame", width: int = 100, colour: bool = False) -> str:
+    """Draw a timeline, one line a rank, at most ``width`` columns: a column shows what takes most of its time, blank is waiting.
+
+    Where an op is wide enough its microbatch opens it; ``colour`` paints kinds with ANSI codes.
+    """
     n_ranks, end = int(frame["rank"].max()) + 1, float(frame["end"].max())
     margin = len(f"rank {n_ranks - 1} |")
     columns = width - margin - 1
+    kinds = [kind for kind in "FBIW" if kind in set(frame["kind"])]
     lines = []
     for rank in range(n_ranks):
-        line = [" "] * columns
+        share = np.zeros((len(kinds) + 1, columns))  # of each column's time; the last row is waiting
+        heads: dict[int, str] = {}
         for op in frame[frame["rank"] == rank].itertuples():
-            first, last = round(op.start / end * columns), round(op.end / end * columns)
-            head = str(op.microbatch) if len(str(op.microbatch)) <= last - first else ""  # a cut number would be another
-            line[first:last] = head.ljust(last - first, FILL[op.kind])
-        lines.append(f"{f'rank {rank}':<{margin - 1}}|{''.join(line).rstrip()}")
+            first, last = op.start / end * columns, op.end / end * columns
+            edges = np.clip(np.arange(int(first), min(int(last) + 2, columns + 1)), first, last)
+            share[kinds.index(op.kind), int(first) : int(first) + len(edges) - 1] += np.diff(edges)
+            head, at = str(op.microbatch), round(first)
+            if last - first >= 1.5 and len(head) <= round(last) - at:  # a cut number would be another
+                heads |= {at + i: digit for i, digit in enumerate(head)}
+        share[-1] = 1 - share[:-1].sum(axis=0)
+        row = [kinds[k] if k < len(kinds) else " " for k in share.argmax(axis=0)]
+        texts = [heads.get(i, FILL.get(kind, " ")) for i, kind in enumerate(row)]
+        if colour:
+            texts = [f"\x1b[{PAINT[kind]}m{text}\x1b[0m" if kind in PAINT else text for kind, text in zip(row, texts, strict=True)]
+        lines.append(f"{f'rank {rank}':<{margin - 1}}|{''.join(texts).rstrip()}")
     scale = f"0 s{f'{end:.4g} s':>{columns - 3}}"
     words = {"F": "forward", "B": "backward", "I": "backward for input", "W": "backward for weight"}
-    kinds = [kind for kind in "FBIW" if kind in set(frame["kind"])]
     legend = ", ".join(f"{FILL[kind]} {words[kind]}" for kind in kinds) + "; the digit that opens a bar is its microbatch"
     return "\n".join([*lines, " " * margin + scale, " " * margin + legend])

@@ -1,5 +1,7 @@
 """Timelines: messages, the text and the picture of one draw."""
 
+import re
+
 import matplotlib.image
 import pytest
 from conftest import scenario
@@ -74,3 +76,19 @@ def test_command__writes_a_picture_that_opens(pp, tmp_path, monkeypatch, capsys)
     assert picture.shape[0] > 300
     assert picture.shape[1] == 1680
     assert picture[..., :3].std() > 0.05
+
+
+def test_text__ops_narrower_than_a_column_do_not_vanish():
+    """1F1B on 32 ranks: the last rank computes without a break, so its row has no blank in between; rank 0 waits visibly."""
+    frame = timeline_frame(case_of(pp=32, microbatches=64, schedule__name="1f1b", topology__latency=0.0))
+    rows = [line.partition("|")[2] for line in timeline_text(frame).splitlines()[:32]]
+    assert " " not in rows[31].strip()
+    assert set(rows[0]) == {" ", "-", "="}
+    assert not any(each.isdigit() for row in rows for each in row)
+
+
+def test_text__colours_kinds_and_nothing_else():
+    frame = timeline_frame(case_of())
+    plain, coloured = timeline_text(frame), timeline_text(frame, colour=True)
+    assert re.sub(r"\x1b\[\d+m", "", coloured) == plain
+    assert {code for code in re.findall(r"\x1b\[(\d+)m", coloured)} == {"36", "33", "32", "0"}
