@@ -91,4 +91,4 @@ def test_text__colours_kinds_and_nothing_else():
     frame = timeline_frame(case_of())
     plain, coloured = timeline_text(frame), timeline_text(frame, colour=True)
     assert re.sub(r"\x1b\[\d+m", "", coloured) == plain
-    assert {code for code in re.findall(r"\x1b\[(\d+)m", coloured)} == {"36", "33", "32", "0"}
+    assert set(re.findall(r"\x1b\[(\d+)m", coloured)) == {"36", "33", "32", "0"}
