@@ -10,8 +10,11 @@ from rivals import BatchedNumpy
 
 import hops
 from hops import kernels
+from hops.executor import Executor, evaluate
 from hops.graph import lower
 from hops.noise import quantile_table
+from hops.plan import prepare_plan
+from hops.sweep import _plan
 
 GOAL = 8.0
 SECONDS, HOP, CV = 10e-3, 100e-6, 0.05
@@ -57,6 +60,20 @@ def test_kernel__hops(benchmark, size):
     benchmark(kernels.evaluate, *arguments)
     benchmark.extra_info |= {"goal": GOAL, "units": size[0] * size[1] * 2 * size[2], "unit": "ns per op and draw"}
     assert (per_draw[0] > 0).all()
+
+
+@pytest.mark.benchmark(group="replicas")
+def test_replicas__hops(benchmark, request):
+    """128 replicas of p=16, m=64 with channels, 1,000 draws, on all cores: 262 million op-draws in under a second."""
+    sizes = ["dp=128", "pp=16", "microbatches=64", "draws=1000"] if request.config.getoption("benchmark_enable") else ["dp=2", "draws=8"]
+    (case,) = prepare_plan(_plan(tuple(sizes), sweep=False)).cases
+    list(evaluate([case], Executor()))  # compile
+    benchmark.pedantic(lambda: list(evaluate([case], Executor())), rounds=5 if len(sizes) > 2 else 1)
+    benchmark.extra_info |= {
+        "limit": "1.0 s",
+        "units": 2 * case.scenario.pp * case.scenario.microbatches * case.scenario.dp * case.scenario.draws,
+    }
+    benchmark.extra_info |= {"unit": "ns per op and draw"}
 
 
 @pytest.mark.benchmark(group="kernel")
