@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from hops.config import SweepsSearchPath, plain, register_options, yaml
 
 if TYPE_CHECKING:  # Hydra scans this file at every start, also for --help: what evaluates is imported where it is used
+    from hops.axes import Asked
     from hops.checks import Infeasible
     from hops.plan import Axis, Cells, Dim, Plan
     from hops.scenario import Scenario
@@ -67,16 +68,33 @@ def plan_sweep(loader: ConfigLoaderImpl, compose: Callable[[Sequence[str]], Dict
 
     ``compose`` composes a config from overrides without sweeps. Raises ``ValueError`` and Hydra's own exceptions.
     """
-    from hops.axes import cells_of, parse, zipped
-    from hops.compositions import composed
-    from hops.plan import label
+    from hops.axes import cells_of, parse
     from hops.scenario import forget_files, share_laws
-    from hops.where import where
 
     forget_files()
     asked = parse(loader, overrides)
-    groups = {axis.key for axis in asked.axes if axis.group}
-    held = [key for key in asked.fixed if key.plain and key.name.split(".")[0] in groups]  # which only some options may have
+    first, dims, config_of = _configs(asked, compose)
+    is_wanted = _condition(asked, OmegaConf.select(first, "hydra.sweeper.where"))
+    made = share_laws([config_of(values) if is_wanted(values) else None for values in cells_of(dims)])
+    example = next((config for config in made if isinstance(config, dict)), {})
+    scenarios = tuple(_scenario(config, asked.typed) if isinstance(config, dict) else config for config in made)
+    return _plan(first, dims, scenarios, tuple(overrides), OmegaConf.to_yaml(OmegaConf.create(example)))
+
+
+def _configs(
+    asked: "Asked", compose: Callable[[Sequence[str]], DictConfig]
+) -> "tuple[DictConfig, tuple[Dim, ...], Callable[[Mapping[str, Any]], dict[str, Any] | Infeasible]]":
+    """The first cell as Hydra composes it, the dims of the sweep, and what makes a cell's config from its values by key.
+
+    Hydra composes the groups, and what is added or refers to other keys; the rest is set on copies of that: other axes, and
+    keys with one value for all cells that only some options of a swept group may have, where Hydra would refuse all.
+    """
+    from hops.axes import cells_of, zipped
+    from hops.compositions import composed
+    from hops.plan import label
+
+    swept = {axis.key for axis in asked.axes if axis.group}
+    held = [key for key in asked.fixed if key.plain and key.name.split(".")[0] in swept]
     lines = [key.line for key in asked.fixed if key not in held]
 
     @cache
@@ -85,30 +103,36 @@ def plan_sweep(loader: ConfigLoaderImpl, compose: Callable[[Sequence[str]], Dict
         _check_names(config)
         return config
 
+    def pick(values: Mapping[str, Any]) -> tuple[Any, ...]:
+        return tuple(values[axis.key] for axis in by_hydra)
+
     by_hydra = tuple(axis for axis in asked.axes if axis.group or axis.typed != axis.key)
     first = compose_with(by_hydra, tuple(axis.values[0] for axis in by_hydra))
     dims = zipped(asked.axes, OmegaConf.select(first, "hydra.sweeper.zip"), [key.name for key in asked.fixed])
-    configs, refers = composed(partial(compose_with, by_hydra), [_pick(by_hydra, values) for values in cells_of(dims)])
+    configs, refers = composed(partial(compose_with, by_hydra), [pick(values) for values in cells_of(dims)])
     if refers and len(by_hydra) < len(asked.axes):  # a key is written in terms of another: Hydra itself composes every value
         by_hydra = asked.axes
-        configs, _ = composed(partial(compose_with, by_hydra), [_pick(by_hydra, values) for values in cells_of(dims)])
-    set_here = [axis for axis in asked.axes if axis not in by_hydra]
-    _check_keys([*(key.name for key in held), *(axis.key for axis in set_here)], configs.values())
-    condition = OmegaConf.select(first, "hydra.sweeper.where")
-    constants = {key.name.replace(".", "_"): key.value for key in asked.fixed}  # axes of a question that were given one value
+        configs, _ = composed(partial(compose_with, by_hydra), [pick(values) for values in cells_of(dims)])
+    constants = [(key.name, key.value) for key in held]
+    set_here = [axis.key for axis in asked.axes if axis not in by_hydra]
+    _check_keys([*(name for name, _ in constants), *set_here], configs.values())
+
+    def config_of(values: Mapping[str, Any]) -> "dict[str, Any] | Infeasible":
+        return _with_values(configs[pick(values)], [*constants, *((key, values[key]) for key in set_here)], values)
+
+    return first, dims, config_of
+
+
+def _condition(asked: "Asked", expression: Any) -> Callable[[Mapping[str, Any]], bool]:
+    """``hydra.sweeper.where`` as a test of a cell's values by key; axes of a question that were given one value count too."""
+    from hops.where import where
+
+    if expression is None:
+        return lambda values: True
+    constants = {key.name.replace(".", "_"): key.value for key in asked.fixed}
     names = {name: axis.key for axis in asked.axes for name in (axis.key.replace(".", "_").replace("/", "_"), axis.name)}
-    wanted = where(str(condition), [*constants, *names]) if condition is not None else None
-
-    def cell(values: Mapping[str, Any]) -> "dict[str, Any] | Infeasible | None":
-        if wanted and not wanted(constants | {name: values[key] for name, key in names.items()}):
-            return None
-        here = [*((key.name, key.value) for key in held), *((axis.key, values[axis.key]) for axis in set_here)]
-        return _with_values(configs[_pick(by_hydra, values)], here, values)
-
-    made = share_laws([cell(values) for values in cells_of(dims)])
-    example = next((config for config in made if isinstance(config, dict)), {})
-    scenarios = tuple(_scenario(config, asked.typed) if isinstance(config, dict) else config for config in made)
-    return _plan(first, dims, scenarios, tuple(overrides), OmegaConf.to_yaml(OmegaConf.create(example)))
+    test = where(str(expression), [*constants, *names])
+    return lambda values: test(constants | {name: values[key] for name, key in names.items()})
 
 
 def one_cell(config: DictConfig) -> "Plan":
@@ -117,10 +141,6 @@ def one_cell(config: DictConfig) -> "Plan":
     overrides = tuple(config.hydra.overrides.task)
     typed = {override.partition("=")[0].lstrip("+") for override in overrides}
     return _plan(config, (), (_scenario(plain(config), typed),), overrides, yaml(config))
-
-
-def _pick(axes: "Sequence[Axis]", values: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(values[axis.key] for axis in axes)
 
 
 def _check_keys(keys: Sequence[str], configs: "Iterable[Mapping[str, Any]]") -> None:
