@@ -14,7 +14,10 @@ class Variable(NamedTuple):
 
 VARIABLES = {
     "iteration_time": Variable(
-        "draw", "s", "time the training loop waits for per step", "makespan with barrier=true, span with barrier=false"
+        "draw",
+        "s",
+        "time the training loop waits for per step",
+        "with gradient exchange and optimizer; of the makespan with barrier=true, of the span with barrier=false",
     ),
     "makespan": Variable("draw", "s", "last end from t = 0"),
     "span": Variable("draw", "s", "longest time from a rank's first start to its own last end", "Qi et al. 2023 (arXiv:2401.10241)"),
