@@ -64,7 +64,7 @@ def register_options() -> None:
             store.store(group=group, name=name, node=node, provider="hops")
     # a term has the parameters of every law, null where its law has no use for them, so that the law is a key as well
     unused: dict[str, Any] = {key: None for law in LAWS.values() for key in law.parameters}
-    calm = {term: {"law": "none", **unused} for term in TERMS}
+    calm: dict[str, Any] = {**{term: {"law": "none", **unused} for term in TERMS}, "per": "rank"}
     store.store(group="latency", name="none", node=calm, provider="hops")
     for name, law in LAWS.items():
         op = {"law": name, **unused, **law.parameters}

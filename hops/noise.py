@@ -4,6 +4,7 @@ Philox4x32-10 (Salmon et al. 2011, Random123) turns an address into 32 bits; a t
 turns these into a factor of mean 1.
 """
 
+from collections.abc import Callable
 from functools import lru_cache
 from math import fsum
 
@@ -38,8 +39,10 @@ def op_identity(stage: int, backward: bool, microbatch: int) -> int:
 
 
 @lru_cache(maxsize=1024)
-def quantile_table(name: str, parameters: tuple[tuple[str, float], ...]) -> NDArray[np.float64]:
+def quantile_table(name: str, parameters: tuple[tuple[str, float], ...], n: int = 1) -> NDArray[np.float64]:
     """Compile law ``name`` into a table of (intercept, slope) pairs; shape (2 SIDE, 2), read-only, of mean exactly 1.
+
+    With ``n`` the law of the largest of n draws, Q(u^(1/n)), in units of the mean of one.
 
     With v the distance of the 32 random bits from the nearer end and w = v + 1/2, the factor is intercept + slope w in
     the cell that the exponent and the top six mantissa bits of w name: octave-spaced knots all the way, so the body
@@ -49,17 +52,25 @@ def quantile_table(name: str, parameters: tuple[tuple[str, float], ...]) -> NDAr
     law = LAWS[name]
     k = np.arange(SIDE + 1)
     w = np.ldexp(1 + (k % KNOTS) / KNOTS, k // KNOTS - 1)  # 0.5 .. 2^31
+    table, mean = _table(lambda u: law.ppf(u, **dict(parameters)), w)
+    if n > 1:  # u^(1/n) by logarithms, or the upper end would be lost in rounding
+        table, _ = _table(lambda u: law.ppf(np.exp(np.log(u) / n), **dict(parameters)), w)
+    table /= mean
+    compiled = table.reshape(2 * SIDE, 2)
+    compiled.flags.writeable = False
+    return compiled
+
+
+def _table(ppf: Callable[[NDArray[np.float64]], NDArray[np.float64]], w: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
+    """Lines between the knots ``w`` of both sides, (2, SIDE, 2), and their mean over all 2^32 random numbers."""
     table = np.empty((2, SIDE, 2))
     for side, u in enumerate((w / 2**32, 1 - w / 2**32)):
-        q = law.ppf(u, **dict(parameters))
+        q = ppf(u)
         table[side, :, 1] = np.diff(q) / np.diff(w)
         table[side, :, 0] = q[:-1] - table[side, :, 1] * w[:-1]
     first = np.ceil(w - 0.5)  # smallest v at or above each knot; near the ends some cells hold no v at all
     n, middle = np.diff(first), (first[:-1] + first[1:]) / 2
-    table /= fsum((n * (table[:, :, 0] + table[:, :, 1] * middle)).ravel()) / 2**32
-    compiled = table.reshape(2 * SIDE, 2)
-    compiled.flags.writeable = False
-    return compiled
+    return table, fsum((n * (table[:, :, 0] + table[:, :, 1] * middle)).ravel()) / 2**32
 
 
 def extreme_factors(table: NDArray[np.float64]) -> tuple[float, float]:

@@ -45,6 +45,7 @@ class Latency:
     rank: Choice | None = None  # a rank, for a whole draw
     microbatch: Choice | None = None  # a microbatch, at all stages and in both directions
     link: Choice | None = None  # a class of links, for a whole draw
+    per: str = "rank"  # what op and rank were measured on: a rank, or one of its GPUs, the slowest of which the others wait for
 
     @property
     def terms(self) -> tuple[Choice | None, ...]:
@@ -241,9 +242,10 @@ def _efficiency(section: Frozen) -> Efficiency | None:
 
 @remember
 def _latency(section: Frozen) -> Latency:
-    _known_keys("latency", "latency", [key for key, *_ in section], TERMS)
+    _known_keys("latency", "latency", [key for key, *_ in section], [*TERMS, "per"])
     values = _values("latency", section, TERMS)
-    return Latency(**{term: _term(f"latency.{term}", values.get(term) or ()) for term in TERMS})
+    per = one_of("latency.per", values.get("per", "rank"), ("rank", "gpu"))
+    return Latency(per=per, **{term: _term(f"latency.{term}", values.get(term) or ()) for term in TERMS})
 
 
 SECTIONS = ("parameters",)  # of a term of the latency: those of a law of scipy

@@ -16,6 +16,7 @@ from hops.checks import Infeasible
 from hops.cluster import PATH_CLASSES, Cluster
 from hops.collectives import ring
 from hops.costs import Costs, Model, after_pipeline, stage_costs
+from hops.distributions import TERMS
 from hops.efficiency import Efficiency
 from hops.graph import Graph, lag_index, lower, transfer_index, work_index
 from hops.layout import Layout
@@ -93,7 +94,12 @@ def prepare(scenario: Scenario) -> Case:
     if passes > MOST_PASSES:
         sizes = f"pp={s.pp} and microbatches={s.microbatches}"
         raise Infeasible(f"{sizes} make {passes} passes of a microbatch through a stage; at most {MOST_PASSES} are possible")
-    tables = tuple(None if term is None else quantile_table(term.name, term.params) for term in s.latency.terms)
+    # GPUs of a rank go in lock-step: where noise is that of one GPU, a rank has the largest of tp
+    lock_step = {"op": s.tp, "rank": s.tp} if s.latency.per == "gpu" else {}
+    tables = tuple(
+        None if term is None else quantile_table(term.name, term.params, lock_step.get(kind, 1))
+        for kind, term in zip(TERMS, s.latency.terms, strict=True)
+    )
     extremes = [(1.0, 1.0) if table is None else extreme_factors(table) for table in tables]
     largest = math.prod(high for _, high in extremes)
     built = structure(s.schedule, s.pp, s.vpp, s.microbatches, s.p2p)

@@ -94,3 +94,15 @@ def test_statistics__standard_error_and_certainty():
     one = statistics(values[:, :1], (0.5,), np.array([False, True]))
     assert np.isnan(one["_std"][0])  # one draw of something that varies says nothing about its spread
     assert one["_std"][1] == 0.0
+
+
+def test_latency__per_gpu_is_the_slowest_of_the_ranks_gpus():
+    """With tp=8 a rank waits for the slowest of eight: ops take about 1.42 standard deviations longer on average."""
+    words = ("tp=8", "microbatches=8", "latency.op.cv=0.05", "draws=500")
+    per_rank, per_gpu = hops.simulate(*words), hops.simulate(*words, "latency.per=gpu")
+    ratio = float(per_gpu["busy_time"].sum() / per_rank["busy_time"].sum())
+    assert ratio == pytest.approx(1 + 1.42 * 0.05, abs=0.004)
+    alone = hops.simulate("tp=1", "microbatches=4", "draws=20", "latency.per=gpu")
+    assert (alone["iteration_time"] == hops.simulate("tp=1", "microbatches=4", "draws=20")["iteration_time"]).all()
+    with pytest.raises(ValueError, match=r"no latency.per named 'gpus'; did you mean 'gpu'\?"):
+        hops.simulate("latency.per=gpus")

@@ -169,3 +169,37 @@ def test_identity__is_injective_and_refuses_what_does_not_fit():
         noise.op_identity(2048, False, 0)
     with pytest.raises(Infeasible, match="microbatch 1048576 does not fit the noise address"):
         noise.op_identity(0, False, 2**20)
+
+
+@pytest.mark.parametrize("n", [2, 8, 64])
+@pytest.mark.parametrize("name", ["lognormal", "heavy_tail", "gamma"])
+def test_table__of_the_largest_of_n_is_that_of_brute_force(name, n):
+    """Largest of n kernel draws against the table for n: mean, and shares below quantiles of ppf, within 4.5 standard errors."""
+    parameters = (("alpha", 3.0), ("cv", 0.1)) if name == "heavy_tail" else (("cv", 0.1),)
+    each = np.stack(
+        [np.concatenate([factors(identity=1000 * j + i, seed=5, name=name, parameters=parameters)[0] for i in range(20)]) for j in range(n)]
+    )
+    largest = each.max(axis=0)
+    table = noise.quantile_table(name, parameters, n)
+    rng = np.random.Generator(np.random.PCG64(3))
+    v = rng.integers(0, 2**31, 40_000)
+    w = v + 0.5
+    exponent = np.floor(np.log2(w)).astype(np.int64)
+    cell = (
+        (exponent + 1) * noise.KNOTS
+        + np.floor((w / 2.0**exponent - 1) * noise.KNOTS).astype(np.int64)
+        + rng.integers(0, 2, v.size) * noise.SIDE
+    )
+    ours = table[cell, 0] + table[cell, 1] * w
+    error = np.hypot(largest.std() / np.sqrt(largest.size), ours.std() / np.sqrt(ours.size))
+    assert abs(ours.mean() - largest.mean()) < 4.5 * error
+    assert ours.mean() > 1.05
+    for q in (0.1, 0.5, 0.9):
+        expected = LAWS[name].ppf(np.array([q ** (1 / n)]), **dict(parameters))[0]
+        assert abs((ours <= expected).mean() - q) < 4.5 * np.sqrt(q * (1 - q) / ours.size)
+
+
+def test_table__of_the_largest_of_one_is_the_law_itself():
+    one, two = noise.quantile_table("lognormal", (("cv", 0.1),), 1), noise.quantile_table("lognormal", (("cv", 0.1),), 2)
+    assert (one == noise.quantile_table("lognormal", (("cv", 0.1),))).all()
+    assert (two[noise.SIDE - 1] != one[noise.SIDE - 1]).any()
