@@ -62,6 +62,17 @@ def test_kernel__hops(benchmark, size):
     assert (per_draw[0] > 0).all()
 
 
+@pytest.mark.parametrize("threads", [2, 1], ids=["hops", "one_thread"])
+@pytest.mark.benchmark(group="threads")
+def test_threads(benchmark, request, threads):
+    """60,000 draws of the default cell."""
+    n_draws = 60_000 if request.config.getoption("benchmark_enable") else 8
+    (case,) = prepare_plan(_plan((f"draws={n_draws}",), sweep=False)).cases
+    list(evaluate([case], Executor(threads=threads)))  # compile
+    benchmark.pedantic(lambda: list(evaluate([case], Executor(threads=threads))), rounds=15 if n_draws > 8 else 1)
+    benchmark.extra_info |= {"units": n_draws * 512, "unit": "ns per op and draw"} | ({"goal": 1.8} if threads == 2 else {})
+
+
 @pytest.mark.benchmark(group="replicas")
 def test_replicas__hops(benchmark, request):
     """128 replicas of p=16, m=64 with channels, 1,000 draws, on all cores: 262 million op-draws in under a second."""

@@ -12,7 +12,7 @@ import pytest
 
 SWEEP = ["-m", "hops.sweep", "-m"]
 CASES = {
-    "main-job": ([*SWEEP, "schedule=1f1b,zb", "topology=dgx,pcie"], "2.5 s"),
+    "main-job": ([*SWEEP, "schedule=1f1b,zb", "topology=dgx,pcie"], "2.5 s and 2.5 x the imports"),
     "1000-cells": ([*SWEEP, "seed=range(0,1000)", "draws=1"], "3.0 s"),
     "10000-cells-100-draws": ([*SWEEP, "seed=range(0,10000)", "draws=100"], "6.0 s"),
     "help": (["-m", "hops", "--help"], "0.5 s"),

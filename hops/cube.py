@@ -55,8 +55,9 @@ def cell_dataset(prepared: Prepared) -> xr.Dataset:
     ranks = ("draw", "rank") if kept else ("rank",)
     data |= {name: (ranks, values[0].T, attributes(name, kept)) for name, values in outcome.per_rank.items()}
     data["peak_in_flight"] = ("rank", np.array(case.structure.in_flight, float), attributes("peak_in_flight"))
-    if case.memory is not None:
-        totals = [memory.total for memory in case.memory]
+    held = case.memory
+    if held is not None:
+        totals = [memory.total for memory in held]
         data["peak_memory"] = ("rank", np.array(totals), attributes("peak_memory"))
         data["fits"] = ((), max(totals) <= case.weights.cluster.gpu.memory, FITS)
     coords = {"draw": _draws(case.scenario.draws), "rank": _ranks(case.scenario.pp)}
@@ -69,8 +70,8 @@ def cube_dataset(prepared: Prepared) -> xr.Dataset:
     Cells that were left out are NaN, with ``evaluated`` False; so are draws and ranks that a cell has fewer of than others.
     """
     plan, cases = prepared.plan, prepared.cases
-    # before anything is evaluated
     axes, shape = dim_names(plan.dims), plan.shape
+    # before anything is evaluated: a coordinate that cannot be written is found now
     coords: dict[str, Any] = {axis.name: _coordinate(axis, name) for dim, name in zip(plan.dims, axes, strict=True) for axis in dim}
     n_ranks, n_draws = max(case.scenario.pp for case in cases), max(case.scenario.draws for case in cases)
     coords["rank"] = _ranks(n_ranks)
@@ -100,8 +101,9 @@ def cube_dataset(prepared: Prepared) -> xr.Dataset:
             put(name, dims, outcome.cells, ranks.swapaxes(1, -1) if plan.keep_draws else ranks)
         put("peak_in_flight", ("rank",), outcome.cells, np.array([case.structure.in_flight for case in batch], float))
         for i, case in zip(outcome.cells, batch, strict=True):
-            if case.memory is not None:
-                put("peak_memory", ("rank",), [i], np.array([[memory.total for memory in case.memory]]))
+            held = case.memory
+            if held is not None:
+                put("peak_memory", ("rank",), [i], np.array([[memory.total for memory in held]]))
 
     data: dict[str, Any] = {
         name: ([*axes, *dims], values.reshape(shape + values.shape[1:]), attributes(name, plan.keep_draws))

@@ -20,10 +20,12 @@ from hops.metrics import COLUMNS, Floats, draw_metrics, rank_draws, rank_metrics
 from hops.noise import LANES
 from hops.noiseless import WINDOW, evaluate_noiseless
 from hops.simulation import Case
+from hops.variables import VARIABLES
 
 BATCH_DRAWS = 1 << 20  # draws whose metrics are held at once
 BYTES_PER_DRAW = 200  # of a cell whose metrics are made: ticks, metrics and a copy of one that is sorted
-KEPT_METRICS, KEPT_PER_RANK = 11, 3  # float64 a draw of a cell that is kept
+# float64 a draw of a cell that is kept, and as many a rank
+KEPT_METRICS, KEPT_PER_RANK = (sum(variable.per == per for variable in VARIABLES.values()) for per in ("draw", "draw rank"))
 BATCH_CELLS = 1024  # cells likewise: each may bring a quantile table of 64 kB
 
 

@@ -39,7 +39,7 @@ SOCKET_LINK = {
 NIC = {
     "a100": Hop("NIC", 0.0, 23.5e9),  # HDR InfiniBand, ConnectX-6, 200 Gb/s (SimAI calbusbw.h)
     "h100": Hop("NIC", 0.0, 48.5e9),  # NDR InfiniBand, ConnectX-7, 400 Gb/s (SimAI calbusbw.h)
-    "b200": Hop("NIC", 0.0, 48.5e9),  # ConnectX-7 as well
-    "gb200": Hop("NIC", 0.0, 48.5e9),  # ConnectX-7 as well
+    "b200": Hop("NIC", 0.0, 48.5e9),  # ConnectX-7 as well (from memory)
+    "gb200": Hop("NIC", 0.0, 48.5e9),  # ConnectX-7 as well (from memory)
 }
 FABRIC = Hop("fabric", 14e-6, inf)  # NCCL tuning, NET ring hop, Simple: device to device, so no other hop of the path adds latency

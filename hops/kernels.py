@@ -57,8 +57,8 @@ def run_window(graph, slot, work, lag, link, law, tables, seed, replica, window,
     or -1; slot (o,) rows of ``space.finish``.
 
     ns per op and draw, one core (Zen 5), 1F1B p=8 m=32, p2p=latency: 1.94 in all; 0.58 of them remain with the noise off
-    (longest path, busy time, waits, moments), so noise takes 1.36: Philox 0.26 of it, finding and interpolating the
-    table's cell 0.77, the rest is rounding and memory.
+    (longest path, busy time, waits, moments), so noise takes 1.36. Its loops timed alone (`draw_factors`) are Philox 0.26,
+    and 0.77 for finding and interpolating the table's cell; the difference was not taken apart.
     """
     n = hi - lo
     space.busy[:] = 0

