@@ -16,6 +16,8 @@ class Gpu:
     peak_flops: float
     memory: float
     memory_bandwidth: float
+    host_bandwidth: float  # to and from the memory of its host, one direction
+    fp8_flops: float | None = None  # None: has no FP8
 
 
 @dataclass(frozen=True)

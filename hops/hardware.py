@@ -7,12 +7,13 @@ from hops.cluster import Gpu, Hop
 GPUS = {
     gpu.name: gpu
     for gpu in (
-        Gpu("a100", 312e12, 80e9, 2039e9),  # NVIDIA A100 data sheet, SXM 80 GB: BF16 without sparsity
-        Gpu("a100_pcie", 312e12, 80e9, 1935e9),  # NVIDIA A100 data sheet, PCIe 80 GB
-        Gpu("h100", 989e12, 80e9, 3350e9),  # NVIDIA H100 data sheet, SXM5: 1,979 TFLOP/s with sparsity, halved
-        Gpu("b200", 2250e12, 180e9, 7700e9),  # NVIDIA B200: 4.5 PFLOP/s with sparsity, halved; 180 GB, 7.7 TB/s (verda.com)
-        Gpu("gb200", 2250e12, 186e9, 8000e9),  # one of two GPUs of a GB200 superchip (verda.com; 186 GB: NVL72 sheet)
-        Gpu("h100_pcie", 756e12, 80e9, 2000e9),  # NVIDIA H100 data sheet, PCIe: 1,513 TFLOP/s with sparsity, halved
+        # BF16 without sparsity, memory, its bandwidth, link to the host, FP8 without sparsity
+        Gpu("a100", 312e12, 80e9, 2039e9, 25.6e9),  # NVIDIA A100 data sheet, SXM 80 GB; host: PCIe 4.0 x16, 32 GB/s x 0.8
+        Gpu("a100_pcie", 312e12, 80e9, 1935e9, 25.6e9),  # NVIDIA A100 data sheet, PCIe 80 GB
+        Gpu("h100", 989e12, 80e9, 3350e9, 54e9, 1979e12),  # NVIDIA H100 data sheet, SXM5: sparse figures halved; host: PCIe 5.0 x16
+        Gpu("b200", 2250e12, 180e9, 7700e9, 54e9, 4500e12),  # NVIDIA B200: sparse figures halved; 180 GB, 7.7 TB/s (verda.com)
+        Gpu("gb200", 2250e12, 186e9, 8000e9, 450e9, 4500e12),  # verda.com; 186 GB: NVL72 sheet; NVLink-C2C 900 GB/s in both directions
+        Gpu("h100_pcie", 756e12, 80e9, 2000e9, 54e9, 1513e12),  # NVIDIA H100 data sheet, PCIe: sparse figures halved
     )
 }
 
