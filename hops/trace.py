@@ -1,22 +1,32 @@
 """Timelines: when each op of one draw runs, as a table and as text."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hops import kernels
 from hops.checks import count
-from hops.executor import law_rows
-from hops.metrics import TICKS
+from hops.executor import law_rows, stacked
 from hops.plots import Message
 from hops.simulation import Case
+from hops.weights import TICKS
 
 if TYPE_CHECKING:
     import pandas as pd
 
 FILL = {"F": "-", "B": "=", "I": "=", "W": "~"}  # a bar's body; its head is the microbatch
 PAINT = {"F": "36", "B": "33", "I": "33", "W": "32"}  # cyan, yellow, green, as in the picture
+
+
+class Trace(NamedTuple):
+    """One draw [ticks]: of replica 0 start and finish (o,) of every node and lags; of all the ends of reductions and gatherings."""
+
+    start: NDArray[np.int64]
+    finish: NDArray[np.int64]
+    lag: NDArray[np.int64]  # (1 + 3 stages,)
+    reduced: NDArray[np.int64]  # (milestones, buckets)
+    released: NDArray[np.int64]  # (stages, buckets)
 
 
 def timeline_frame(case: Case, draw: int = 0) -> "pd.DataFrame":
@@ -43,26 +53,25 @@ def timeline_frame(case: Case, draw: int = 0) -> "pd.DataFrame":
 
 def op_ticks(case: Case, draw: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Start and end [ticks] of the ops of one draw, in ``program.order``."""
-    start, finish, _ = node_ticks(case, draw)
-    ops = case.structure.graph.rank >= 0
-    return start[ops], finish[ops]
+    found, ops = node_ticks(case, draw), case.structure.graph.rank >= 0
+    return found.start[ops], found.finish[ops]
 
 
-def node_ticks(case: Case, draw: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Start and finish of every node of the graph, and the lags, in one draw [ticks]."""
-    graph, weights = case.structure.graph, case.weights
-    start, finish = np.empty(graph.rank.size, np.int64), np.empty(graph.rank.size, np.int64)
-    lag = np.empty(weights.lag.size, np.int64)
+def node_ticks(case: Case, draw: int) -> Trace:
+    """One draw, down to the nodes of the graph."""
+    graph, cells = case.structure.graph, stacked([case])
     law, tables = law_rows([case])
-    seed = np.uint32(case.scenario.seed)
-    kernels.trace(graph, weights.work, weights.lag, weights.link, law[0], tables, seed, draw, start, finish, lag)
-    return start, finish, lag
+    n_nodes, n_buckets = graph.rank.size, max(1, int(cells.n_buckets.max()))
+    sizes = (n_nodes, n_nodes, cells.lag.shape[2], (graph.reduced.size, n_buckets), (graph.opening.size, n_buckets))
+    found = Trace(*(np.zeros(size, np.int64) for size in sizes))
+    kernels.trace(graph, cells, law, tables, draw, *found)
+    return found
 
 
 def messages(case: Case, draw: int = 0) -> list[Message]:
     """Every transfer between ranks in one draw."""
     graph = case.structure.graph
-    _, finish, lag = node_ticks(case, draw)
+    _, finish, lag, *_ = node_ticks(case, draw)
     found = []
     for node in np.flatnonzero(graph.rank >= 0):
         for edge in range(graph.indptr[node], graph.indptr[node + 1]):
