@@ -121,11 +121,11 @@ def most_buckets(cells):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def trace(graph, cells, law, tables, draw, start, finish, lags, reduced, released):  # type: ignore[no-untyped-def]
+def trace(graph, cells, law, tables, draw, start, finish, lags, reducing, reduced, released):  # type: ignore[no-untyped-def]
     """One draw of the one cell of ``cells``: start and finish (o,) of every node and lags (1 + 3 stages,) in replica 0.
 
-    And of all replicas the ends of the reductions (milestones, buckets) and of the gatherings of weights (stages, buckets),
-    0 where there are none. All in ticks; the same window as in `evaluate`, with a row for every node.
+    And of all replicas starts and ends of the reductions (milestones, buckets) and ends of the gatherings of weights (stages,
+    buckets). All in ticks; the same window as in `evaluate`, with a row for every node.
     """
     n_nodes, n_buckets = graph.rank.size, reduced.shape[1]
     space = workspace(graph, n_nodes, n_nodes, n_buckets)
@@ -134,6 +134,7 @@ def trace(graph, cells, law, tables, draw, start, finish, lags, reduced, release
     synchronize(graph, cells, 0, law[0], 1, space)
     for i in range(reduced.shape[0]):
         for part in range(n_buckets):
+            reducing[i, part] = space.ready[i * n_buckets + part, 0]
             reduced[i, part] = space.reduced[i * n_buckets + part, 0]
     for i in range(released.shape[0]):
         for part in range(n_buckets):

@@ -54,7 +54,8 @@ def synchronize(graph, cells, c, law, n, space):  # type: ignore[no-untyped-def]
             for part in range(cells.n_buckets[c, stage]):
                 at = milestone * most_buckets + part
                 for d in range(n):
-                    end[d] = max(end[d], space.ready[at, d]) + space.ticks[d] if reduces else end[d] + space.ticks[d]
+                    space.ready[at, d] = max(end[d], space.ready[at, d])  # from here on when its reduction begins
+                    end[d] = space.ready[at, d] + space.ticks[d]
                     space.reduced[at, d] = end[d]
         if not gathers:
             for i in range(graph.openings[rank], graph.openings[rank + 1]):

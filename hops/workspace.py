@@ -47,8 +47,8 @@ class Workspace(NamedTuple):
     unhindered: NDArray[np.int64]  # (d,) start if transfers took no time
     begun: NDArray[np.int64]  # (o, d) start of every node, where asked for
     issued: NDArray[np.int64]  # (r, d) until when the host of a rank has issued its ops
-    ready: NDArray[np.int64]  # (buckets, d) when a bucket's gradients are there, in all replicas
-    reduced: NDArray[np.int64]  # (buckets, d) when they have been reduced
+    ready: NDArray[np.int64]  # (buckets, d) when a bucket's gradients are there, in all replicas; then when its reduction begins
+    reduced: NDArray[np.int64]  # (buckets, d) when it ends
     released: NDArray[np.int64]  # (buckets, d) when a bucket of weights has been gathered; buckets of stages, not of milestones
     first: NDArray[np.int64]  # (r, d) start of a rank's first op
     last: NDArray[np.int64]  # (r, d) end of a rank's last op
