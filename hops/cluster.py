@@ -8,7 +8,6 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import pairwise
 from math import inf, prod
 from typing import NamedTuple
 
@@ -67,10 +66,7 @@ class Level:
 
 @dataclass(frozen=True)
 class Node:
-    """A kind of node: its GPUs, its levels from the inside out, and the hops from a GPU ``out`` to the network.
-
-    ``ValueError`` where a size does not divide the next.
-    """
+    """A kind of node: GPUs, levels from the inside out, hops ``out`` to the network; ``ValueError`` where sizes do not divide."""
 
     name: str
     gpu: Gpu
@@ -79,8 +75,7 @@ class Node:
     out: tuple[Hop, ...]
 
     def __post_init__(self) -> None:
-        sizes = [(f"level {level.name!r}", level.size) for level in self.levels]
-        _check_nested(f"node {self.name!r}", [*sizes, ("the node", self.n_gpus)], "GPUs")
+        _check_levels(f"node {self.name!r}", (*self.levels, Level("whole node", self.n_gpus, "LOC", (), ())), "GPUs")
         for hop in (*self.out, *(hop for level in self.levels for hop in (*level.up, *level.across))):
             if hop.shared_by is not None and self.n_gpus % hop.shared_by:
                 raise ValueError(f"node {self.name!r}: {hop.name!r}, shared by {hop.shared_by}, does not divide its {self.n_gpus} GPUs")
@@ -168,19 +163,16 @@ class Cluster:
     bandwidths: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _check_nested(self.name, [(f"level {level.name!r}", level.size) for level in self.network], "nodes")
+        _check_levels(self.name, self.network, "nodes")
         for kind in dict.fromkeys(kind for kind, _ in self.nodes):
-            known: dict[str, object] = {}
-            scopes = (("node", _links(kind.levels, kind.out)), ("network", _links(self.network)))
-            for hop, this in ((hop, (hop, between, scope)) for scope, links in scopes for hop, between in links):
-                if known.setdefault(hop.name, this) != this:
-                    raise ValueError(
-                        f"{self.name}: two different hops are named {hop.name!r}, but traffic that shares one is found by its name"
-                    )
+            inside, outside = _links(kind.levels, kind.out), _links(self.network)
+            last = {hop.name: (hop, between) for hop, between in inside + outside}
+            twice = [each for each in inside + outside if last[each[0].name] != each] + [each for each in inside if each in outside]
+            if twice:
+                raise ValueError(f"{self.name}: two hops are named {twice[0][0].name!r}; who shares a link is found by its name")
             for level in self.network:
                 if kind.n_gpus % level.rails:
-                    rails = f"the {level.rails} rails of level {level.name!r}"
-                    raise ValueError(f"{self.name}: {rails} do not divide the {kind.n_gpus} GPUs of node {kind.name!r}")
+                    raise ValueError(f"{self.name}: {level.rails} rails of level {level.name!r}, but {kind.n_gpus} GPUs in {kind.name!r}")
 
     @cached_property
     def n_devices(self) -> int:
@@ -193,9 +185,8 @@ class Cluster:
         for kind, n in self.nodes:
             for name, each in kind.links.items():
                 found[name] = each._replace(n=n * each.n + (found[name].n if name in found else 0))
-        n_nodes = sum(n for _, n in self.nodes)
         for hop, between in _links(self.network):
-            found[hop.name] = Family(hop, between, -(-n_nodes // (hop.shared_by or 1)) * hop.rails)
+            found[hop.name] = Family(hop, between, -(-sum(n for _, n in self.nodes) // (hop.shared_by or 1)) * hop.rails)
         return found
 
     @property
@@ -256,12 +247,9 @@ class Cluster:
         inside = here.node == there.node
         up, links_up = _climb(level, here, inside, "out")
         down, links_down = _climb(level, there, inside, "in")
-        links = [
-            Link(f"{hop.name} {_number(hop, here, inside)}-{_number(hop, there, inside)}", hop.bandwidth)
-            for hop in level.across
-            if hop.is_link
-        ]
-        path = Path(level.path_class, (*up, *level.across, *down[::-1]), (*links_up, *links, *links_down[::-1]))
+        between = [(hop, f"{_number(hop, here, inside)}-{_number(hop, there, inside)}") for hop in level.across if hop.is_link]
+        links = (*links_up, *(Link(f"{hop.name} {ends}", hop.bandwidth) for hop, ends in between), *links_down[::-1])
+        path = Path(level.path_class, (*up, *level.across, *down[::-1]), links)
         return self._scaled(path) if self.bandwidths else path
 
     def _scaled(self, path: Path) -> Path:
@@ -318,7 +306,15 @@ def _links(levels: Sequence[Level], out: Sequence[Hop] = ()) -> list[tuple[Hop, 
     return [(hop, False) for hop in served if hop.is_link] + [(hop, True) for hop in between if hop.is_link]
 
 
-def _check_nested(noun: str, sizes: Sequence[tuple[str, float]], unit: str) -> None:
-    for (inner, size), (outer, larger) in pairwise(sizes):
-        if larger < inf and larger % size:
-            raise ValueError(f"{noun}: {inner} of {size:g} {unit} does not divide {outer} of {larger:g}")
+def _check_levels(noun: str, levels: Sequence[Level], unit: str) -> None:
+    """Refuse levels that do not lie in one another, and links across one that do not stand between what it joins."""
+    for i, level in enumerate(levels):
+        for inner in levels[:i]:
+            if inner.size > level.size or (level.size < inf and level.size % inner.size):
+                sizes = f"level {inner.name!r} of {inner.size:g} {unit} does not divide level {level.name!r} of {level.size:g}"
+                raise ValueError(f"{noun}: {sizes}")
+        joined = max((inner.size for inner in levels[:i] if inner.size < level.size), default=1)
+        for hop in level.across:
+            if hop.is_link and joined % (hop.shared_by or 1):
+                shared = f"{hop.name!r}, shared by {hop.shared_by} {unit},"
+                raise ValueError(f"{noun}: {shared} cannot lie across level {level.name!r}: that joins groups of {joined:g}")

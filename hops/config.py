@@ -25,7 +25,7 @@ from hops.topologies import TOPOLOGIES
 HERE = Path(__file__).resolve().parent
 
 # sections whose keys are the user's: any may be set, without a plus
-OPEN = tuple(f"topology.overrides.{key}" for key in OVERRIDES)
+OPEN = (*(f"topology.overrides.{key}" for key in OVERRIDES), "topology.kinds", "topology.hops")
 
 HELP = """HOPS: how a pipeline-parallel training run will behave, as a distribution.
 

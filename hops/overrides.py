@@ -1,7 +1,7 @@
 """Overrides of a cluster: slow devices and degraded links, by their names."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -19,24 +19,29 @@ def with_overrides(cluster: Cluster, overrides: Any) -> Cluster:
     meant ("NIC 3"), without number all ("NIC"). `Infeasible` for what this cluster does not have (another of a sweep may),
     ``ValueError`` for what none has.
     """
-    sections = {"topology.overrides": overrides, **{f"topology.overrides.{key}": each for key, each in dict(overrides or {}).items()}}
-    for key, section in sections.items():
-        if section is not None and not isinstance(section, Mapping):
-            raise ValueError(f"{key} must be a section of keys; got {section!r}")
-    for key in overrides or {}:
+    sections = _section("topology.overrides", overrides)
+    for key in sections:
         if key not in OVERRIDES:
             raise no_such("key of topology.overrides", key, OVERRIDES)
-    found: dict[str, dict[Any, float]] = {}
-    for key, find in (("speed", _device), ("bandwidth", _link)):
-        factors = found[key] = {}
-        for asked, value in (sections.get(f"topology.overrides.{key}") or {}).items():
-            if value is None:
-                continue  # as a point of an axis: the device or link as it is
-            name = find(cluster, f"topology.overrides.{key}", str(asked))
-            if name in factors:
-                raise ValueError(f"topology.overrides.{key} names {name!r} twice")
-            factors[name] = positive(f"topology.overrides.{key}.{asked}", value)
-    return replace(cluster, speeds=found["speed"], bandwidths=found["bandwidth"])
+    return replace(
+        cluster, speeds=_factors(cluster, sections, "speed", _device), bandwidths=_factors(cluster, sections, "bandwidth", _link)
+    )
+
+
+def _section(key: str, found: Any) -> Mapping[Any, Any]:
+    if found is not None and not isinstance(found, Mapping):
+        raise ValueError(f"{key} must be a section of keys; got {found!r}")
+    return found or {}
+
+
+def _factors[Name](cluster: Cluster, sections: Mapping[Any, Any], key: str, find: Callable[[Cluster, str, str], Name]) -> dict[Name, float]:
+    full, factors = f"topology.overrides.{key}", dict[Name, float]()
+    for asked, value in _section(full, sections.get(key)).items():
+        name = find(cluster, full, str(asked))
+        if name in factors:
+            raise ValueError(f"{full} names {name!r} twice")
+        factors[name] = positive(f"{full}.{asked}", value)
+    return factors
 
 
 def _device(cluster: Cluster, key: str, asked: str) -> int:

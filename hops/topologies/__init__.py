@@ -81,7 +81,7 @@ def node_runs(n_devices: int, nodes: Any, kinds: Mapping[str, Node]) -> tuple[tu
     if sum(n is None for _, n in pairs) > 1:
         raise ValueError(f"topology.nodes may leave the number of one kind open (null), not of several; got {nodes!r}")
     found = [
-        (kinds[one_of("a kind of topology.nodes", kind, list(kinds))], n if n is None else count("topology.nodes", n)) for kind, n in pairs
+        (kinds[one_of("kind of topology.nodes", kind, list(kinds))], n if n is None else count("topology.nodes", n)) for kind, n in pairs
     ]
     rest = n_devices - sum(kind.n_gpus * n for kind, n in found if n is not None)
     filled = [(kind, max(0, n_nodes(rest, kind.n_gpus, None)) if n is None else n) for kind, n in found]

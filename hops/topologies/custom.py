@@ -37,7 +37,7 @@ def custom(
     known_kinds = {
         str(name): _kind(f"topology.kinds.{name}", str(name), kind, known_hops) for name, kind in _keys("topology.kinds", kinds).items()
     }
-    levels = _levels("topology.network", network, known_hops)
+    levels = _levels("topology.network", network, known_hops, inf)
     return Cluster("custom", node_runs(n_devices, nodes, known_kinds), levels)
 
 
@@ -56,7 +56,7 @@ def _hop(prefix: str, name: str, section: Any) -> Hop:
 def _kind(prefix: str, name: str, section: Any, hops: Mapping[str, Hop]) -> Node:
     given = _keys(prefix, section, ("gpu", "gpus", "levels", "out"), needed=("gpu", "gpus"))
     n_gpus = count(f"{prefix}.gpus", given["gpus"])
-    levels = _levels(f"{prefix}.levels", given.get("levels", ()), hops)
+    levels = _levels(f"{prefix}.levels", given.get("levels", ()), hops, n_gpus)
     return Node(name, _gpu(f"{prefix}.gpu", given["gpu"]), n_gpus, levels, _named(f"{prefix}.out", given.get("out", ()), hops))
 
 
@@ -69,15 +69,15 @@ def _gpu(prefix: str, given: Any) -> Gpu:
     return Gpu(str(values["name"]), **numbers)
 
 
-def _levels(prefix: str, sections: Any, hops: Mapping[str, Hop]) -> tuple[Level, ...]:
-    return tuple(_level(f"{prefix}[{i}]", section, hops) for i, section in enumerate(_list(prefix, sections, "levels")))
+def _levels(prefix: str, sections: Any, hops: Mapping[str, Hop], everyone: float) -> tuple[Level, ...]:
+    return tuple(_level(f"{prefix}[{i}]", section, hops, everyone) for i, section in enumerate(_list(prefix, sections, "levels")))
 
 
-def _level(prefix: str, section: Any, hops: Mapping[str, Hop]) -> Level:
+def _level(prefix: str, section: Any, hops: Mapping[str, Hop], everyone: float) -> Level:
     given = _keys(prefix, section, ("name", "size", "class", "up", "across", "rails"), needed=("name", "size", "class"))
     return Level(
         str(given["name"]),
-        inf if given["size"] is None else count(f"{prefix}.size", given["size"]),
+        everyone if given["size"] is None else count(f"{prefix}.size", given["size"]),
         one_of(f"{prefix}.class", given["class"], PATH_CLASSES[1:]),
         _named(f"{prefix}.up", given.get("up", ()), hops),
         _named(f"{prefix}.across", given.get("across", ()), hops),
