@@ -19,7 +19,8 @@ def no_such(noun: str, asked: object, known: Iterable[str]) -> ValueError:
 
 def nearest(asked: object, known: Iterable[str]) -> str | None:
     """The known name that ``asked`` was probably meant to be."""
-    return next(iter(difflib.get_close_matches(str(asked).lower(), list(known), n=1)), None)
+    lowered = {str(name).lower(): name for name in known}
+    return next((lowered[close] for close in difflib.get_close_matches(str(asked).lower(), lowered, n=1)), None)
 
 
 def one_of(key: str, value: object, known: Sequence[str]) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from hops.config import plain, yaml
+from hops.config import OPEN, plain, yaml
 
 type Choices = tuple[Any, ...]
 type Path = tuple[str, ...]
@@ -81,7 +81,9 @@ def changed(before: Config, after: Config) -> dict[Path, Any]:
 
 
 def has(config: Mapping[str, Any], key: str) -> bool:
-    """Whether there can be a value at ``key``, dots between its parts: an empty (null) section takes any."""
+    """Whether there can be a value at ``key``, dots between its parts: an empty (null) section and an open one take any."""
+    if key.rpartition(".")[0] in OPEN:
+        key = key.rpartition(".")[0]
     found: Any = config
     for part in key.split("."):
         if found is None:

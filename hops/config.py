@@ -18,10 +18,14 @@ from yaml import YAMLError
 
 from hops.checks import nearest
 from hops.distributions import LAWS, TERMS
+from hops.overrides import OVERRIDES
 from hops.schedules import SCHEDULES
 from hops.topologies import TOPOLOGIES
 
 HERE = Path(__file__).resolve().parent
+
+# sections whose keys are the user's: any may be set, without a plus
+OPEN = (*(f"topology.overrides.{key}" for key in OVERRIDES), "topology.kinds", "topology.hops")
 
 HELP = """HOPS: how a pipeline-parallel training run will behave, as a distribution.
 
@@ -60,7 +64,11 @@ def register_options() -> None:
     store.store(group="hydra/help", name="hops", node={"app_name": "hops", "header": "", "footer": "", "template": HELP}, provider="hops")
     for group, door in (("schedule", SCHEDULES), ("topology", TOPOLOGIES)):
         for name in (*door, *door.aliases):
-            node = {"name": door.canonical(name), **door[name].parameters}
+            node = OmegaConf.create({"name": door.canonical(name), **door[name].parameters})
+            for key in OPEN:
+                section: Any = OmegaConf.select(node, key.removeprefix(f"{group}."))
+                if section is not None:
+                    OmegaConf.set_struct(section, False)
             store.store(group=group, name=name, node=node, provider="hops")
     # a term has the parameters of every law, null where its law has no use for them, so that the law is a key as well
     unused: dict[str, Any] = {key: None for law in LAWS.values() for key in law.parameters}

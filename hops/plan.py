@@ -105,8 +105,8 @@ def prepare_plan(plan: Plan) -> Prepared:
 
 
 def short_names(keys: Sequence[str]) -> list[str]:
-    """Dimension names: the last part of each key where that is unique and free, else the whole key with underscores."""
-    last = [key.split(".")[-1].split("@")[0].split("/")[-1] for key in keys]
+    """Dimension names: the last part of each key (with the one before a number) where unique and free, else all, with underscores."""
+    last = [re.split(r"\.(?!\d+$)", key)[-1].replace(".", "_").split("@")[0].split("/")[-1] for key in keys]
     return [
         name if last.count(name) == 1 and name not in TAKEN else key.replace(".", "_").replace("/", "_").replace("@", "_")
         for key, name in zip(keys, last, strict=True)

@@ -27,7 +27,8 @@ LATER = ("cp", "ep")  # parallel dimensions that are not modelled yet: refused, 
 class Choice(NamedTuple):
     """A name from a door with its parameters, sorted by key.
 
-    ``types`` are theirs: choices are keys of what is remembered, and ``true`` must not find what 1 left there.
+    Lists and sections in them are tuples; ``types`` are theirs, one a parameter: choices are keys of what is remembered, and
+    ``true`` must not find what 1 left there.
     """
 
     name: str
@@ -36,7 +37,10 @@ class Choice(NamedTuple):
 
     @property
     def kwargs(self) -> dict[str, Any]:
-        return dict(self.params)
+        """The parameters as a builder takes them, sections as dicts again."""
+        if not self.types:
+            return dict(self.params)
+        return {key: _thawed(kind, value) for (key, value), kind in zip(self.params, self.types, strict=True)}
 
 
 @dataclass(frozen=True)
@@ -178,7 +182,7 @@ def _section(name: str, config: Mapping[str, Any]) -> Frozen:
 
 def _frozen(section: Mapping[str, Any]) -> Frozen:
     """A config section as a hashable value; with the types, as 1, 1.0 and true are equal but different questions."""
-    return tuple((key, _type(section[key]), hashable(section[key])) for key in sorted(section))
+    return tuple((key, _type(section[key]), hashable(section[key])) for key in sorted(section, key=str))
 
 
 def _type(value: Any) -> Any:
@@ -190,6 +194,13 @@ def hashable(value: Any) -> Any:
     if isinstance(value, Mapping):
         return _frozen(value)
     return tuple(map(hashable, value)) if isinstance(value, (list, tuple)) else value
+
+
+def _thawed(kind: Any, value: Any) -> Any:
+    """A config value from what `_type` and `hashable` made of it; lists stay tuples."""
+    if isinstance(kind, tuple):
+        return tuple(map(_thawed, kind, value))
+    return {key: _thawed(inner, each) for key, inner, each in value} if kind is dict else value
 
 
 def _values(noun: str, section: Frozen, sections: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -206,10 +217,12 @@ remember = lru_cache(maxsize=65536)  # the sections of a sweep repeat from cell 
 
 @remember
 def _choice(noun: str, section: Frozen) -> Choice:
-    values, door = _values(noun, section), DOORS[noun]
-    name = door.canonical(str(values.pop("name", None)))
-    _known_keys(noun, name, values, door[name].parameters)
-    return Choice(name, tuple(sorted(values.items())), tuple(kind for _, kind, _ in section))
+    door = DOORS[noun]
+    name = door.canonical(str(next((value for key, _, value in section if key == "name"), None)))
+    parameters, given = door[name].parameters, tuple(each for each in section if each[0] != "name")
+    _known_keys(noun, name, [key for key, *_ in given], parameters)
+    _values(noun, given, tuple(key for key, default in parameters.items() if isinstance(default, Mapping)))
+    return Choice(name, tuple((key, value) for key, _, value in given), tuple(kind for _, kind, _ in given))
 
 
 @remember

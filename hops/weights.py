@@ -79,7 +79,7 @@ def weights(
     slowdown: Slowdown,
 ) -> Weights:
     """Durations and delays of every stage, in ticks; `Infeasible` for sizes that model or cluster cannot serve."""
-    devices = {key: None if key == "order" and isinstance(value, str) else value for key, value in topology.params}
+    devices = {key: None if key == "order" and isinstance(value, str) else value for key, value in topology.kwargs.items()}
     cluster: Cluster = TOPOLOGIES[topology.name].build(layout.n_gpus, **devices)
     shards = tuple(ring(cluster, layout.shards(rank)) for rank in range(layout.pp))
     costs = stage_costs(model, cluster.gpu, stage_ranks, microbatch_size, shards, efficiency)

@@ -27,6 +27,10 @@ def test_option__runs_out_of_the_box(option, tmp_path):
     needs = {
         "latency=empirical": [f"latency.op.file={tmp_path}/sample.txt"],
         "efficiency=a100_megatron": ["topology.gpu=a100"],
+        "topology=custom": [
+            "topology.nodes=[[one,null]]",
+            "topology.kinds={one: {gpu: l4, gpus: 8, levels: [{name: node, size: 8, class: PHB}]}}",
+        ],
         "latency=scipy": ["latency.op.distribution=invgauss", "latency.op.parameters={mu: 0.1}"],
     }.get(option, [])
     if needs:

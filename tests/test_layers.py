@@ -19,6 +19,7 @@ LAYERS = [
     "programs",
     "schedules",
     "cluster",
+    "overrides",
     "collectives",
     "layout",
     "hardware",

@@ -41,7 +41,7 @@ from hops.simulation import prepare
         ({"schedule__name": "gpip"}, r"no schedule named 'gpip'; did you mean 'gpipe'\?"),
         ({"schedule__depth": 2}, r"schedule.depth has no meaning for 1f1b \(it takes no parameters\)"),
         ({"topology__name": "ring"}, "no topology named 'ring'"),
-        ({"topology__speed": 2}, r"topology.speed has no meaning for uniform \(it takes latency, bandwidth, gpu, order\)"),
+        ({"topology__speed": 2}, r"topology.speed has no meaning for uniform \(it takes latency, bandwidth, gpu, order, overrides\)"),
         ({"model__family": "cnn"}, r"no model.family named 'cnn' \(known: explicit, transformer\)"),
         ({"model__layers": 2}, "model.layers has no meaning for explicit"),
         ({"model__forward": None}, "model.forward is not set"),
