@@ -22,6 +22,7 @@ class Graph(NamedTuple):
     rank: NDArray[np.int32]  # (o,) rank that the node occupies; -1: a transfer on its channel
     work: NDArray[np.int32]  # (o,) index into the work vector (`work_index`, `transfer_index`)
     identity: NDArray[np.uint32]  # (o,) noise address
+    op: NDArray[np.int32]  # (o,) place in ``program.order``; -1: a transfer
     factor: NDArray[np.int32]  # (o,) row of the factors that the node multiplies by; -1: none
     fresh: NDArray[np.bool_]  # (o,) the factor is drawn here (W takes over the one of its I)
     first: NDArray[np.bool_]  # (o,) first op of its rank
@@ -88,29 +89,57 @@ def lower(program: Program, p2p: str) -> Graph:
             if p2p == "blocking":
                 nodes.last[here] = message
 
-    slot, n_slots = _reuse(nodes.indptr, nodes.pred, nodes.origin)
-    factor, fresh = _factors(nodes.op)
-    rank = np.array(nodes.rank, np.int32)
-    first, last = np.zeros(len(rank), bool), np.zeros(len(rank), bool)
-    for r in range(program.pp):
-        first[np.flatnonzero(rank == r)[:1]] = last[np.flatnonzero(rank == r)[-1:]] = True
-    graph = Graph(
-        rank=rank,
+    return finish_graph(
+        rank=np.array(nodes.rank, np.int32),
         work=np.array(nodes.work, np.int32),
         identity=np.array([op_identity(op.stage, op.kind != "F", op.microbatch) if op else 0 for op in nodes.op], np.uint32),
-        factor=np.array(factor, np.int32),
-        fresh=np.array(fresh, np.bool_),
-        first=first,
-        last=last,
-        slot=np.array(slot, np.int32),
+        op=np.cumsum([op is not None for op in nodes.op], dtype=np.int32) - 1,
         indptr=np.array(nodes.indptr, np.int32),
         pred=np.array(nodes.pred, np.int32),
         lag=np.array(nodes.lag, np.int32),
         origin=np.array(nodes.origin, np.int32),
         n_ranks=program.pp,
+        n_microbatches=program.microbatches,
+    )
+
+
+def finish_graph(
+    *,
+    rank: NDArray[np.int32],
+    work: NDArray[np.int32],
+    identity: NDArray[np.uint32],
+    op: NDArray[np.int32],
+    indptr: NDArray[np.int32],
+    pred: NDArray[np.int32],
+    lag: NDArray[np.int32],
+    origin: NDArray[np.int32],
+    n_ranks: int,
+    n_microbatches: int,
+) -> Graph:
+    """Add to nodes in topological order what follows from their order: first and last ops, rows of finish times and factors."""
+    slot, n_slots = _reuse(indptr.tolist(), pred.tolist(), origin.tolist())
+    factor, fresh = _factors(rank.tolist(), work.tolist(), identity.tolist())
+    first, last = np.zeros(rank.size, bool), np.zeros(rank.size, bool)
+    for r in range(n_ranks):
+        first[np.flatnonzero(rank == r)[:1]] = last[np.flatnonzero(rank == r)[-1:]] = True
+    graph = Graph(
+        rank=rank,
+        work=work,
+        identity=identity,
+        op=np.where(rank >= 0, op, np.int32(-1)),
+        factor=np.array(factor, np.int32),
+        fresh=np.array(fresh, np.bool_),
+        first=first,
+        last=last,
+        slot=np.array(slot, np.int32),
+        indptr=indptr,
+        pred=pred,
+        lag=lag,
+        origin=origin,
+        n_ranks=n_ranks,
         n_slots=n_slots,
         n_factors=max(factor) + 1,
-        n_microbatches=program.microbatches,
+        n_microbatches=n_microbatches,
     )
     for array in graph:
         if isinstance(array, np.ndarray):
@@ -170,25 +199,26 @@ def _reuse(indptr: list[int], pred: list[int], origin: list[int]) -> tuple[list[
     return slot, n_slots
 
 
-def _factors(ops: list[Op | None]) -> tuple[list[int], list[bool]]:
-    """Give each op a row of factors; row 0 is used at once, the row of an I is kept until its W has run."""
+def _factors(rank: list[int], work: list[int], identity: list[int]) -> tuple[list[int], list[bool]]:
+    """Give each op a row of factors; row 0 is used at once, the row of an I is kept until its W, of the same identity, has run."""
     row: list[int] = []
     fresh: list[bool] = []
-    kept: dict[tuple[int, int], int] = {}
+    kept: dict[int, int] = {}
     free, n_rows = list[int](), 1
-    for op in ops:
-        if op is None:
+    for here, place, name in zip(rank, work, identity, strict=True):
+        kind = KINDS[place % 4] if here >= 0 else None
+        if kind is None:
             row.append(-1)
-        elif op.kind == "W":
-            row.append(kept.pop((op.stage, op.microbatch)))
+        elif kind == "W":
+            row.append(kept.pop(name))
             free.append(row[-1])
-        elif op.kind == "I":
+        elif kind == "I":
             if not free:
                 free.append(n_rows)
                 n_rows += 1
             row.append(free.pop())
-            kept[op.stage, op.microbatch] = row[-1]
+            kept[name] = row[-1]
         else:
             row.append(0)
-        fresh.append(op is not None and op.kind != "W")
+        fresh.append(kind not in (None, "W"))
     return row, fresh

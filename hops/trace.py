@@ -44,7 +44,7 @@ def timeline_frame(case: Case, draw: int = 0) -> "pd.DataFrame":
 def op_ticks(case: Case, draw: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Start and end [ticks] of the ops of one draw, in ``program.order``."""
     start, finish, _ = node_ticks(case, draw)
-    ops = case.structure.graph.rank >= 0
+    ops = np.argsort(case.structure.graph.op, kind="stable")[np.count_nonzero(case.structure.graph.op < 0) :]
     return start[ops], finish[ops]
 
 

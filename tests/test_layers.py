@@ -30,6 +30,8 @@ LAYERS = [
     "jit",
     "noise",
     "graph",
+    "events",
+    "contention",
     "workspace",
     "kernels",
     "noiseless",
