@@ -41,22 +41,28 @@ def share_links(graph: Graph, crossed: Sequence[Sequence[int]], rate: Sequence[f
     return Links(indptr.astype(np.int32), use[at], np.array(rate, np.float64)[work], np.array(bandwidth, np.float64))
 
 
-def planned(graph: Graph, work: NDArray[np.float64], lag: NDArray[np.int64], links: Links) -> Graph:
+def planned(graph: Graph, work: NDArray[np.float64], lag: NDArray[np.int64], links: Links, everywhere: bool = True) -> Graph:
     """Add to ``graph`` the order in which its transfers pass shared links without noise, first come first served, as edges.
 
     work (6 stages,) and lag (1 + 2 stages,) [ticks]. A transfer waits for the end of the one before it on each of its
-    links, unless other edges say so already. Nodes are in the order in which they begin in that run. What a
-    transfer waits for a link counts as exposed communication of the op that needs it.
+    links, unless other edges say so already; without ``everywhere`` only where it waits in that run too. Nodes are in the
+    order in which they begin there. What a transfer waits for a link counts as exposed communication of the op that needs it.
+
+    Without noise this is the event loop, exactly. With noise and ``everywhere`` it is so in draws whose transfers pass every
+    link in that order. In others a transfer waits for one that is late, as no network would. 1F1B p=8 m=32, a network card
+    for four ranks, messages of a tenth of a forward, op cv 0.05 (0.3): makespan off the event loop's by 1.5 % (5.3 %) on
+    average; where only those wait that meet, by 0.3 % (1.2 %); with links not shared at all, by 1.1 % (0.3 %).
     """
     if not links.use.size:
         return graph
-    ticks = np.floor(work[graph.work] + 0.5).astype(np.int64)
-    order = run(graph.indptr, graph.pred, lag[graph.lag], ticks, links, "fifo").order
+    ticks, delay = np.floor(work[graph.work] + 0.5).astype(np.int64), lag[graph.lag]
+    nominal = run(graph.indptr, graph.pred, delay, ticks, links, "fifo")
+    order = nominal.order
     names, use = np.unique(links.use, return_inverse=True)
     n_edges = graph.pred.size + use.size
     indptr = np.zeros(order.size + 1, np.int32)
     edges = tuple(np.empty(n_edges, np.int32) for _ in range(3))
-    chain(graph, order, links.indptr, use, names.size, indptr, *edges)
+    chain(graph, order, nominal.finish, delay, links.indptr, use, names.size, everywhere, indptr, *edges)
     pred, lags, origin = (column[: indptr[-1]].copy() for column in edges)
     return finish_graph(
         rank=graph.rank[order],
@@ -73,11 +79,11 @@ def planned(graph: Graph, work: NDArray[np.float64], lag: NDArray[np.int64], lin
 
 
 @kernel
-def chain(graph, order, use_indptr, use, n_links, indptr, pred, lag, origin):  # type: ignore[no-untyped-def]
-    """Write the edges of ``graph`` with its nodes in ``order`` (o,), and those that keep the order on every link.
+def chain(graph, order, finish, delay, use_indptr, use, n_links, everywhere, indptr, pred, lag, origin):  # type: ignore[no-untyped-def]
+    """Write the edges of ``graph`` with its nodes in ``order`` (o,), and those that keep the order on every link, see `planned`.
 
-    An edge between transfers is left out if another edge of the same node implies it: if its node is, or follows, the
-    transfer or a later one on a link of that transfer.
+    An edge between transfers is left out if another edge of the same node implies it: if its node is the same or (as all
+    that pass a link are in one chain ``everywhere``) follows that transfer or a later one on a link of it.
     """
     n, most = order.size, 0
     place = np.empty(n, np.int64)
@@ -92,12 +98,14 @@ def chain(graph, order, use_indptr, use, n_links, indptr, pred, lag, origin):  #
     for i in range(n):
         node, n_edges = order[i], 0
         first, last = use_indptr[node], use_indptr[node + 1]
+        ready = np.int64(0)
         for edge in range(graph.indptr[node], graph.indptr[node + 1]):
             node_of[n_edges], origin_of[n_edges] = place[graph.pred[edge]], place[graph.origin[edge]]
             lag_of[n_edges] = graph.lag[edge]
+            ready = max(ready, finish[graph.pred[edge]] + delay[edge])
             n_edges += 1
         for k in range(first, last):
-            if latest[use[k]] >= 0:
+            if latest[use[k]] >= 0 and (everywhere or finish[order[latest[use[k]]]] > ready):
                 node_of[n_edges] = origin_of[n_edges] = latest[use[k]]
                 lag_of[n_edges] = NO_LAG
                 n_edges += 1
@@ -109,7 +117,7 @@ def chain(graph, order, use_indptr, use, n_links, indptr, pred, lag, origin):  #
                 for b in range(n_edges):
                     if node_of[b] == before:
                         implied |= b < a
-                    else:
+                    elif everywhere:
                         implied |= passed[node_of[b], link] >= turn[before]
             for link in range(n_links):
                 passed[i, link] = max(passed[i, link], passed[before, link])

@@ -9,7 +9,8 @@ delays are over; without links it then runs at once. A node with links is a tran
 * fair: all transfers that are ready run; links divide their bandwidth max-min fairly (water-filling: Bertsekas & Gallager,
   Data Networks, 6.5.2, from memory), and none is faster than alone. Levels are rounded down to 2^-10 bytes/s. What a transfer
   has left is its ticks times 2^k, k as large as 61 bits allow, and each tick takes its share of that: its rate, as a
-  part of its own top rate, rounded down to 2^-k. It ends at the nearest tick. Alone it takes exactly its ticks.
+  part of its own top rate, rounded down to 2^-k. It ends at the nearest tick. So it takes exactly its ticks alone; one that
+  takes d ticks because it shares is at most 1 + d^2 2^-60 of them late by rounding (2^30 ticks are about a second).
 
 Events are in total order (tick, kind, node): at one tick first all that ends ends, then what is ready joins, then transfers
 begin. So the outcome depends on the numbers of the nodes only where two transfers are ready at the same tick.
@@ -96,7 +97,10 @@ class Lines(NamedTuple):
 def run_events(indptr, pred, delay, ticks, links, fair, start, finish, order):  # type: ignore[no-untyped-def]
     """Run one draw, see `run`; start, finish, order (o,) are results.
 
-    ns per node, one core (Zen 5), FILL_IN
+    ns per node, one core (Zen 5), 1F1B with p2p=channel, p=8 m=32 to p=16 m=256: 165 without links; with a network card for 2 to 8
+    ranks 210 to 240 (fifo) and 470 to 800 (fair); an event is some 70, reversing the edges some 20. The kernel takes 1.3 a
+    node and draw. Nodes without links begun when the last before them ends, with no event of their own: 90 and 180, but then
+    nothing can happen to them in between.
     """
     n, n_links = ticks.size, links.bandwidth.size
     out_indptr, out_edge, goal = np.zeros(n + 1, np.int64), np.empty(pred.size, np.int64), np.empty(pred.size, np.int64)
@@ -180,8 +184,8 @@ def put(agenda, node, tick, kind):  # type: ignore[no-untyped-def]
     """Give ``node`` its next event, in place of the one that it may have."""
     heap, place = agenda.heap, agenda.place
     agenda.tick[node], agenda.kind[node] = tick, kind
-    at = place[node]
-    if at < 0:
+    at, again = place[node], place[node] >= 0
+    if not again:
         at = agenda.size[0]
         agenda.size[0] += 1
     while at > 0 and before(agenda, node, heap[(at - 1) >> 1]):
@@ -190,7 +194,8 @@ def put(agenda, node, tick, kind):  # type: ignore[no-untyped-def]
         at = (at - 1) >> 1
     heap[at] = node
     place[node] = at
-    sink(agenda, node, at)
+    if again:  # it may be later than before
+        sink(agenda, node, at)
 
 
 @kernel

@@ -1,6 +1,7 @@
 """The event loop: equal to the kernel where nothing is shared, to its own slow twin where links are."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -104,7 +105,7 @@ def test_fifo__no_two_transfers_overlap_on_a_link(made):
     found, links = run_dicts(*made, "fifo"), made[2]
     for link in made[4]:
         spans = sorted(found[node] for node in links if link in links[node])
-        assert all(b[0] >= a[1] for a, b in zip(spans, spans[1:], strict=False))
+        assert all(b[0] >= a[1] for a, b in pairwise(spans))
 
 
 @given(shares(most=10**6))
@@ -124,7 +125,7 @@ def test_fair__three_equal_transfers_take_three_times_as_long():
     alone = (
         {i: [] for i in range(3)},
         dict.fromkeys(range(3), 1_000_001),
-        dict.fromkeys(range(3), {0}),
+        {i: {0} for i in range(3)},
         dict.fromkeys(range(3), 1e9),
         {0: 1e9},
     )
@@ -135,7 +136,7 @@ def test_fair__three_equal_transfers_take_three_times_as_long():
 def test_fair__the_narrow_leave_the_rest_to_the_wide():
     """Link 10, top rates 2, 10, 10 GB/s: shares 2, 4, 4; when the first ends, at its own pace, 5 and 5."""
     ticks, rate = {0: 100, 1: 100, 2: 100}, {0: 2e9, 1: 10e9, 2: 10e9}
-    found = run_dicts({i: [] for i in range(3)}, ticks, dict.fromkeys(range(3), {0}), rate, {0: 10e9}, "fair")
+    found = run_dicts({i: [] for i in range(3)}, ticks, {i: {0} for i in range(3)}, rate, {0: 10e9}, "fair")
     assert found == {0: (0, 100), 1: (0, 220), 2: (0, 220)}  # 60 of 100 left, at half speed
 
 
