@@ -27,6 +27,7 @@ class Graph(NamedTuple):
     rank: NDArray[np.int32]  # (o,) rank that the node occupies; -1: a transfer on its channel
     work: NDArray[np.int32]  # (o,) index into the work vector (`work_index`, `transfer_index`)
     identity: NDArray[np.uint32]  # (o,) noise address
+    op: NDArray[np.int32]  # (o,) place in ``program.order``; -1: a transfer
     factor: NDArray[np.int32]  # (o,) row of the factors that the node multiplies by; -1: none
     fresh: NDArray[np.bool_]  # (o,) the factor is drawn here (W takes over the one of its I)
     first: NDArray[np.bool_]  # (o,) first op of its rank
@@ -125,38 +126,71 @@ def lower(program: Program, p2p: str, reduce_each: bool = False, unshard: bool =
             if p2p == "blocking":
                 nodes.last[here] = message
 
-    slot, n_slots = _reuse(nodes.indptr, nodes.pred, nodes.origin)
-    factor, fresh = _factors(nodes.op)
-    rank = np.array(nodes.rank, np.int32)
-    first, last = np.zeros(len(rank), bool), np.zeros(len(rank), bool)
-    for r in range(program.pp):
-        first[np.flatnonzero(rank == r)[:1]] = last[np.flatnonzero(rank == r)[-1:]] = True
-    opens, opening, openings = _marks(nodes, program.pp, _first_forwards(nodes.op))
-    milestones = [node for node, op in enumerate(nodes.op) if op and op.kind in "BW"]
-    milestone, reduced, reductions = _marks(nodes, program.pp, milestones if reduce_each else _last_backwards(nodes.op, milestones))
-    graph = Graph(
-        rank=rank,
+    return finish_graph(
+        rank=np.array(nodes.rank, np.int32),
         work=np.array(nodes.work, np.int32),
         identity=np.array([op_identity(op.stage, op.kind != "F", op.microbatch) if op else 0 for op in nodes.op], np.uint32),
-        factor=np.array(factor, np.int32),
-        fresh=np.array(fresh, np.bool_),
-        first=first,
-        last=last,
-        opens=np.where(opens >= 0, opening[opens], -1).astype(np.int32),
-        milestone=milestone,
-        slot=np.array(slot, np.int32),
+        op=np.cumsum([op is not None for op in nodes.op], dtype=np.int32) - 1,
         indptr=np.array(nodes.indptr, np.int32),
         pred=np.array(nodes.pred, np.int32),
         lag=np.array(nodes.lag, np.int32),
         origin=np.array(nodes.origin, np.int32),
+        n_ranks=program.pp,
+        n_microbatches=program.microbatches,
+        reduce_each=reduce_each,
+    )
+
+
+def finish_graph(
+    *,
+    rank: NDArray[np.int32],
+    work: NDArray[np.int32],
+    identity: NDArray[np.uint32],
+    op: NDArray[np.int32],
+    indptr: NDArray[np.int32],
+    pred: NDArray[np.int32],
+    lag: NDArray[np.int32],
+    origin: NDArray[np.int32],
+    n_ranks: int,
+    n_microbatches: int,
+    reduce_each: bool,
+) -> Graph:
+    """Add to nodes in topological order what follows from their order: first and last ops, rows of finish times and factors."""
+    slot, n_slots = _reuse(indptr.tolist(), pred.tolist(), origin.tolist())
+    factor, fresh = _factors(rank.tolist(), work.tolist(), identity.tolist())
+    first, last = np.zeros(rank.size, bool), np.zeros(rank.size, bool)
+    for r in range(n_ranks):
+        first[np.flatnonzero(rank == r)[:1]] = last[np.flatnonzero(rank == r)[-1:]] = True
+    stage, kind = work // len(KINDS), np.where(rank >= 0, work % len(KINDS), -1)
+    forwards = np.flatnonzero(kind == KINDS.index("F"))
+    opens, opening, openings = _marks(rank, stage, forwards[np.unique(stage[forwards], return_index=True)[1]], n_ranks)
+    backwards = np.flatnonzero((kind == KINDS.index("B")) | (kind == KINDS.index("W")))[::-1]
+    ends = backwards if reduce_each else backwards[np.unique(stage[backwards], return_index=True)[1]]
+    milestone, reduced, reductions = _marks(rank, stage, ends, n_ranks)
+    graph = Graph(
+        rank=rank,
+        work=work,
+        identity=identity,
+        op=np.where(rank >= 0, op, np.int32(-1)),
+        factor=np.array(factor, np.int32),
+        fresh=np.array(fresh, np.bool_),
+        first=first,
+        last=last,
+        opens=np.where(opens >= 0, opening[opens], np.int32(-1)),
+        milestone=milestone,
+        slot=np.array(slot, np.int32),
+        indptr=indptr,
+        pred=pred,
+        lag=lag,
+        origin=origin,
         opening=opening,
         openings=openings,
         reduced=reduced,
         reductions=reductions,
-        n_ranks=program.pp,
+        n_ranks=n_ranks,
         n_slots=n_slots,
         n_factors=max(factor) + 1,
-        n_microbatches=program.microbatches,
+        n_microbatches=n_microbatches,
     )
     for array in graph:
         if isinstance(array, np.ndarray):
@@ -209,26 +243,15 @@ def _unshards(ops: Sequence[Op]) -> list[list[int]]:
     return wanted
 
 
-def _first_forwards(ops: list[Op | None]) -> list[int]:
-    first: dict[int, int] = {}
-    for node, op in enumerate(ops):
-        if op and op.kind == "F":
-            first.setdefault(op.stage, node)
-    return sorted(first.values())
+def _marks(rank: Ints, stage: Ints, chosen: NDArray[np.int64], n_ranks: int) -> tuple[Ints, Ints, Ints]:
+    """Number the nodes ``chosen``, rank by rank, in program order.
 
-
-def _last_backwards(ops: list[Op | None], backwards: list[int]) -> list[int]:
-    return sorted({ops[node].stage: node for node in backwards}.values())  # type: ignore[union-attr]
-
-
-def _marks(nodes: _Nodes, n_ranks: int, chosen: list[int]) -> tuple[Ints, Ints, Ints]:
-    """Number the nodes ``chosen``, rank by rank: numbers (o,), -1 elsewhere; their stages (k,); where each rank's begin (r+1,)."""
-    ordered = sorted(chosen, key=lambda node: nodes.rank[node])  # stable: on a rank they stay in program order
-    number = np.full(len(nodes.rank), -1, np.int32)
-    number[ordered] = np.arange(len(ordered))
-    stages = np.array([nodes.op[node].stage for node in ordered], np.int32)  # type: ignore[union-attr]
-    ranks = np.array([nodes.rank[node] for node in ordered])
-    return number, stages, np.searchsorted(ranks, np.arange(n_ranks + 1)).astype(np.int32)
+    Returns the numbers (o,), -1 elsewhere; their stages (k,); where each rank's begin (r+1,).
+    """
+    ordered = chosen[np.lexsort((chosen, rank[chosen]))]
+    number = np.full(rank.size, -1, np.int32)
+    number[ordered] = np.arange(ordered.size)
+    return number, stage[ordered], np.searchsorted(rank[ordered], np.arange(n_ranks + 1)).astype(np.int32)
 
 
 def _reuse(indptr: list[int], pred: list[int], origin: list[int]) -> tuple[list[int], int]:
@@ -253,25 +276,26 @@ def _reuse(indptr: list[int], pred: list[int], origin: list[int]) -> tuple[list[
     return slot, n_slots
 
 
-def _factors(ops: list[Op | None]) -> tuple[list[int], list[bool]]:
-    """Give each op a row of factors; row 0 is used at once, the row of an I is kept until its W has run."""
+def _factors(rank: list[int], work: list[int], identity: list[int]) -> tuple[list[int], list[bool]]:
+    """Give each op a row of factors; row 0 is used at once, the row of an I is kept until its W, of the same identity, has run."""
     row: list[int] = []
     fresh: list[bool] = []
-    kept: dict[tuple[int, int], int] = {}
+    kept: dict[int, int] = {}
     free, n_rows = list[int](), 1
-    for op in ops:
-        if op is None:
+    for here, place, name in zip(rank, work, identity, strict=True):
+        kind = KINDS[place % 4] if here >= 0 else None
+        if kind is None:
             row.append(-1)
-        elif op.kind == "W":
-            row.append(kept.pop((op.stage, op.microbatch)))
+        elif kind == "W":
+            row.append(kept.pop(name))
             free.append(row[-1])
-        elif op.kind == "I":
+        elif kind == "I":
             if not free:
                 free.append(n_rows)
                 n_rows += 1
             row.append(free.pop())
-            kept[op.stage, op.microbatch] = row[-1]
+            kept[name] = row[-1]
         else:
             row.append(0)
-        fresh.append(op is not None and op.kind != "W")
+        fresh.append(kind not in (None, "W"))
     return row, fresh

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from hops import kernels
 from hops.checks import count
 from hops.executor import law_rows, stacked
-from hops.graph import unshard_index
+from hops.graph import Graph, unshard_index
 from hops.plots import Message
 from hops.simulation import Case
 from hops.weights import TICKS
@@ -41,10 +41,9 @@ def timeline_frame(case: Case, draw: int = 0) -> "pd.DataFrame":
     import pandas as pd
 
     found = node_ticks(case, count("draw", draw, least=0, most=case.scenario.draws - 1))
-    ops = case.structure.graph.rank >= 0
+    starts, ends = op_ticks(case, found)
     rows = [
-        (rank, str(op), *op, start, end)
-        for (rank, op), start, end in zip(case.program.order, found.start[ops] / TICKS, found.finish[ops] / TICKS, strict=True)
+        (rank, str(op), *op, start, end) for (rank, op), start, end in zip(case.program.order, starts / TICKS, ends / TICKS, strict=True)
     ]
     rows += [
         (case.structure.stage_ranks[e.stage], f"{e.stage}{e.kind}", e.stage, e.kind, -1, e.start, e.end) for e in exchanges(case, found)
@@ -82,15 +81,16 @@ def exchanges(case: Case, found: Trace) -> Iterator[ExchangeBar]:
         yield ExchangeBar(stage, "UNSHARD", found.start[node] / TICKS, found.finish[node] / TICKS)
 
 
-def op_ticks(case: Case, draw: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def op_ticks(case: Case, found: Trace) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Start and end [ticks] of the ops of one draw, in ``program.order``."""
-    found, ops = node_ticks(case, draw), case.structure.graph.rank >= 0
+    op = case.structure.graph.op
+    ops = np.argsort(op, kind="stable")[np.count_nonzero(op < 0) :]
     return found.start[ops], found.finish[ops]
 
 
-def node_ticks(case: Case, draw: int) -> Trace:
-    """One draw, down to the nodes of the graph."""
-    graph, cells = case.structure.graph, stacked([case])
+def node_ticks(case: Case, draw: int, graph: Graph | None = None) -> Trace:
+    """One draw, down to the nodes of the graph; ``graph``: instead of its own."""
+    graph, cells = graph or case.structure.graph, stacked([case])
     law, tables = law_rows([case])
     n_nodes, n_buckets = graph.rank.size, max(1, int(cells.n_buckets.max()))
     reductions = (graph.reduced.size, n_buckets)

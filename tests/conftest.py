@@ -61,10 +61,13 @@ def scenario(**changes):
     return Scenario.from_config(config(**changes))
 
 
-def run_ticks(case, first=0, n=None, split=()):
-    """Evaluate ``case``: per_draw (6, n) and exact moments (3, ranks, 9) as Python ints; ``split`` cuts the draws into calls."""
+def run_ticks(case, first=0, n=None, split=(), graph=None):
+    """Evaluate ``case``: per_draw (6, n) and exact moments (3, ranks, 9) as Python ints; ``split`` cuts the draws into calls.
+
+    ``graph``: instead of its own.
+    """
     n = case.scenario.draws if n is None else n
-    graph = case.structure.graph
+    graph = case.structure.graph if graph is None else graph
     law, tables = law_rows([case])
     cuts = [0, *split, n]
     parts, moments = [], np.zeros((3, graph.n_ranks, kernels.N_LIMBS), object)

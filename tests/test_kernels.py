@@ -170,11 +170,11 @@ def test_kept_draws__are_those_that_the_moments_sum_up():
 
 @given(cells())
 def test_trace__is_the_twins_timeline(made):
-    from hops.trace import op_ticks
+    from hops.trace import node_ticks, op_ticks
 
     case = prepare(Scenario.from_config(made))
     program, (when, _, _) = twin_of(made, 0)
-    start, end = op_ticks(case, 0)
+    start, end = op_ticks(case, node_ticks(case, 0))
     assert {op: (int(a), int(b)) for (_, op), a, b in zip(program.order, start, end, strict=True)} == when
 
 

@@ -33,6 +33,8 @@ LAYERS = [
     "jit",
     "noise",
     "graph",
+    "events",
+    "contention",
     "workspace",
     "window",
     "synchronization",
