@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hops.events import Links, run
-from hops.graph import NO_LAG, Graph, finish_graph
+from hops.graph import NO_LAG, Graph, finish_graph, transfer_index
 from hops.jit import kernel
+from hops.messages import Message
 
 
 def joint(graph: Graph, n_replicas: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
@@ -39,6 +40,23 @@ def share_links(graph: Graph, crossed: Sequence[Sequence[int]], rate: Sequence[f
     use = np.array([link for each in shared for link in each], np.int32)
     at = np.arange(indptr[-1]) + np.repeat(begin[work] - indptr[:-1], n_uses[work])
     return Links(indptr.astype(np.int32), use[at], np.array(rate, np.float64)[work], np.array(bandwidth, np.float64))
+
+
+def meeting(graph: Graph, sent: Sequence[Sequence[Message]], n_stages: int) -> Links:
+    """What the messages of one replica, or of several side by side, share; a message goes at the rate that its links leave it."""
+    names = {link: i for i, link in enumerate(dict.fromkeys(link for lane in sent for message in lane for link in message.links))}
+    crossed, rate = [], []
+    for lane in sent:
+        links: list[Sequence[int]] = [()] * (7 * n_stages)
+        rates = [1.0] * (7 * n_stages)
+        for message in lane:
+            at = transfer_index(n_stages, message.stage, message.backward)
+            links[at] = [names[link] for link in message.links]
+            # bytes a second on its fullest link: all GPUs of a rank take the time of the slowest
+            rates[at] = max(message.links.values(), default=1) / message.seconds(1.0, message.links) if message.links else 1.0
+        crossed += links
+        rate += rates
+    return share_links(graph, crossed, rate, [link.bandwidth for link in names])
 
 
 def planned(graph: Graph, work: NDArray[np.float64], lag: NDArray[np.int64], links: Links, everywhere: bool = True) -> Graph:

@@ -61,7 +61,7 @@ def run(
     """
     one_of("discipline", discipline, DISCIPLINES)
     made = Run(*(np.empty(ticks.size, np.int64) for _ in Run._fields))
-    run_events(indptr, pred, delay, ticks, links, discipline == "fair", *made)
+    run_events(indptr, pred, delay, ticks, np.zeros_like(ticks), links, discipline == "fair", *made)
     return made
 
 
@@ -94,8 +94,8 @@ class Lines(NamedTuple):
 
 
 @kernel
-def run_events(indptr, pred, delay, ticks, links, fair, start, finish, order):  # type: ignore[no-untyped-def]
-    """Run one draw, see `run`; start, finish, order (o,) are results.
+def run_events(indptr, pred, delay, ticks, earliest, links, fair, start, finish, order):  # type: ignore[no-untyped-def]
+    """Run one draw, see `run`; no node begins before ``earliest`` (o,) [ticks]; start, finish, order (o,) are results.
 
     ns per node, one core (Zen 5), 1F1B with p2p=channel, p=8 m=32 to p=16 m=256: 165 without links; with a network card for 2 to 8
     ranks 210 to 240 (fifo) and 470 to 800 (fair); an event is some 70, reversing the edges some 20. The kernel takes 1.3 a
@@ -109,11 +109,11 @@ def run_events(indptr, pred, delay, ticks, links, fair, start, finish, order):  
         goal[indptr[node] : indptr[node + 1]] = node
     agenda = Agenda(np.empty(n, np.int64), np.full(n, -1), np.empty(n, np.int64), np.empty(n, np.int64), np.zeros(1, np.int64))
     lines = make_lines(links, n, n_links, fair)
-    missing, ready, begun = np.empty(n, np.int64), np.zeros(n, np.int64), 0
+    missing, ready, begun = np.empty(n, np.int64), earliest.copy(), 0
     for node in range(n):
         missing[node] = indptr[node + 1] - indptr[node]
         if missing[node] == 0:
-            put(agenda, node, 0, READY)
+            put(agenda, node, ready[node], READY)
 
     while agenda.size[0]:
         node = take(agenda)

@@ -15,7 +15,10 @@ from numpy.typing import NDArray
 
 from hops import kernels
 from hops.checks import count, no_such
+from hops.contended import evaluate_contended
+from hops.contention import joint, meeting
 from hops.distributions import TERMS
+from hops.graph import Graph
 from hops.metrics import COLUMNS, draw_metrics, rank_draws, rank_metrics
 from hops.noise import LANES
 from hops.noiseless import WINDOW, evaluate_noiseless
@@ -72,11 +75,11 @@ def evaluate(cases: Sequence[Case], executor: Executor, keep_draws: bool = False
 
     ``keep_draws`` asks for the draws of every rank's metrics, instead of their mean and deviation.
     """
-    groups: dict[tuple[Any, int, bool], list[int]] = {}
+    groups: dict[tuple[Any, int, bool, bool], list[int]] = {}
     for i, case in enumerate(cases):
-        groups.setdefault((case.shape, case.scenario.draws, case.plain), []).append(i)
+        groups.setdefault((case.shape, case.scenario.draws, case.plain, case.by_events), []).append(i)
     with Team(executor.threads or os.process_cpu_count() or 1) as team:
-        for (_, n_draws, plain), members in groups.items():
+        for (_, n_draws, plain, _), members in groups.items():
             held = n_draws * (cases[members[0]].scenario.pp if keep_draws else 1)
             size = min(BATCH_CELLS, max(1, BATCH_DRAWS // held))
             for at in range(0, len(members), size):
@@ -151,7 +154,13 @@ def _sampled(cases: list[Case], n_draws: int, tile: int, team: Team, keep_draws:
         sums = np.zeros((end - at, 3, graph.n_ranks, kernels.N_LIMBS), np.int64)
         draws = np.empty((6, end - at, n), np.int64)  # of its own: of a slice numba would not know that draws are next to each other
         ranks = np.empty((3, end - at if keep_draws else 0, graph.n_ranks, n), np.int64)
-        kernels.evaluate(graph, Work._make(each[at:end] for each in work), law[at:end], tables, first, draws, sums, ranks)
+        if cases[0].by_events:
+            for c in range(at, end):
+                here = slice(c - at, c - at + 1)
+                cell = Work._make(each[c : c + 1] for each in work)
+                _by_events(cases[c], graph, cell, law[c : c + 1], tables, first, draws[:, here], sums[here], ranks[:, here])
+        else:
+            kernels.evaluate(graph, Work._make(each[at:end] for each in work), law[at:end], tables, first, draws, sums, ranks)
         per_draw[:, at:end, first : first + n] = draws
         if keep_draws:
             per_rank[:, at:end, :, first : first + n] = ranks
@@ -168,6 +177,16 @@ def _sampled(cases: list[Case], n_draws: int, tile: int, team: Team, keep_draws:
     ]
     team.run(task, todo)
     return per_draw, rank_draws(per_rank, replicas) if keep_draws else rank_metrics(moments, n_draws, replicas)
+
+
+def _by_events(case: Case, graph: Graph, cell: Work, law: NDArray[np.int64], tables: Floats, first: int, *results: NDArray[Any]) -> None:
+    """Evaluate draws of one cell whose messages share links, in the event loop."""
+    indptr, pred = joint(graph, case.n_lanes)
+    links = meeting(graph, case.weights.sent, case.weights.costs.n_stages)
+    found = tuple(np.ascontiguousarray(each) for each in results)
+    evaluate_contended(graph, indptr, pred, links, case.scenario.contention == "fair", cell, law, tables, first, *found)
+    for given, made in zip(results, found, strict=True):
+        given[...] = made
 
 
 def _plain(cases: list[Case], team: Team, keep_draws: bool) -> Ticks:

@@ -41,9 +41,8 @@ def add_moments(values, n, sums):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def run_replicas(graph, slot, cells, c, law, tables, window, lo, hi, space):  # type: ignore[no-untyped-def]
-    """Evaluate all replicas of a window one after the other; leaves their sums and extremes in ``space``."""
-    n = hi - lo
+def begin_replicas(space):  # type: ignore[no-untyped-def]
+    """Forget the sums and extremes of the window before."""
     space.all_busy[:] = 0
     space.all_exposed[:] = 0
     space.latest[:] = 0
@@ -51,23 +50,60 @@ def run_replicas(graph, slot, cells, c, law, tables, window, lo, hi, space):  # 
     space.makespan[:] = 0
     space.span[:] = 0
     space.ready[:] = 0
+
+
+@kernel
+def add_replica(n_ranks, replica, begin, end, space):  # type: ignore[no-untyped-def]
+    """Add lanes begin <= d < end of a replica to the sums and extremes of all in ``space``."""
+    for rank in range(n_ranks):
+        for d in range(begin, end):
+            space.all_busy[rank, d] += space.busy[rank, d]
+            space.all_exposed[rank, d] += space.exposed[rank, d]
+        for d in range(begin, end):
+            space.most[d] = max(space.most[d], space.busy[rank, d])
+            space.makespan[d] = max(space.makespan[d], space.last[rank, d])
+            space.span[d] = max(space.span[d], space.last[rank, d] - space.first[rank, d])
+        for d in range(begin, end):
+            space.latest[rank, d] = max(space.latest[rank, d], space.last[rank, d])
+            before = space.first[rank, d] if replica == 0 else space.earliest[rank, d]
+            space.earliest[rank, d] = min(before, space.first[rank, d])
+
+
+@kernel
+def run_replicas(graph, slot, cells, c, law, tables, window, lo, hi, space):  # type: ignore[no-untyped-def]
+    """Evaluate all replicas of a window one after the other; leaves their sums and extremes in ``space``."""
+    begin_replicas(space)
     draw_links(graph, cells.seed[c], law, tables, window, lo, hi, space)  # the same for all replicas
     if cells.overlap[c, GATHER]:
-        release(graph, cells, c, law, n, space)
+        release(graph, cells, c, law, hi - lo, space)
     for replica in range(cells.n_replicas[c]):
         run_window(graph, slot, cells, c, law, tables, replica, window, lo, hi, space)
-        for rank in range(graph.n_ranks):
+        add_replica(graph.n_ranks, replica, 0, hi - lo, space)
+
+
+@kernel
+def add_metrics(c, n_ranks, n_replicas, n, at, space, per_draw, moments, per_rank):  # type: ignore[no-untyped-def]
+    """Write what a window found in ``space`` for cell ``c`` to draws ``at`` and following."""
+    total = per_draw[TOTAL_BUSY, c, at : at + n]
+    for d in range(n):
+        per_draw[MAKESPAN, c, at + d], per_draw[SPAN, c, at + d] = space.makespan[d], space.span[d]
+        per_draw[STEP, c, at + d], per_draw[OWN_STEP, c, at + d] = space.step[d], space.own_step[d]
+        per_draw[MOST_BUSY, c, at + d] = space.most[d]
+        total[d] = 0
+    for rank in range(n_ranks):
+        busy, exposed = space.all_busy[rank], space.all_exposed[rank]
+        for d in range(n):
+            total[d] += busy[d]
+        for d in range(n):
+            space.ticks[d] = np.int64(busy[d] / (max(space.makespan[d], 1) * n_replicas) * ONE + 0.5)
+        add_moments(busy, n, moments[c, BUSY, rank])
+        add_moments(exposed, n, moments[c, EXPOSED, rank])
+        add_moments(space.ticks, n, moments[c, UTILIZATION, rank])
+        if per_rank.shape[1]:
             for d in range(n):
-                space.all_busy[rank, d] += space.busy[rank, d]
-                space.all_exposed[rank, d] += space.exposed[rank, d]
-            for d in range(n):
-                space.most[d] = max(space.most[d], space.busy[rank, d])
-                space.makespan[d] = max(space.makespan[d], space.last[rank, d])
-                space.span[d] = max(space.span[d], space.last[rank, d] - space.first[rank, d])
-            for d in range(n):
-                space.latest[rank, d] = max(space.latest[rank, d], space.last[rank, d])
-                before = space.first[rank, d] if replica == 0 else space.earliest[rank, d]
-                space.earliest[rank, d] = min(before, space.first[rank, d])
+                per_rank[BUSY, c, rank, at + d] = busy[d]
+                per_rank[EXPOSED, c, rank, at + d] = exposed[d]
+                per_rank[UTILIZATION, c, rank, at + d] = space.ticks[d]
 
 
 @kernel
@@ -81,33 +117,14 @@ def evaluate(graph, cells, law, tables, first_draw, per_draw, moments, per_rank)
     space = workspace(graph, graph.n_slots, 0, most_buckets(cells))
     n_draws = per_draw.shape[2]
     for c in range(per_draw.shape[1]):
-        n_replicas = cells.n_replicas[c]
         for window in range(first_draw // LANES, (first_draw + n_draws - 1) // LANES + 1):
             lo = max(first_draw - window * LANES, 0)
             hi = min(first_draw + n_draws - window * LANES, LANES)
             run_replicas(graph, graph.slot, cells, c, law[c], tables, window, lo, hi, space)
-            n, at = hi - lo, window * LANES + lo - first_draw
-            synchronize(graph, cells, c, law[c], n, space)
-            total = per_draw[TOTAL_BUSY, c, at : at + n]
-            for d in range(n):
-                per_draw[MAKESPAN, c, at + d], per_draw[SPAN, c, at + d] = space.makespan[d], space.span[d]
-                per_draw[STEP, c, at + d], per_draw[OWN_STEP, c, at + d] = space.step[d], space.own_step[d]
-                per_draw[MOST_BUSY, c, at + d] = space.most[d]
-                total[d] = 0
-            for rank in range(graph.n_ranks):
-                busy, exposed = space.all_busy[rank], space.all_exposed[rank]
-                for d in range(n):
-                    total[d] += busy[d]
-                for d in range(n):
-                    space.ticks[d] = np.int64(busy[d] / (max(space.makespan[d], 1) * n_replicas) * ONE + 0.5)
-                add_moments(busy, n, moments[c, BUSY, rank])
-                add_moments(exposed, n, moments[c, EXPOSED, rank])
-                add_moments(space.ticks, n, moments[c, UTILIZATION, rank])
-                if per_rank.shape[1]:
-                    for d in range(n):
-                        per_rank[BUSY, c, rank, at + d] = busy[d]
-                        per_rank[EXPOSED, c, rank, at + d] = exposed[d]
-                        per_rank[UTILIZATION, c, rank, at + d] = space.ticks[d]
+            synchronize(graph, cells, c, law[c], hi - lo, space)
+            add_metrics(
+                c, graph.n_ranks, cells.n_replicas[c], hi - lo, window * LANES + lo - first_draw, space, per_draw, moments, per_rank
+            )
 
 
 @kernel

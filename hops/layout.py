@@ -37,6 +37,10 @@ class Layout:
         """Number of the GPU that holds a shard of a pipeline rank in a replica."""
         return rank * self.strides["pp"] + replica * self.strides["dp"] + shard * self.strides["tp"]
 
+    def gpus(self, rank: int, replica: int = 0) -> tuple[int, ...]:
+        """All GPUs of a rank."""
+        return tuple(self.gpu(rank, replica, shard) for shard in range(self.tp))
+
     def shards(self, rank: int) -> tuple[int, ...]:
         """GPUs that split the tensors of ``rank`` (in the first replica)."""
         return tuple(self.gpu(rank, shard=i) for i in range(self.tp))

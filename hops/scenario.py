@@ -11,6 +11,7 @@ from hops.data_parallel import DataParallel
 from hops.distributions import LAWS, TERMS
 from hops.efficiency import Efficiency, make_efficiency
 from hops.layout import ORDER, Layout
+from hops.messages import CONTENTION
 from hops.noise import MICROBATCH_BITS, REPLICA_BITS, STAGE_BITS
 from hops.overheads import Host, Slowdown, make_host, make_slowdown
 from hops.registry import Registry
@@ -87,6 +88,7 @@ class Scenario:
     seed: int
     p2p: str
     barrier: bool
+    contention: str
     data_parallel: DataParallel
     host: Host
     slowdown: Slowdown
@@ -132,6 +134,7 @@ class Scenario:
             seed=count("seed", config["seed"], least=0, most=2**32 - 1),
             p2p=one_of("p2p", config["p2p"], P2P),
             barrier=flag("barrier", config["barrier"]),
+            contention=_contention(config["contention"], config["p2p"]),
             data_parallel=_data_parallel(*((config[key], _type(config[key])) for key in DATA_PARALLEL)),
             host=_host(_section("host", config), config["cuda_graph"]),
             slowdown=_slowdown(_section("overlap_slowdown", config)),
@@ -265,6 +268,12 @@ def forget_files() -> None:
 @remember
 def _efficiency(section: Frozen) -> Efficiency | None:
     return make_efficiency(_values("efficiency", section))
+
+
+def _contention(value: Any, p2p: str) -> str:
+    if one_of("contention", value, CONTENTION) != "none" and p2p == "latency":
+        raise ValueError(f"contention={value} needs messages that occupy what they cross; p2p=latency has none (try p2p=channel)")
+    return str(value)
 
 
 @remember

@@ -7,15 +7,18 @@ sweep ask the same again.
 
 import math
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hops.checks import Infeasible
+from hops.contention import meeting, planned
 from hops.distributions import TERMS
+from hops.events import DISCIPLINES
 from hops.graph import Graph, lower
 from hops.memory import Memory, peak_memory
+from hops.messages import shared
 from hops.noise import extreme_factors, quantile_table
 from hops.programs import KINDS, Program
 from hops.scenario import Choice, Scenario
@@ -55,12 +58,17 @@ class Case(NamedTuple):
     def plain(self) -> bool:
         """Whether nothing but the graph, once, and a constant after it make the iteration."""
         w = self.weights
-        return not (self.noisy or len(w.work) > 1 or w.overlap.any() or w.host.any())
+        return not (self.noisy or len(w.work) > 1 or w.overlap.any() or w.host.any() or self.by_events)
+
+    @property
+    def by_events(self) -> bool:
+        """Whether the event loop evaluates the case."""
+        return self.scenario.contention in DISCIPLINES
 
     @property
     def n_lanes(self) -> int:
         """Pipelines to evaluate; without noise replicas on equal devices are all alike."""
-        return self.weights.variant.size if self.noisy or len(self.weights.work) > 1 else 1
+        return self.weights.variant.size if self.noisy or len(self.weights.work) > 1 or self.by_events else 1
 
     @property
     def program(self) -> Program:
@@ -75,9 +83,16 @@ class Case(NamedTuple):
         return peak_memory(self.weights.costs, built.stage_ranks, built.in_flight, self.scenario.dp)
 
     @property
-    def shape(self) -> tuple[Choice, int, int | None, int, str, bool, bool]:
-        """What the structure depends on."""
+    def shape(self) -> tuple[Any, ...]:
+        """What the structure depends on: the arguments of `structure`."""
         return shape(self.scenario)
+
+    @property
+    def contention(self) -> str:
+        """What becomes of messages that meet on a link: as asked, "ignored", or "none" as none do."""
+        if not shared(self.weights.sent[0]) and len(self.weights.sent) == 1:
+            return "none"
+        return "ignored" if self.scenario.contention == "none" else self.scenario.contention
 
 
 def prepare(scenario: Scenario) -> Case:
@@ -97,9 +112,7 @@ def prepare(scenario: Scenario) -> Case:
     extremes = [(1.0, 1.0) if table is None else extreme_factors(table) for table in tables]
     largest = math.prod(high for _, high in extremes)
     built = structure(*shape(s))
-    numbers = weights(
-        s.topology, s.model, s.efficiency, built.stage_ranks, s.microbatch_size, s.p2p, s.layout, s.data_parallel, s.host, s.slowdown
-    )
+    numbers = weights(*question(s, built.stage_ranks))
     check_ticks(numbers, noisy=any(extreme != (1.0, 1.0) for extreme in extremes[:3]))
     pipeline = float((numbers.work @ built.n_works).max()) + float((numbers.lag.astype(float) @ built.n_lags).max())
     exchanged = float(numbers.n_buckets @ (numbers.reduce + numbers.gather)) * s.microbatches
@@ -108,16 +121,36 @@ def prepare(scenario: Scenario) -> Case:
     return Case(s, numbers, tables)
 
 
-def shape(s: Scenario) -> tuple[Choice, int, int | None, int, str, bool, bool]:
+def shape(s: Scenario) -> tuple[Any, ...]:
     """What the structure of a scenario depends on: the arguments of `structure`."""
-    return s.schedule, s.pp, s.vpp, s.microbatches, s.p2p, s.data_parallel.reduces_each, s.data_parallel.unshards and s.dp > 1
+    size = s.schedule, s.pp, s.vpp, s.microbatches, s.p2p, s.data_parallel.reduces_each, s.data_parallel.unshards and s.dp > 1
+    return *size, question(s, structure(*size).stage_ranks) if s.contention == "planned" else None
+
+
+def question(s: Scenario, stage_ranks: tuple[int, ...]) -> tuple[Any, ...]:
+    """What the weights of a scenario depend on: the arguments of `weights`."""
+    sizes = stage_ranks, s.microbatch_size, s.p2p, s.layout
+    return s.topology, s.model, s.efficiency, *sizes, s.data_parallel, s.host, s.slowdown, s.contention
 
 
 @lru_cache(maxsize=256, typed=True)
-def structure(schedule: Choice, pp: int, vpp: int | None, microbatches: int, p2p: str, reduce_each: bool, unshard: bool) -> Structure:
-    """Graph of a schedule at a size."""
+def structure(
+    schedule: Choice,
+    pp: int,
+    vpp: int | None,
+    microbatches: int,
+    p2p: str,
+    reduce_each: bool,
+    unshard: bool,
+    planned_for: tuple[Any, ...] | None = None,
+) -> Structure:
+    """Graph of a schedule at a size; with the order in which messages pass shared links if it is planned for weights."""
     written = program(schedule.name, pp, microbatches, vpp, **schedule.kwargs)
     graph = lower(written, p2p, reduce_each, unshard)
+    if planned_for is not None:
+        numbers = weights(*planned_for)
+        links = meeting(graph, numbers.sent, written.n_stages)
+        graph = planned(graph, numbers.work[0], numbers.lag[0], links, everywhere=False)
     n_stages = written.n_stages
     return Structure(
         graph,

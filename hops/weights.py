@@ -1,5 +1,6 @@
 """Weights: what the nodes and edges of a graph cost on a cluster, in ticks. Compute, messages, exchange among replicas."""
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -8,13 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hops.checks import Infeasible
-from hops.cluster import PATH_CLASSES, Cluster
+from hops.cluster import PATH_CLASSES, Cluster, Link
 from hops.collectives import ALONE, Ring, ring
 from hops.costs import Costs, Model, stage_costs
 from hops.data_parallel import DataParallel, Exchange, exchange
 from hops.efficiency import Efficiency
+from hops.events import DISCIPLINES
 from hops.graph import lag_index, transfer_index, unshard_index, unshard_lag, work_index
 from hops.layout import Layout
+from hops.messages import Message, crossings, messages
 from hops.overheads import Host, Slowdown, dilated
 from hops.programs import KINDS
 from hops.scenario import Choice
@@ -43,6 +46,7 @@ class Weights(NamedTuple):
     slow: Floats  # (4 s,) ticks that an exchange of replicas adds to an op that it runs beside
     update: Ints  # (ranks,) ticks of the optimizer, and of what else ends an iteration
     overlap: NDArray[np.bool_]  # (2,) gradients are reduced when ready; weights gathered before a stage's first forward
+    sent: tuple[tuple[Message, ...], ...]  # messages of every lane, or of the first where the event loop is not asked
 
 
 class Lane(NamedTuple):
@@ -77,6 +81,7 @@ def weights(
     data_parallel: DataParallel,
     host: Host,
     slowdown: Slowdown,
+    contention: str,
 ) -> Weights:
     """Durations and delays of every stage, in ticks; `Infeasible` for sizes that model or cluster cannot serve."""
     devices = {key: None if key == "order" and isinstance(value, str) else value for key, value in topology.kwargs.items()}
@@ -103,8 +108,10 @@ def weights(
 
     variants: dict[bytes, tuple[int, Floats, Ints, Ints]] = {}
     variant = []
-    for lane in groups:
-        made = [_messages(cluster, layout, costs, stage_ranks, replica, p2p) for replica in lane.replicas]
+    sent = [[messages(cluster, layout, stage_ranks, replica) for replica in lane.replicas] for lane in groups]
+    together = crossings(each for lane in sent for each in lane) if contention == "planned" else None
+    for lane in sent:
+        made = [_transfers(each, costs.p2p_bytes, n_stages, p2p, together) for each in lane]
         transfer, lag, link = (np.max(each, axis=0) for each in zip(*made, strict=True))
         work = base.copy()
         work[4 * n_stages : 6 * n_stages] = transfer
@@ -142,30 +149,30 @@ def weights(
         slow,
         np.floor(update + 0.5).astype(np.int64),
         np.array([data_parallel.overlap_grad_reduce, data_parallel.overlap_param_gather]),
+        tuple(tuple(lane[0]) for lane in (sent if contention in DISCIPLINES else sent[:1])),
     )
-    for array in found[2:]:
+    for array in found[2:-1]:
         array.flags.writeable = False
     return found
 
 
-def _messages(
-    cluster: Cluster, layout: Layout, costs: Costs, stage_ranks: Sequence[int], replica: int, p2p: str
+def _transfers(
+    sent: Sequence[Message], size: float, n_stages: int, p2p: str, together: list[Counter[Link]] | None
 ) -> tuple[Floats, Floats, Ints]:
-    """Of every message of a replica the occupation of its channel (2 s,) [ticks]; and as (1 + 3 s,) its delay [ticks] and link class."""
-    n_stages = len(stage_ranks)
+    """Of every message of a replica the occupation of its channel (2 s,) [ticks]; and as (1 + 3 s,) its delay [ticks] and link class.
+
+    ``together``: how many GPUs cross each link with every message; None: those of its rank.
+    """
     occupied, lag, link = np.zeros(2 * n_stages), np.zeros(1 + 3 * n_stages), np.zeros(1 + 3 * n_stages, np.int64)
-    for stage, here in enumerate(stage_ranks):
-        for backward, neighbour in ((False, stage + 1), (True, stage - 1)):
-            if not 0 <= neighbour < n_stages or stage_ranks[neighbour] == here:
-                continue
-            path = cluster.between(layout.gpu(here, replica), layout.gpu(stage_ranks[neighbour], replica))
-            time, at = costs.p2p_bytes / path.bandwidth * TICKS, lag_index(stage, backward)
-            link[at] = PATH_CLASSES.index(path.path_class)
-            lag[at] = np.floor(path.latency * TICKS + 0.5)
-            if p2p == "latency":
-                lag[at] += np.floor(time + 0.5)
-            else:
-                occupied[transfer_index(0, stage, backward)] = time
+    for i, message in enumerate(sent):
+        time = message.seconds(size, together[i] if together else message.links) * TICKS
+        at = lag_index(message.stage, message.backward)
+        link[at] = message.path_class
+        lag[at] = np.floor(message.latency * TICKS + 0.5)
+        if p2p == "latency":
+            lag[at] += np.floor(time + 0.5)
+        else:
+            occupied[transfer_index(0, message.stage, message.backward)] = time
     return occupied, lag, link
 
 

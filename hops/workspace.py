@@ -46,6 +46,8 @@ class Workspace(NamedTuple):
     start: NDArray[np.int64]  # (d,)
     unhindered: NDArray[np.int64]  # (d,) start if transfers took no time
     begun: NDArray[np.int64]  # (o, d) start of every node, where asked for
+    hosted: NDArray[np.int64]  # (o, d) when its host has issued it
+    bound: NDArray[np.int64]  # (o, d) before when it cannot start for its host or weights
     issued: NDArray[np.int64]  # (r, d) until when the host of a rank has issued its ops
     ready: NDArray[np.int64]  # (buckets, d) when a bucket's gradients are there, in all replicas; then when its reduction begins
     reduced: NDArray[np.int64]  # (buckets, d) when it ends
@@ -85,6 +87,8 @@ def workspace(graph, n_slots, n_begun, n_buckets):  # type: ignore[no-untyped-de
         np.empty(LANES, np.int64),
         np.empty(LANES, np.int64),
         np.empty((n_begun, LANES), np.int64),
+        np.zeros((n_begun, LANES), np.int64),
+        np.zeros((n_begun, LANES), np.int64),
         np.empty((n_ranks, LANES), np.int64),
         np.empty((n_milestones * n_buckets, LANES), np.int64),
         np.empty((n_milestones * n_buckets, LANES), np.int64),

@@ -34,6 +34,7 @@ CONFIG = {
     "seed": 0,
     "p2p": "latency",
     "barrier": True,
+    "contention": "none",
     "zero": 1,
     "dp_shard": None,
     "overlap_grad_reduce": False,

@@ -205,7 +205,7 @@ def test_joint__replicas_on_the_same_links_wait_for_each_other(discipline):
 def test_share_links__only_what_several_cross():
     """Two stages: link 0 only forwards, link 1 both ways, link 2 nobody."""
     case = prepare(scenario(pp=2, microbatches=1, p2p="channel"))
-    graph, crossed, rate = case.structure.graph, [()] * 12, [1.0] * 12
+    graph, crossed, rate = case.structure.graph, [()] * 14, [1.0] * 14
     crossed[transfer_index(2, 0, False)], crossed[transfer_index(2, 1, True)] = (1, 0), (1, 1)
     rate[transfer_index(2, 0, False)] = 7.0
     links = share_links(graph, crossed, rate, [7.0, 8.0, 9.0])
@@ -214,6 +214,6 @@ def test_share_links__only_what_several_cross():
     assert uses == {i: [1] if i in sends else [] for i in range(graph.rank.size)}
     assert links.rate[sends].tolist() == [7.0, 1.0]
     assert links.bandwidth.tolist() == [7.0, 8.0, 9.0]
-    nobody = share_links(graph, [()] * 12, rate, [])
+    nobody = share_links(graph, [()] * 14, rate, [])
     assert not nobody.use.size
     assert planned(graph, case.weights.work[0], case.weights.lag[0], nobody) is graph

@@ -1,0 +1,57 @@
+"""Messages between stages: which links each crosses, and how long it takes alone. All GPUs of a rank send at the same time."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from hops.cluster import PATH_CLASSES, Cluster, Link, Path
+from hops.layout import Layout
+
+CONTENTION = ("none", "planned", "fifo", "fair")
+
+
+class Message(NamedTuple):
+    """What a stage hands to a neighbour, forward or backward."""
+
+    stage: int
+    backward: bool
+    paths: tuple[Path, ...]  # of every GPU of the rank
+    links: Counter[Link]  # how many of them cross it
+
+    @property
+    def latency(self) -> float:
+        """Of the longest path [s]."""
+        return max(path.latency for path in self.paths)
+
+    @property
+    def path_class(self) -> int:
+        """Of the farthest path, index into `PATH_CLASSES`."""
+        return max(PATH_CLASSES.index(path.path_class) for path in self.paths)
+
+    def seconds(self, size: float, crossing: Counter[Link]) -> float:
+        """Time on the wire for ``size`` bytes a GPU, when ``crossing`` as many share its links evenly."""
+        narrowest = min(path.bandwidth for path in self.paths)
+        return max([size / narrowest, *(crossing[link] * size / link.bandwidth for link in self.links)])
+
+
+def messages(cluster: Cluster, layout: Layout, stage_ranks: Sequence[int], replica: int) -> list[Message]:
+    """All messages of a replica that go from rank to rank, in the order of stages; forward first."""
+    found = []
+    for stage, here in enumerate(stage_ranks):
+        for backward, neighbour in ((False, stage + 1), (True, stage - 1)):
+            if 0 <= neighbour < len(stage_ranks) and stage_ranks[neighbour] != here:
+                pairs = zip(layout.gpus(here, replica), layout.gpus(stage_ranks[neighbour], replica), strict=True)
+                paths = tuple(cluster.between(a, b) for a, b in pairs)
+                found.append(Message(stage, backward, paths, Counter(link for path in paths for link in path.links)))
+    return found
+
+
+def crossings(replicas: Iterable[Sequence[Message]]) -> list[Counter[Link]]:
+    """Of every message how many GPUs of all replicas cross each link with it: pipelines that keep step send at the same time."""
+    return [sum((message.links for message in each), Counter()) for each in zip(*replicas, strict=True)]
+
+
+def shared(sent: Sequence[Message]) -> set[Link]:
+    """Links that more than one of the messages crosses."""
+    uses = Counter(link for message in sent for link in message.links)
+    return {link for link, n in uses.items() if n > 1}
