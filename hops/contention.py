@@ -9,9 +9,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from hops.events import Links, run
+from hops.events import run
 from hops.graph import NO_LAG, Graph, finish_graph, transfer_index
 from hops.jit import kernel
+from hops.links import Links
 from hops.messages import Message
 
 

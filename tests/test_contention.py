@@ -172,6 +172,19 @@ def test_planned__how_far_from_the_event_loop(cv, everywhere, mean, p99):
     assert np.quantile(apart, 0.99) < p99
 
 
+@pytest.mark.parametrize("discipline", DISCIPLINES)
+def test_loop__never_goes_back_in_time(discipline):
+    """Enough transfers at once that the ends move about in the agenda: 1F1B p=8 m=32, a network card for four ranks."""
+    case = prepare(
+        scenario(pp=8, microbatches=32, p2p="channel", latency__op={"law": "lognormal", "cv": 0.3}, **{**HEAVY, "model__p2p_bytes": 1e9})
+    )
+    links = share_links(case.structure.graph, *nics(case, 4))
+    for draw in range(3):
+        found = exact(case, links, draw, discipline)
+        assert (np.diff(found.start[found.order]) >= 0).all()
+        assert (found.finish >= found.start).all()
+
+
 @given(sharing, sizes, st.integers(1, 3), st.sampled_from(DISCIPLINES))
 def test_joint__replicas_with_links_of_their_own_are_single_runs(made, per_nic, n_replicas, discipline):
     case = prepare(Scenario.from_config(made))

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_kernels import cells
 
-from hops.events import DISCIPLINES, Links, run
+from hops.events import DISCIPLINES, run
+from hops.links import Links
 from hops.scenario import Scenario
 from hops.simulation import prepare
 from hops.trace import node_ticks

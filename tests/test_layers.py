@@ -34,6 +34,8 @@ LAYERS = [
     "jit",
     "noise",
     "graph",
+    "agenda",
+    "links",
     "events",
     "contention",
     "workspace",
