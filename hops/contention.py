@@ -44,7 +44,12 @@ def share_links(graph: Graph, crossed: Sequence[Sequence[int]], rate: Sequence[f
 
 
 def meeting(graph: Graph, sent: Sequence[Sequence[Message]], n_stages: int) -> Links:
-    """What the messages of one replica, or of several side by side, share; a message goes at the rate that its links leave it."""
+    """What the messages of one replica, or of several side by side, share; a message goes at the rate that its links leave it.
+
+    The kernel's lanes know nothing of each other, so a planned order is one of a single replica. Tried for four replicas whose GPUs
+    share a network card (`pcie`, pp=8): a quarter of the card for each lengthens the iteration by 0.72 %, the event loop
+    of all four by 0.01 %, as who has waited once is out of step from then on.
+    """
     names = {link: i for i, link in enumerate(dict.fromkeys(link for lane in sent for message in lane for link in message.links))}
     crossed, rate = [], []
     for lane in sent:
@@ -54,7 +59,7 @@ def meeting(graph: Graph, sent: Sequence[Sequence[Message]], n_stages: int) -> L
             at = transfer_index(n_stages, message.stage, message.backward)
             links[at] = [names[link] for link in message.links]
             # bytes a second on its fullest link: all GPUs of a rank take the time of the slowest
-            rates[at] = max(message.links.values(), default=1) / message.seconds(1.0, message.links) if message.links else 1.0
+            rates[at] = max(message.links.values()) / message.seconds(1.0) if message.links else 1.0
         crossed += links
         rate += rates
     return share_links(graph, crossed, rate, [link.bandwidth for link in names])

@@ -1,7 +1,7 @@
 """Messages between stages: which links each crosses, and how long it takes alone. All GPUs of a rank send at the same time."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from hops.cluster import PATH_CLASSES, Cluster, Link, Path
@@ -28,10 +28,10 @@ class Message(NamedTuple):
         """Of the farthest path, index into `PATH_CLASSES`."""
         return max(PATH_CLASSES.index(path.path_class) for path in self.paths)
 
-    def seconds(self, size: float, crossing: Counter[Link]) -> float:
-        """Time on the wire for ``size`` bytes a GPU, when ``crossing`` as many share its links evenly."""
+    def seconds(self, size: float) -> float:
+        """Time on the wire for ``size`` bytes a GPU; GPUs of the rank that cross one link share it evenly."""
         narrowest = min(path.bandwidth for path in self.paths)
-        return max([size / narrowest, *(crossing[link] * size / link.bandwidth for link in self.links)])
+        return max([size / narrowest, *(n * size / link.bandwidth for link, n in self.links.items())])
 
 
 def messages(cluster: Cluster, layout: Layout, stage_ranks: Sequence[int], replica: int) -> list[Message]:
@@ -44,11 +44,6 @@ def messages(cluster: Cluster, layout: Layout, stage_ranks: Sequence[int], repli
                 paths = tuple(cluster.between(a, b) for a, b in pairs)
                 found.append(Message(stage, backward, paths, Counter(link for path in paths for link in path.links)))
     return found
-
-
-def crossings(replicas: Iterable[Sequence[Message]]) -> list[Counter[Link]]:
-    """Of every message how many GPUs of all replicas cross each link with it: pipelines that keep step send at the same time."""
-    return [sum((message.links for message in each), Counter()) for each in zip(*replicas, strict=True)]
 
 
 def shared(sent: Sequence[Message]) -> set[Link]:

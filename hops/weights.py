@@ -1,6 +1,5 @@
 """Weights: what the nodes and edges of a graph cost on a cluster, in ticks. Compute, messages, exchange among replicas."""
 
-from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -9,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hops.checks import Infeasible
-from hops.cluster import PATH_CLASSES, Cluster, Link
+from hops.cluster import PATH_CLASSES, Cluster
 from hops.collectives import ALONE, Ring, ring
 from hops.costs import Costs, Model, stage_costs
 from hops.data_parallel import DataParallel, Exchange, exchange
@@ -17,7 +16,7 @@ from hops.efficiency import Efficiency
 from hops.events import DISCIPLINES
 from hops.graph import lag_index, transfer_index, unshard_index, unshard_lag, work_index
 from hops.layout import Layout
-from hops.messages import Message, crossings, messages
+from hops.messages import Message, messages
 from hops.overheads import Host, Slowdown, dilated
 from hops.programs import KINDS
 from hops.scenario import Choice
@@ -109,9 +108,8 @@ def weights(
     variants: dict[bytes, tuple[int, Floats, Ints, Ints]] = {}
     variant = []
     sent = [[messages(cluster, layout, stage_ranks, replica) for replica in lane.replicas] for lane in groups]
-    together = crossings(each for lane in sent for each in lane) if contention == "planned" else None
     for lane in sent:
-        made = [_transfers(each, costs.p2p_bytes, n_stages, p2p, together) for each in lane]
+        made = [_transfers(each, costs.p2p_bytes, n_stages, p2p) for each in lane]
         transfer, lag, link = (np.max(each, axis=0) for each in zip(*made, strict=True))
         work = base.copy()
         work[4 * n_stages : 6 * n_stages] = transfer
@@ -156,16 +154,11 @@ def weights(
     return found
 
 
-def _transfers(
-    sent: Sequence[Message], size: float, n_stages: int, p2p: str, together: list[Counter[Link]] | None
-) -> tuple[Floats, Floats, Ints]:
-    """Of every message of a replica the occupation of its channel (2 s,) [ticks]; and as (1 + 3 s,) its delay [ticks] and link class.
-
-    ``together``: how many GPUs cross each link with every message; None: those of its rank.
-    """
+def _transfers(sent: Sequence[Message], size: float, n_stages: int, p2p: str) -> tuple[Floats, Floats, Ints]:
+    """Of every message of a replica the occupation of its channel (2 s,) [ticks]; and as (1 + 3 s,) its delay [ticks] and link class."""
     occupied, lag, link = np.zeros(2 * n_stages), np.zeros(1 + 3 * n_stages), np.zeros(1 + 3 * n_stages, np.int64)
-    for i, message in enumerate(sent):
-        time = message.seconds(size, together[i] if together else message.links) * TICKS
+    for message in sent:
+        time = message.seconds(size) * TICKS
         at = lag_index(message.stage, message.backward)
         link[at] = message.path_class
         lag[at] = np.floor(message.latency * TICKS + 0.5)
