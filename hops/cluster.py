@@ -111,11 +111,11 @@ class Path:
 
     @cached_property
     def latency(self) -> float:
-        return sum(hop.latency for hop in self.hops)
+        return sum([hop.latency for hop in self.hops])
 
     @cached_property
     def bandwidth(self) -> float:
-        return min((hop.bandwidth for hop in self.hops), default=inf)
+        return min([hop.bandwidth for hop in self.hops], default=inf)
 
     def __str__(self) -> str:
         hops = " > ".join(hop.name for hop in self.hops) or "same device"
@@ -138,12 +138,12 @@ class Run(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where a device is."""
+    """Where a device is: in which run, node, place in the node, place in the run."""
 
     run: Run
     node: int
-    gpu: int  # in the node
-    position: int  # in the run
+    gpu: int
+    position: int
 
 
 @dataclass(frozen=True)
@@ -260,7 +260,8 @@ class Cluster:
                 name, bandwidth = path.links[len(links)]
                 instance = name.removesuffix(" out").removesuffix(" in")
                 factor = prod(self.bandwidths.get(each, 1.0) for each in dict.fromkeys((name, instance, hop.name)))
-                hops[i] = replace(hop, bandwidth=bandwidth * factor)
+                if factor != 1.0:
+                    hops[i] = replace(hop, bandwidth=bandwidth * factor)
                 links.append(Link(name, bandwidth * factor))
         return Path(path.path_class, tuple(hops), tuple(links))
 
@@ -293,10 +294,9 @@ def _climb(level: Level, at: Place, inside: bool, direction: str) -> tuple[tuple
 
 def _number(hop: Hop, at: Place, inside: bool) -> int:
     """Which instance of a hop serves a place: they count on from kind to kind, from node to node, from rail to rail."""
-    shared_by = hop.shared_by or 1
     if inside:
-        return at.run.first.get(hop.name, 0) + at.position // shared_by
-    return at.node // shared_by * hop.rails + at.gpu % hop.rails
+        return at.run.first.get(hop.name, 0) + at.position // (hop.shared_by or 1)
+    return at.node // (hop.shared_by or 1) * hop.rails + at.gpu % hop.rails
 
 
 def _links(levels: Sequence[Level], out: Sequence[Hop] = ()) -> list[tuple[Hop, bool]]:

@@ -32,9 +32,8 @@ def test_links__are_hops_that_traffic_can_fill():
     assert path.hops == (PORT, BUS, PORT)
     assert names(path) == ["port 0 out", "bus 0-1", "port 3 in"]
     assert HERE.links == ()
-    unshared = Hop("wire", 0.0, 1.0)
-    assert not unshared.is_link
-    assert not CROSSBAR.is_link
+    for never_full in (Hop("wire", 0.0, 1.0), Hop("hub", 0.0, math.inf, 1)):
+        assert not never_full.is_link
 
 
 def test_links__of_neighbours_are_the_same_and_of_others_are_not():

@@ -94,7 +94,7 @@ def test_bad_input__ends_that_nothing_joins_and_keys_that_mean_nothing():
 
 def test_scenario__sections_reach_the_door_as_they_were():
     cluster = prepare(
-        scenario(topology__bandwidth=50e9, topology__overrides={"speed": {2: 0.5}, "bandwidth": {"link_0-1": 0.5}})
+        scenario(topology__bandwidth=50e9, topology__overrides={"speed": {2: 0.5, "1": 0.5}, "bandwidth": {"link_0-1": 0.5}})
     ).weights.cluster
     assert (cluster.speed(2), cluster.between(0, 1).bandwidth, cluster.between(1, 0).bandwidth) == (0.5, 25e9, 50e9)
     with pytest.raises(ValueError, match="topology.overrides must be a section of keys; got 5"):
