@@ -1,0 +1,216 @@
+"""The bridge in: ``from=run.sh`` reads the job of another framework and becomes overrides, before Hydra sees them.
+
+One file a framework: a table from its words to keys of ``conf/``, and rules for what no table can say. A key that this
+HOPS has not, or a value that it refuses as not modelled, is left out with a warning.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+MOST_NAMED = 12  # words that make no difference are named up to here, then counted
+
+
+class Key(NamedTuple):
+    """A line of a table: the key of HOPS that a word sets, and how its value is read (``ValueError``: what it must be)."""
+
+    to: str
+    read: Callable[[str], Any]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a file says of a job."""
+
+    framework: str
+    values: Mapping[str, Any]  # by key of HOPS
+    assumed: Sequence[str] = ()  # what the file does not say, and its framework or HOPS decides
+    ignored: Sequence[str] = ()  # words that change neither time nor memory
+    unmodelled: Sequence[str] = ()  # words that may change them
+    missing: Mapping[str, str] = field(default_factory=dict)  # key -> why the file has no value for it
+
+
+def whole(text: str) -> int:
+    """A whole number."""
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"must be a whole number; got {text!r}") from None
+
+
+def on(text: str) -> bool:
+    """A switch that is on where it stands."""
+    return True
+
+
+def choice(**words: Any) -> Callable[[str], Any]:
+    """One of ``words``."""
+
+    def read(text: str) -> Any:
+        if text not in words:
+            raise ValueError(f"must be one of {', '.join(words)}; got {text!r}")
+        return words[text]
+
+    return read
+
+
+def read_table(table: Mapping[str, Key], given: Mapping[str, str], spell: Callable[[str], str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Values of the words that stand in ``table``, and why others have none: they hold what only a run would know."""
+    values, missing = dict[str, Any](), dict[str, str]()
+    for word, key in table.items():
+        text = given.get(word)
+        if text is not None and "$" in text:
+            missing[key.to] = f"{spell(word)} is {text}, which only a run would know"
+        elif text is not None:
+            try:
+                values[key.to] = key.read(text)
+            except ValueError as error:
+                raise ValueError(f"{spell(word)} {error}") from None
+    return values, missing
+
+
+def leaves(section: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Keys of nested sections, with the sections they stand in, and their values."""
+    for key, value in section.items():
+        if isinstance(value, dict):
+            yield from leaves(value, (*path, str(key)))
+        else:
+            yield (*path, str(key)), value
+
+
+# what a key that is typed beside the file makes obsolete: its own values always, and these
+TRAINING = ("model.sequence", "model.recompute", "model.precision")  # stay where another model is chosen
+REPLACES: dict[str, tuple[str, ...]] = {
+    "dp": ("gpus", "dp_shard"),
+    "gpus": ("dp", "dp_shard"),
+    "microbatches": ("global_batch_size",),
+    "global_batch_size": ("microbatches",),
+    "schedule": ("vpp", "schedule.group_size"),
+    "pp": ("model.layout",),
+    "vpp": ("model.layout",),
+    "model.layers": ("model.layout",),
+}
+# what HOPS does where it has no such key: the same value is no loss
+WITHOUT: dict[str, Any] = {
+    "cp": 1,
+    "ep": 1,
+    "zero": 1,
+    "overlap_grad_reduce": False,
+    "overlap_param_gather": False,
+    "cuda_graph": False,
+    "model.precision": "bf16",
+}
+
+
+def bridge(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Put overrides in the place of ``from=<file>`` among ``words``; and say, a line each, what was read, assumed and left out.
+
+    What is typed beside it wins. Raises ``ValueError`` for a file that cannot be read, understood, or does not say enough.
+    """
+    asked = [word for word in words if str(word).startswith("from=")]
+    if not asked:
+        return list(words), []
+    if len(asked) > 1:
+        raise ValueError(f"from= may stand once; got {' '.join(asked)}")
+    path = asked[0].removeprefix("from=").strip("'\"")
+    typed = {found[1]: found[2] for word in words if (found := re.match(r"[+~]*([\w./@]+)=(.*)", str(word))) and word != asked[0]}
+    job = read_job(path)
+    gone = _replaced(job, typed)
+    values = {key: value for key, value in job.values.items() if key not in gone}
+    missing = {key: why for key, why in job.missing.items() if key not in gone}
+    if missing:
+        models = "" if all(key in typed or not key.startswith("model.") for key in missing) else ", or choose a model=..."
+        raise ValueError(f"{asked[0]}: {'; '.join(missing.values())} (type {' '.join(f'{key}=...' for key in missing)} beside it{models})")
+    values, left_out = _supported(values)
+    overrides = [f"{key}={_typed(value)}" for key, value in values.items()]
+    at = list(words).index(asked[0])
+    groups = [
+        ("assumed", [each for each in job.assumed if each.split("=")[0] not in gone]),
+        ("ignored, as time and memory do not depend on it", _named(job.ignored)),
+        ("warning: left out, though time or memory may depend on it", [*left_out, *job.unmodelled]),
+    ]
+    lines = [f"{asked[0]} ({job.framework}): {' '.join(overrides)}"]
+    return [*words[:at], *overrides, *words[at + 1 :]], [*lines, *(f"  {title}: {', '.join(each)}" for title, each in groups if each)]
+
+
+def read_job(path: str) -> Found:
+    """Read a job by the name of its file, or by what stands in it where the name says nothing."""
+    if not path:
+        raise ValueError("from= names no file (try from=run.sh, from=job.toml or from=recipe.yaml)")
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ValueError(f"from={path} is no text (it takes a launch script, a TOML or a YAML)") from None
+    except OSError as error:
+        raise ValueError(f"from={path}: {error.strerror or error} (it takes one file: a launch script, a TOML or a YAML)") from error
+    try:
+        return _reader(path, text)(text)
+    except ValueError as error:
+        raise ValueError(f"from={path}: {error}") from error
+
+
+def _reader(path: str, text: str) -> Callable[[str], Found]:
+    from hops.bridges import launch, nemo, torchtitan
+
+    readers = {
+        **dict.fromkeys((".sh", ".bash", ".slurm", ".sbatch", ".args"), launch.read_script),
+        **dict.fromkeys((".toml",), torchtitan.read_toml),
+        **dict.fromkeys((".yaml", ".yml"), nemo.read_yaml),
+    }
+    known = readers.get(Path(path).suffix.lower())
+    if known is not None:
+        return known
+    if re.search(r"(^|\s)--[a-z][\w-]+", text):
+        return launch.read_script
+    if re.search(r"^\[[\w.]+\]\s*$", text, re.MULTILINE):
+        return torchtitan.read_toml
+    if re.search(r"^\w+:(\s|$)", text, re.MULTILINE):
+        return nemo.read_yaml
+    raise ValueError("is neither a script with flags of Megatron-LM, nor a TOML of torchtitan, nor a YAML of NeMo or Megatron-Bridge")
+
+
+def _replaced(found: Found, typed: Mapping[str, str]) -> set[str]:
+    """Keys of a file that count no more: those that the user has typed, and those that something he typed stands for."""
+    gone = {*typed, *(key for word in typed for key in REPLACES.get(word, ()))}
+    stays = () if "explicit" in typed.get("model", "") else TRAINING
+    for group in {"model", "topology"} & {*typed}:
+        gone |= {key for key in (*found.values, *found.missing) if key.startswith(f"{group}.")}
+        gone -= {key for key in stays if key in found.values and key not in typed}
+    return gone
+
+
+def _supported(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The values that this HOPS can take, and those that it cannot, as a user would type them."""
+    from hops.compositions import has
+    from hops.config import compose, make_loader, plain, register_options
+    from hops.scenario import LATER
+
+    register_options()
+    config = plain(compose(make_loader(), [f"schedule={values['schedule']}"] if "schedule" in values else []))
+    kept: dict[str, Any] = {}
+    left_out: list[str] = []
+    for key, value in values.items():
+        if (key in LATER and value != 1) or not (key in ("schedule", "model") or has(config, key)):
+            left_out += [f"{key}={_typed(value)}"] if WITHOUT.get(key) != value else []
+        else:
+            kept[key] = value
+    n_shares = values.get("cp", 1)
+    if "cp" not in kept and n_shares > 1 and "gpus" in kept:
+        left_out.append(f"and with it gpus={kept['gpus']}, now {kept['gpus'] // n_shares}")
+        kept["gpus"] //= n_shares
+    return kept, left_out
+
+
+def _typed(value: Any) -> str:
+    """A value as one would type it to Hydra."""
+    from hops.plan import label
+
+    text = label(value)
+    return text if not isinstance(value, str) or re.fullmatch(r"[\w.+-]+", text) else "'" + text.replace("'", r"\'") + "'"
+
+
+def _named(words: Iterable[str]) -> list[str]:
+    named = list(dict.fromkeys(words))
+    return named if len(named) <= MOST_NAMED else [*named[:MOST_NAMED], f"and {len(named) - MOST_NAMED} more"]
