@@ -22,7 +22,7 @@ def flags(scenario: Scenario) -> str | None:
         f"--micro-batch-size {s.microbatch_size}",
         f"--global-batch-size {s.microbatches * s.microbatch_size * s.dp}",
         f"--num-layers {model.layers} --hidden-size {model.hidden} --ffn-hidden-size {model.ffn_hidden}",
-        f"--num-attention-heads {model.heads} --seq-length {model.sequence}",
+        f"--num-attention-heads {model.heads} --seq-length {model.sequence} --padded-vocab-size {model.vocabulary}",
         "--bf16 --use-distributed-optimizer",
     ]
     if s.schedule.name == "interleaved":
@@ -36,6 +36,8 @@ def flags(scenario: Scenario) -> str | None:
         words.append("--swiglu")
     if model.experts > 1:
         words.append(f"--num-experts {model.experts} --moe-router-topk {model.active_experts}")
+    if model.recompute == "none":
+        words.append("--attention-backend unfused")  # others do not keep the scores
     if model.recompute == "selective":
         words.append("--recompute-granularity selective")
     if model.recompute == "full":

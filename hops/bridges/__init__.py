@@ -7,6 +7,7 @@ HOPS has not, or a value that it refuses as not modelled, is left out with a war
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,12 +33,14 @@ class Found:
     missing: Mapping[str, str] = field(default_factory=dict)  # key -> why the file has no value for it
 
 
-def whole(text: str) -> int:
+def whole(text: str, least: int = 0) -> int:
     """A whole number."""
-    try:
-        return int(text)
-    except ValueError:
-        raise ValueError(f"must be a whole number; got {text!r}") from None
+    if not re.fullmatch(r"\d+", text) or int(text) < least:
+        raise ValueError(f"must be a whole number of at least {least}; got {text!r}")
+    return int(text)
+
+
+size = partial(whole, least=1)
 
 
 def on(text: str) -> bool:
@@ -127,12 +130,12 @@ def bridge(words: Sequence[str]) -> tuple[list[str], list[str]]:
     overrides = [f"{key}={_typed(value)}" for key, value in values.items()]
     at = list(words).index(asked[0])
     groups = [
-        ("assumed", [each for each in job.assumed if each.split("=")[0] not in gone]),
-        ("ignored, as time and memory do not depend on it", _named(job.ignored)),
-        ("warning: left out, though time or memory may depend on it", [*left_out, *job.unmodelled]),
+        ("assumed", "; ".join(each for each in job.assumed if each.split("=")[0] not in gone)),
+        ("ignored, as time and memory do not depend on it", ", ".join(_named(job.ignored))),
+        ("warning: left out, though time or memory may depend on it", "; ".join([*left_out, *job.unmodelled])),
     ]
-    lines = [f"{asked[0]} ({job.framework}): {' '.join(overrides)}"]
-    return [*words[:at], *overrides, *words[at + 1 :]], [*lines, *(f"  {title}: {', '.join(each)}" for title, each in groups if each)]
+    lines = [f"{asked[0]} ({job.framework}): {' '.join(overrides)}", *(f"  {title}: {text}" for title, text in groups if text)]
+    return [*words[:at], *overrides, *words[at + 1 :]], lines
 
 
 def read_job(path: str) -> Found:
@@ -140,7 +143,7 @@ def read_job(path: str) -> Found:
     if not path:
         raise ValueError("from= names no file (try from=run.sh, from=job.toml or from=recipe.yaml)")
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = Path(path).expanduser().read_text(encoding="utf-8")
     except UnicodeDecodeError:
         raise ValueError(f"from={path} is no text (it takes a launch script, a TOML or a YAML)") from None
     except OSError as error:
@@ -168,7 +171,7 @@ def _reader(path: str, text: str) -> Callable[[str], Found]:
         return torchtitan.read_toml
     if re.search(r"^\w+:(\s|$)", text, re.MULTILINE):
         return nemo.read_yaml
-    raise ValueError("is neither a script with flags of Megatron-LM, nor a TOML of torchtitan, nor a YAML of NeMo or Megatron-Bridge")
+    raise ValueError("neither a script with flags of Megatron-LM, nor a TOML of torchtitan, nor a YAML of NeMo or Megatron-Bridge")
 
 
 def _replaced(found: Found, typed: Mapping[str, str]) -> set[str]:
@@ -184,10 +187,11 @@ def _replaced(found: Found, typed: Mapping[str, str]) -> set[str]:
 def _supported(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """The values that this HOPS can take, and those that it cannot, as a user would type them."""
     from hops.compositions import has
-    from hops.config import compose, make_loader, plain, register_options
+    from hops.config import compose, make_loader, plain
+    from hops.cube_sweeper import register
     from hops.scenario import LATER
 
-    register_options()
+    register()
     config = plain(compose(make_loader(), [f"schedule={values['schedule']}"] if "schedule" in values else []))
     kept: dict[str, Any] = {}
     left_out: list[str] = []
@@ -196,10 +200,9 @@ def _supported(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
             left_out += [f"{key}={_typed(value)}"] if WITHOUT.get(key) != value else []
         else:
             kept[key] = value
-    n_shares = values.get("cp", 1)
-    if "cp" not in kept and n_shares > 1 and "gpus" in kept:
-        left_out.append(f"and with it gpus={kept['gpus']}, now {kept['gpus'] // n_shares}")
-        kept["gpus"] //= n_shares
+    if "cp" in values and "cp" not in kept and "gpus" in kept and values["cp"] > 1:
+        left_out[left_out.index(f"cp={values['cp']}")] += f" (and with it all but gpus={kept['gpus'] // values['cp']} of {kept['gpus']})"
+        kept["gpus"] //= values["cp"]
     return kept, left_out
 
 

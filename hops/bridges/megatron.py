@@ -4,47 +4,47 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hops.bridges import Found, Key, choice, on, read_table, whole
+from hops.bridges import Found, Key, choice, on, read_table, size, whole
 
 FLAGS = {
     # layout
-    "tensor-model-parallel-size": Key("tp", whole),
-    "pipeline-model-parallel-size": Key("pp", whole),
-    "context-parallel-size": Key("cp", whole),
+    "tensor-model-parallel-size": Key("tp", size),
+    "pipeline-model-parallel-size": Key("pp", size),
+    "context-parallel-size": Key("cp", size),
     "cp-comm-type": Key("cp_comm", choice(p2p="p2p", all_gather="all_gather", allgather="all_gather", a2a="a2a")),
-    "expert-model-parallel-size": Key("ep", whole),
-    "expert-tensor-parallel-size": Key("etp", whole),
-    "num-virtual-stages-per-pipeline-rank": Key("vpp", whole),
-    "microbatch-group-size-per-virtual-pipeline-stage": Key("schedule.group_size", whole),
+    "expert-model-parallel-size": Key("ep", size),
+    "expert-tensor-parallel-size": Key("etp", size),
+    "num-virtual-stages-per-pipeline-rank": Key("vpp", size),
+    "microbatch-group-size-per-virtual-pipeline-stage": Key("schedule.group_size", size),
     "pipeline-model-parallel-layout": Key("model.layout", str),
     "use-tp-pp-dp-mapping": Key("topology.order", lambda _: "tp-cp-ep-pp-dp"),
     # batch
-    "micro-batch-size": Key("microbatch_size", whole),
-    "global-batch-size": Key("global_batch_size", whole),
+    "micro-batch-size": Key("microbatch_size", size),
+    "global-batch-size": Key("global_batch_size", size),
     # model
-    "num-layers": Key("model.layers", whole),
-    "encoder-num-layers": Key("model.layers", whole),
-    "hidden-size": Key("model.hidden", whole),
-    "num-attention-heads": Key("model.heads", whole),
-    "ffn-hidden-size": Key("model.ffn_hidden", whole),
-    "seq-length": Key("model.sequence", whole),
-    "encoder-seq-length": Key("model.sequence", whole),
+    "num-layers": Key("model.layers", size),
+    "encoder-num-layers": Key("model.layers", size),
+    "hidden-size": Key("model.hidden", size),
+    "num-attention-heads": Key("model.heads", size),
+    "ffn-hidden-size": Key("model.ffn_hidden", size),
+    "seq-length": Key("model.sequence", size),
+    "encoder-seq-length": Key("model.sequence", size),
     "num-experts": Key("model.experts", whole),
-    "moe-router-topk": Key("model.active_experts", whole),
+    "moe-router-topk": Key("model.active_experts", size),
     "swiglu": Key("model.gated", on),
     "quick-geglu": Key("model.gated", on),
     "q-lora-rank": Key("model.q_lora_rank", whole),
-    "kv-lora-rank": Key("model.kv_lora_rank", whole),
-    "qk-head-dim": Key("model.qk_head_dim", whole),
-    "qk-pos-emb-head-dim": Key("model.qk_rope_head_dim", whole),
-    "v-head-dim": Key("model.v_head_dim", whole),
+    "kv-lora-rank": Key("model.kv_lora_rank", size),
+    "qk-head-dim": Key("model.qk_head_dim", size),
+    "qk-pos-emb-head-dim": Key("model.qk_rope_head_dim", size),
+    "v-head-dim": Key("model.v_head_dim", size),
     # memory and overlap
     "recompute-granularity": Key("model.recompute", choice(selective="selective", full="full")),
     "recompute-activations": Key("model.recompute", lambda _: "selective"),
     "fp8-format": Key("model.precision", lambda _: "fp8"),
     "overlap-grad-reduce": Key("overlap_grad_reduce", on),
     "overlap-param-gather": Key("overlap_param_gather", on),
-    "ddp-bucket-size": Key("bucket_size", lambda text: 4 * whole(text)),  # parameters; gradients are fp32
+    "ddp-bucket-size": Key("bucket_size", lambda text: 4 * size(text)),  # parameters; gradients are fp32
     "enable-cuda-graph": Key("cuda_graph", on),
     "external-cuda-graph": Key("cuda_graph", on),
 }
@@ -102,7 +102,7 @@ def found_job(framework: str, flags: Mapping[str, str], gpus: int | None, why: s
     values, missing = read_table(FLAGS, flags, spell)
     notes = [*assumed]
     unmodelled = [spell(word) for word in flags if word not in FLAGS and word not in RULED and not NO_MATTER.match(word)]
-    ignored = [spell(word) for word in flags if word not in FLAGS and NO_MATTER.match(word)]
+    ignored = [spell(word) for word in flags if word not in FLAGS and word not in RULED and NO_MATTER.match(word)]
     for key, word in (("layers", "num-layers"), ("hidden", "hidden-size"), ("heads", "num-attention-heads"), ("sequence", "seq-length")):
         if f"model.{key}" not in values:
             missing.setdefault(f"model.{key}", f"no {spell(word)} in it")
@@ -118,7 +118,7 @@ def found_job(framework: str, flags: Mapping[str, str], gpus: int | None, why: s
 
 
 def _number(flags: Mapping[str, str], word: str, missing: dict[str, str], key: str, spell: Any) -> int | None:
-    values, why = read_table({word: Key(key, whole)}, flags, spell)
+    values, why = read_table({word: Key(key, size)}, flags, spell)
     missing.update(why)
     number: int | None = values.get(key)
     return number
@@ -165,7 +165,7 @@ def _stages(flags: Mapping[str, str], values: dict[str, Any], missing: dict[str,
 
 def n_stages_of(layout: str) -> int:
     """Stages of a layout such as ``Et*3|(tt|)*29,m|L``: one more than its bars, repeated groups counted as often."""
-    unfolded = layout.replace(",", "")
+    unfolded = re.sub(r"\|\*(\d+)", lambda bars: "|" * int(bars[1]), layout.replace(",", ""))
     while group := re.search(r"\(([^()]*)\)(?:\*(\d+))?", unfolded):
         unfolded = unfolded[: group.start()] + group[1] * int(group[2] or 1) + unfolded[group.end() :]
     return unfolded.count("|") + 1
@@ -245,11 +245,11 @@ def _vocabulary(flags: Mapping[str, str], values: dict[str, Any], missing: dict[
     if "model.vocabulary" in missing:
         return
     tokenizer = flags.get("tokenizer-type", "")
-    size = given or TOKENIZERS.get(tokenizer) or TOKENIZERS["GPT2BPETokenizer"]
+    words = given or TOKENIZERS.get(tokenizer) or TOKENIZERS["GPT2BPETokenizer"]
     step = multiple * (values.get("tp") or 1)
-    values["model.vocabulary"] = padded or -(-size // step) * step
+    values["model.vocabulary"] = padded or -(-words // step) * step
     if padded is None and (given is None or given != values["model.vocabulary"]):
-        source = "" if given else f"{size} of {tokenizer if TOKENIZERS.get(tokenizer) else 'GPT-2, as the tokenizer is not known'}, "
+        source = "" if given else f"{words} of {tokenizer if TOKENIZERS.get(tokenizer) else 'GPT-2, as the tokenizer is not known'}, "
         notes.append(f"model.vocabulary={values['model.vocabulary']} ({source}padded to a multiple of {step})")
 
 

@@ -4,11 +4,12 @@ Facts: ConfigContainer dumps of Megatron-Bridge (scripts/performance/dryrun_conf
 names of NeMo 1 and 2 from memory.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
 
-from hops.bridges import Found, leaves, whole
+from hops.bridges import Found, Key, leaves, read_table, size
 from hops.bridges.launch import GPUS_PER_NODE
 from hops.bridges.megatron import FLAGS, NO_MATTER, RULED, found_job
 
@@ -74,17 +75,19 @@ def read_yaml(text: str) -> Found:
     spelled: dict[str, str] = {}
     passed: list[str] = []
     matters: list[str] = []
-    sizes: dict[str, Any] = {}
+    sizes: dict[str, str | None] = {}
+    pads = True
     for path, value in leaves(recipe):
         field, words = path[-1], _text(value)
         flag = FIELDS.get(field, field.lstrip("-").replace("_", "-"))
+        pads = pads and not (field == "should_pad_vocab" and value is False)
         if field in ("num_nodes", "devices"):
             sizes[field] = words
-        elif field in ("activation", "precision", "share_embeddings_and_output_weights", "activation_func", "name"):
+        elif field in ("activation", "precision", "share_embeddings_and_output_weights", "name"):
             flags |= _meant(path, value)
         elif words is None or field.startswith("_"):
             continue
-        elif not (set(path[:-1]) <= SECTIONS or field.startswith("--")):
+        elif not (set(path[:-1]) <= SECTIONS or field.startswith("--") or field == "use_distributed_optimizer"):
             passed.append(".".join(path[:1]))
         elif flag in FLAGS or flag in RULED:
             if not (flag == "ffn-hidden-size" and words == "${multiply:4, ${.hidden_size}}"):  # NeMo's default, and Megatron's
@@ -95,9 +98,14 @@ def read_yaml(text: str) -> Found:
             passed.append(".".join(path))
     if "num-query-groups" in flags:
         flags["group-query-attention"] = ""
+    if not flags:
+        raise ValueError("no field of NeMo or Megatron-Bridge stands in it (model: tensor_model_parallel_size, num_layers, ...)")
+    if not pads and "vocab-size" in flags:
+        flags["padded-vocab-size"] = flags["vocab-size"]
     gpus, why = _gpus(sizes)
-    found = found_job("NeMo", flags, gpus, why, lambda flag: spelled.get(flag, flag.replace("-", "_")))
-    return Found("NeMo", found.values, found.assumed, [*passed, *found.ignored], [*matters, *found.unmodelled], found.missing)
+    found = found_job("", flags, gpus, why, lambda flag: spelled.get(flag, flag.replace("-", "_")))
+    left_out = [*matters, *found.unmodelled]
+    return Found("NeMo / Megatron-Bridge", found.values, found.assumed, [*passed, *found.ignored], left_out, found.missing)
 
 
 def _text(value: Any) -> str | None:
@@ -127,11 +135,14 @@ def _meant(path: tuple[str, ...], value: Any) -> dict[str, str]:
     return {}
 
 
-def _gpus(sizes: dict[str, Any]) -> tuple[int | None, str]:
-    nodes, devices = sizes.get("num_nodes"), sizes.get("devices")
-    if nodes is None and devices is None:
+def _gpus(sizes: Mapping[str, str | None]) -> tuple[int | None, str]:
+    given = {name: text for name, text in sizes.items() if text is not None}
+    if not given:
         return None, "no num_nodes and devices say how many GPUs"
-    for name, text in sizes.items():
-        if text is not None and "$" in text:
-            return None, f"{name} is {text}"
-    return whole(nodes or "1") * (whole(devices) if devices and devices not in ("-1", "auto") else GPUS_PER_NODE), ""
+    for name, text in given.items():
+        if "$" in text:
+            return None, f"{name} is {text}, which only a run would know"
+    each = given.get("devices", "auto")
+    given["devices"] = str(GPUS_PER_NODE) if each in ("-1", "auto") else each
+    counts, _ = read_table({"num_nodes": Key("nodes", size), "devices": Key("devices", size)}, given, str)
+    return counts.get("nodes", 1) * counts["devices"], ""

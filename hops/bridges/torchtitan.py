@@ -5,18 +5,18 @@ from collections.abc import Mapping
 from math import ceil
 from typing import Any
 
-from hops.bridges import Found, Key, choice, leaves, read_table, whole
-from hops.checks import nearest
+from hops.bridges import Found, Key, choice, leaves, read_table, size
+from hops.checks import count, nearest
 from hops.schedules import SCHEDULES
 
 KEYS = {
-    "tensor_parallel_degree": Key("tp", whole),
-    "pipeline_parallel_degree": Key("pp", whole),
-    "context_parallel_degree": Key("cp", whole),
+    "tensor_parallel_degree": Key("tp", size),
+    "pipeline_parallel_degree": Key("pp", size),
+    "context_parallel_degree": Key("cp", size),
     "context_parallel_rotate_method": Key("cp_comm", choice(allgather="all_gather", alltoall="p2p")),  # alltoall turns the ring
-    "expert_parallel_degree": Key("ep", whole),
-    "expert_tensor_parallel_degree": Key("etp", whole),
-    "seq_len": Key("model.sequence", whole),
+    "expert_parallel_degree": Key("ep", size),
+    "expert_tensor_parallel_degree": Key("etp", size),
+    "seq_len": Key("model.sequence", size),
 }
 # read by the rules below
 RULED = {
@@ -170,7 +170,7 @@ def _stages(known: Mapping[str, Any], values: dict[str, Any], missing: dict[str,
         values["vpp"] = 2  # torchtitan's own where the layers of a stage are not given
         if each is not None and layers:
             ends = sum(_whole(known, f"pipeline_parallel_{end}_stage_less_layers", 1) for end in ("first", "last"))
-            n_stages = ceil((layers + ends) / _whole(known, "pipeline_parallel_layers_per_stage", 1))
+            n_stages = ceil((layers + ends) / count("pipeline_parallel_layers_per_stage", each))
             if n_stages % pp:
                 raise ValueError(
                     f"pipeline_parallel_layers_per_stage={each} makes {n_stages} stages of {layers} layers, no multiple of {pp} ranks"
@@ -182,18 +182,18 @@ def _stages(known: Mapping[str, Any], values: dict[str, Any], missing: dict[str,
 
 def _batch(known: Mapping[str, Any], values: dict[str, Any], notes: list[str], unmodelled: list[str]) -> None:
     """Without a pipeline a local batch is one microbatch; with one it is cut, and accumulated batches are pipelines one after another."""
-    local = _whole(known, "local_batch_size", _whole(known, "batch_size", 8))
+    local = count("local_batch_size", known.get("local_batch_size", known.get("batch_size", 8)))
     if not {"local_batch_size", "batch_size"} & {*known}:
         notes.append("a local batch of 8")
-    size = local if values["pp"] == 1 else _whole(known, "pipeline_parallel_microbatch_size", 1)
+    each = local if values["pp"] == 1 else _whole(known, "pipeline_parallel_microbatch_size", 1)
     if "pipeline_parallel_microbatches" in known and values["pp"] > 1:
-        size = local // max(_whole(known, "pipeline_parallel_microbatches", 1), 1)
-    if size < 1 or local % size:
-        raise ValueError(f"local_batch_size={local} is no multiple of pipeline_parallel_microbatch_size={size}")
-    values["microbatch_size"] = size
+        each = local // count("pipeline_parallel_microbatches", known["pipeline_parallel_microbatches"])
+    if each < 1 or local % each:
+        raise ValueError(f"local_batch_size={local} is no multiple of pipeline_parallel_microbatch_size={each}")
+    values["microbatch_size"] = each
     batch = _whole(known, "global_batch_size", -1)
     if batch < 1:
-        values["microbatches"] = local // size
+        values["microbatches"] = local // each
         return
     values["global_batch_size"] = batch
     if values["pp"] > 1 and batch > local * values["dp"] and _whole(known, "data_parallel_shard_degree", -1) > 0:
