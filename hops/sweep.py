@@ -66,8 +66,8 @@ def _plan(overrides: tuple[str, ...], sweep: bool) -> "Plan":
 
     register()
     loader = make_loader()
-    overrides = tuple(_bridged(overrides))
     try:
+        overrides = tuple(_bridged(overrides))
         plan = plan_sweep(loader, lambda chosen: compose(loader, chosen), [*sweeper_params(loader, overrides), *overrides])
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(sentence(error)) from error

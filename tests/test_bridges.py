@@ -111,6 +111,7 @@ def test_megatron__a_launch_script_with_variables_and_arrays():
     assert re.search(r"assumed: model.ffn_hidden=49152 \(4 x hidden\); model.vocabulary=51200 \(50257 of GPT2BPETokenizer, padded", said)
     assert re.search(r"ignored.*: --max-position-embeddings, --train-iters, --lr, .*--data-path", said)
     assert re.search(r"warning.*--tp-comm-overlap", said)
+    assert "topology=dgx of h100" in said
     assert "--lr" not in notes[-1]
     made, preset = scenario(*overrides), scenario("model=gpt3_175b", "pp=8", "tp=8", "gpus=128")
     assert (made.model, made.dp, made.microbatches) == (preset.model, 2, 768)
@@ -357,7 +358,7 @@ def test_nemo__flags_as_keys_are_flags(tmp_path):
         ("model=llama3_70b", {"model.layers", "model.vocabulary"}, {"model.sequence", "model.recompute"}),
         ("model=explicit", {"model.layers", "model.sequence"}, {"tp"}),
         ("model.layers=4", {"model.layers"}, {"model.hidden"}),
-        ("+experiment=x", set(), {"tp", "pp"}),
+        ("~latency.link=x", set(), {"tp", "pp"}),
     ],
 )
 def test_typed__wins(typed, gone, stays):
@@ -374,6 +375,14 @@ def test_typed__what_the_file_leaves_open(tmp_path):
     with pytest.raises(ValueError, match=r"--tensor-model-parallel-size is \$TP, which only a run would know \(type tp=... beside it\)"):
         megatron(tmp_path, text)
     assert "tp=2" in megatron(tmp_path, text, "tp=2")[0]
+
+
+@pytest.mark.parametrize("question", [("+experiment=nvlink_or_pcie",), ("-cn", "nvlink_or_pcie")])
+def test_typed__so_is_what_a_question_asks(question):
+    overrides, notes = bridge(["-m", f"from={JOBS}/gpt3_175b.sh", *question])
+    assert not [word for word in overrides if word.startswith(("schedule=", "vpp="))]
+    assert "topology=" not in "".join(notes)
+    assert "tp=8" in overrides
 
 
 def test_unknown__is_left_out_with_a_warning_and_its_gpus_too(tmp_path):

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -118,19 +119,21 @@ def bridge(words: Sequence[str]) -> tuple[list[str], list[str]]:
     if len(asked) > 1:
         raise ValueError(f"from= may stand once; got {' '.join(asked)}")
     path = asked[0].removeprefix("from=").strip("'\"")
-    typed = {found[1]: found[2] for word in words if (found := re.match(r"[+~]*([\w./@]+)=(.*)", str(word))) and word != asked[0]}
+    beside = [*(str(word) for word in words if word != asked[0]), *_questions(words)]
+    typed = {found[1]: found[2] for word in beside if (found := re.match(r"[+~]*([\w./@]+)=(.*)", word))}
     job = read_job(path)
     gone = _replaced(job, typed)
     values = {key: value for key, value in job.values.items() if key not in gone}
     missing = {key: why for key, why in job.missing.items() if key not in gone}
     if missing:
-        models = "" if all(key in typed or not key.startswith("model.") for key in missing) else ", or choose a model=..."
+        models = ", or choose a model=..." if any(key.startswith("model.") for key in missing) else ""
         raise ValueError(f"{asked[0]}: {'; '.join(missing.values())} (type {' '.join(f'{key}=...' for key in missing)} beside it{models})")
-    values, left_out = _supported(values)
+    values, left_out, default = _supported(values)
+    assumed = [*job.assumed, *([] if "topology" in {key.split(".")[0] for key in typed} else [f"topology={default} (a job names no GPUs)"])]
     overrides = [f"{key}={_typed(value)}" for key, value in values.items()]
     at = list(words).index(asked[0])
     groups = [
-        ("assumed", "; ".join(each for each in job.assumed if each.split("=")[0] not in gone)),
+        ("assumed", "; ".join(each for each in assumed if each.split("=")[0] not in gone)),
         ("ignored, as time and memory do not depend on it", ", ".join(_named(job.ignored))),
         ("warning: left out, though time or memory may depend on it", "; ".join([*left_out, *job.unmodelled])),
     ]
@@ -184,8 +187,21 @@ def _replaced(found: Found, typed: Mapping[str, str]) -> set[str]:
     return gone
 
 
-def _supported(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The values that this HOPS can take, and those that it cannot, as a user would type them."""
+def _questions(words: Sequence[str]) -> list[str]:
+    """What a question from ``sweeps/`` asks, which is as good as typed: named by ``+experiment``, or as the config itself."""
+    named = [f"+experiment={name}" for flag, name in pairwise(map(str, words)) if flag in ("-cn", "--config-name") and name != "config"]
+    named += [str(word) for word in words if str(word).startswith("+experiment=")]
+    if not named:
+        return []
+    from hops.config import make_loader, sweeper_params
+    from hops.cube_sweeper import register
+
+    register()
+    return sweeper_params(make_loader(), named)
+
+
+def _supported(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str], str]:
+    """The values that this HOPS can take; those that it cannot, as a user would type them; and the topology where none is typed."""
     from hops.compositions import has
     from hops.config import compose, make_loader, plain
     from hops.cube_sweeper import register
@@ -203,7 +219,8 @@ def _supported(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     if "cp" in values and "cp" not in kept and "gpus" in kept and values["cp"] > 1:
         left_out[left_out.index(f"cp={values['cp']}")] += f" (and with it all but gpus={kept['gpus'] // values['cp']} of {kept['gpus']})"
         kept["gpus"] //= values["cp"]
-    return kept, left_out
+    topology = config["topology"]
+    return kept, left_out, f"{topology['name']} of {topology.get('gpu', 'any')}"
 
 
 def _typed(value: Any) -> str:
