@@ -137,6 +137,8 @@ def test_megatron__one_string_for_a_shell_and_directives_of_the_scheduler():
         ("--swiglu", {"model.gated": True, "model.ffn_hidden": 2688}),
         ("--ffn-hidden-size 3000", {"model.ffn_hidden": 3000}),
         ("--group-query-attention --num-query-groups 4", {"model.kv_heads": 4}),
+        ("--num-query-groups 4", {"model.kv_heads": 16}),
+        ("--group-query-attention", {"model.kv_heads": 1}),
         ("--num-experts 8 --moe-ffn-hidden-size 512", {"model.experts": 8, "model.active_experts": 2, "model.ffn_hidden": 512}),
         ("--pipeline-model-parallel-size 2 --num-layers-per-virtual-pipeline-stage 2", {"schedule": "interleaved", "vpp": 2}),
         ("--pipeline-model-parallel-size 2 --num-virtual-stages-per-pipeline-rank 1", {"schedule": "1f1b", "vpp": None}),
@@ -266,6 +268,10 @@ def test_torchtitan__a_job_config():
         ("pipeline_parallel_degree = 2", {"microbatch_size": 1, "microbatches": 8, "schedule": "1f1b", "vpp": None}),
         ("pipeline_parallel_degree = 2\npipeline_parallel_schedule = 'gpipe'", {"schedule": "gpipe"}),
         ("pipeline_parallel_degree = 2\npipeline_parallel_schedule = 'Interleaved1F1B'", {"schedule": "interleaved", "vpp": 2}),
+        (
+            "pipeline_parallel_degree = 3\npipeline_parallel_schedule = 'Interleaved1F1B'\npipeline_parallel_layers_per_stage = 4",
+            {"vpp": 3},  # 32 layers and one for each table
+        ),
         ("pipeline_parallel_degree = 2\nbatch_size = 12\npipeline_parallel_microbatches = 4", {"microbatch_size": 3, "microbatches": 4}),
         ("local_batch_size = 2\nglobal_batch_size = 64", {"microbatch_size": 2, "global_batch_size": 64, "microbatches": None}),
         ("context_parallel_degree = 2\nexpert_parallel_degree = 4", {"cp": 2, "ep": 4}),
@@ -293,7 +299,7 @@ def test_torchtitan__accumulated_batches_are_not_silently_one_pipeline(tmp_path)
     job = "[model]\nflavor = '8B'\n[training]\nlocal_batch_size = 4\nglobal_batch_size = {}\n[parallelism]\npipeline_parallel_degree = 2\n"
     for batch, n in ((8, 0), (16, 1)):
         (tmp_path / "job.toml").write_text(job.format(batch) + "data_parallel_shard_degree = 2")
-        assert sum("2 accumulated batches" in each for each in read_job(f"{tmp_path}/job.toml").unmodelled) == n
+        assert sum("accumulated batches" in each for each in read_job(f"{tmp_path}/job.toml").unmodelled) == n
 
 
 # NeMo and Megatron-Bridge
