@@ -10,9 +10,7 @@ from rivals import BatchedNumpy
 
 import hops
 from hops import kernels
-from hops.executor import Executor, evaluate
-from hops.graph import lower
-from hops.noise import quantile_table
+from hops.executor import Executor, evaluate, law_rows, stacked
 from hops.plan import prepare_plan
 from hops.sweep import _plan
 
@@ -28,29 +26,13 @@ def size(request):
 
 
 def make_kernel(pp, m, n):
-    graph = lower(hops.program("1f1b", pp=pp, microbatches=m), "latency")
-    work, lag = np.zeros((1, 6 * pp)), np.full((1, 1 + 2 * pp), int(HOP * 1e9))
-    work[0, : 4 * pp] = np.tile(np.array([1.0, 2.0, 1.0, 1.0]) * SECONDS * 1e9, pp)
-    lag[0, 0] = 0
-    tables = quantile_table("lognormal", (("cv", CV),))[None]
+    model = [f"model.{key}={SECONDS}" for key in ("forward", "backward_input", "backward_weight")]
+    sizes = [f"pp={pp}", f"microbatches={m}", f"draws={n}", f"latency.op.cv={CV}"]
+    link = ["topology=uniform", f"topology.latency={HOP}", "topology.bandwidth=inf", "p2p=latency"]
+    (case,) = prepare_plan(_plan(("model=explicit", *model, *sizes, *link), sweep=False)).cases
+    law, tables = law_rows([case])
     per_draw, moments = np.empty((6, 1, n), np.int64), np.zeros((1, 3, pp, kernels.N_LIMBS), np.int64)
-    law = np.array([[0, -1, -1, -1]])  # noise of every op, none of ranks, microbatches or links
-    arguments = (
-        graph,
-        work,
-        lag,
-        np.zeros_like(lag),
-        law,
-        tables,
-        np.zeros(1, np.uint32),
-        np.ones(1, np.int64),  # replicas
-        np.zeros((1, pp), np.int64),  # what follows the pipeline
-        0,
-        per_draw,
-        moments,
-        np.empty((3, 0, pp, n), np.int64),
-    )
-    return arguments, per_draw
+    return (case.structure.graph, stacked([case]), law, tables, 0, per_draw, moments, np.empty((3, 0, pp, n), np.int64)), per_draw
 
 
 @pytest.mark.benchmark(group="kernel")

@@ -14,6 +14,7 @@ from hops import kernels
 from hops.executor import Team
 from hops.graph import lower
 from hops.noiseless import WINDOW, evaluate_noiseless
+from hops.workspace import Work
 
 GOAL = 3e9
 CELLS = 1000
@@ -25,7 +26,7 @@ def case(request):
     pp, m = request.param
     n_cells = CELLS if request.config.getoption("benchmark_enable") else 2
     rng = np.random.Generator(np.random.PCG64(1))
-    work, lag = np.zeros((6 * pp, n_cells)), np.tile(rng.integers(10_000, 100_000, n_cells), (1 + 2 * pp, 1))
+    work, lag = np.zeros((7 * pp, n_cells)), np.tile(rng.integers(10_000, 100_000, n_cells), (1 + 3 * pp, 1))
     work[: 4 * pp] = rng.uniform(5e6, 20e6, (4 * pp, n_cells))
     lag[0] = 0
     return lower(hops.program("1f1b", pp=pp, microbatches=m), "latency"), work, lag, 2 * pp * m * n_cells
@@ -35,11 +36,11 @@ def case(request):
 def test_noiseless__hops(benchmark, case):
     graph, work, lag, n_op_cells = case
     n_cells = work.shape[1]
-    tail = np.zeros((graph.n_ranks, n_cells), np.int64)
+    nothing = np.zeros((graph.n_ranks, n_cells), np.int64)
     per_draw, per_rank = np.empty((6, n_cells), np.int64), np.empty((3, graph.n_ranks, n_cells), np.int64)
 
     def task(at):
-        evaluate_noiseless(graph, work, lag, tail, at, min(at + WINDOW, n_cells), per_draw, per_rank)
+        evaluate_noiseless(graph, work, lag, nothing, nothing, at, min(at + WINDOW, n_cells), per_draw, per_rank)
 
     with Team(os.process_cpu_count()) as team:
         todo = [(at,) for at in range(0, n_cells, WINDOW)]
@@ -52,19 +53,29 @@ def test_noiseless__hops(benchmark, case):
 @pytest.mark.benchmark(group="cells without noise")
 def test_noiseless__draw_kernel(benchmark, case):
     graph, work, lag, n_op_cells = case
-    n_cells, rows = work.shape[1], (np.ascontiguousarray(work.T), np.ascontiguousarray(lag.T))
-    per_draw, moments = np.empty((6, n_cells, 1), np.int64), np.zeros((n_cells, 3, graph.n_ranks, kernels.N_LIMBS), np.int64)
-    replicas, tail = np.ones(n_cells, np.int64), np.zeros((n_cells, graph.n_ranks), np.int64)
-    none, tables = np.full((n_cells, 4), -1), np.zeros((1, 1, 2))
-    seed, not_kept = np.zeros(n_cells, np.uint32), np.empty((3, 0, graph.n_ranks, 1), np.int64)
+    n_cells, pp = work.shape[1], graph.n_ranks
+    per_draw, moments = np.empty((6, n_cells, 1), np.int64), np.zeros((n_cells, 3, pp, kernels.N_LIMBS), np.int64)
+    none, tables, not_kept = np.full((n_cells, 5), -1), np.zeros((1, 1, 2)), np.empty((3, 0, pp, 1), np.int64)
+    cells = Work(
+        work=np.ascontiguousarray(work.T)[:, None],
+        lag=np.ascontiguousarray(lag.T)[:, None],
+        link=np.zeros((n_cells, 1, 1 + 3 * pp), np.int64),
+        host=np.zeros((n_cells, 4 * pp)),
+        variant=np.zeros((n_cells, 1), np.int64),
+        n_replicas=np.ones(n_cells, np.int64),
+        seed=np.zeros(n_cells, np.uint32),
+        n_buckets=np.zeros((n_cells, pp), np.int64),
+        reduce=np.zeros((n_cells, pp)),
+        gather=np.zeros((n_cells, pp)),
+        ring=np.zeros((n_cells, pp), np.int64),
+        slow=np.zeros((n_cells, 4 * pp)),
+        update=np.zeros((n_cells, pp), np.int64),
+        overlap=np.zeros((n_cells, 2), np.bool_),
+    )
 
     def some(at):
-        cells = slice(at, at + WINDOW)
-        kernels.evaluate(
-            graph, rows[0][cells], rows[1][cells], np.zeros_like(rows[1][cells]), none[cells], tables, seed[cells],
-            replicas[cells], tail[cells], 0,
-            per_draw[:, cells], moments[cells], not_kept,
-        )  # fmt: skip
+        here = slice(at, at + WINDOW)
+        kernels.evaluate(graph, Work._make(each[here] for each in cells), none[here], tables, 0, per_draw[:, here], moments[here], not_kept)
 
     with Team(os.process_cpu_count()) as team:
         todo = [(at,) for at in range(0, n_cells, WINDOW)]

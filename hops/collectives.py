@@ -18,6 +18,7 @@ class Ring:
     n: int = 1
     latency: float = 0.0
     bandwidth: float = inf
+    path_class: str = "LOC"  # of the narrowest path
 
     def gather(self, size: float) -> float:
         """Seconds of an all-gather that makes ``size`` bytes on every device, or of a reduce-scatter of as many."""
@@ -36,4 +37,5 @@ def ring(cluster: Cluster, gpus: Sequence[int]) -> Ring:
     if len(gpus) == 1:
         return ALONE
     paths = [cluster.between(a, b) for a, b in pairwise([*gpus, gpus[0]])]
-    return Ring(len(gpus), max(path.latency for path in paths), min(path.bandwidth for path in paths))
+    narrowest = min(paths, key=lambda path: path.bandwidth)
+    return Ring(len(gpus), max(path.latency for path in paths), narrowest.bandwidth, narrowest.path_class)

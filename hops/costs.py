@@ -31,6 +31,7 @@ class Costs:
     activations: tuple[float, ...] | None = None  # that one GPU keeps from a microbatch's forward to its backward [bytes]
     logits: float | None = None  # of a microbatch, on one GPU of the last stage [bytes]
     overhead: float = 0.0  # of an iteration [s]
+    layers: tuple[int, ...] | None = None  # None: a stage counts as one
 
     @property
     def n_stages(self) -> int:
@@ -243,27 +244,13 @@ class Transformer:
             activations=tuple(n * tokens * self.kept_bytes() / tp for n in layers),
             logits=tokens * self.vocabulary * (self.bytes_per_value + 4) / tp,  # and in fp32 for the loss
             overhead=law.iteration,
+            layers=layers,
         )
 
     def _source(self, gpu: Gpu, law: Efficiency, layers: tuple[int, ...]) -> str:
         spread = f"{min(layers)} to {max(layers)}" if min(layers) < max(layers) else str(layers[0])
         share = f"{law.peak_share:g}" if law.device is None else f"efficiency calibrated on {law.device}"
         return f"FLOPs / ({share} x {gpu.peak_flops / 1e12:g} TFLOP/s of {gpu.name}), {spread} layers a stage"
-
-
-# bytes a parameter, Megatron-Core's distributed optimizer with bf16 (docs/source/api-guide/dist_optimizer.md)
-GRADIENT, WEIGHT = 4, 2  # fp32 gradients are reduced, bf16 weights gathered
-ADAM = 4 + 3 * 4 + 3 * 4 + 2  # read a gradient, read and write master weight and two moments, write a weight
-
-
-def after_pipeline(parameters: float, gpu: Gpu, replicas: Ring) -> float:
-    """Seconds from the last backward of a GPU with ``parameters`` to its next forward, nothing overlapped.
-
-    Gradients are reduced and scattered over the replicas, each updates its share (Adam, bound by memory bandwidth), and the
-    new weights are gathered: ZeRO stage 1 (Rajbhandari et al. 2020, arXiv:1910.02054).
-    """
-    adam = ADAM * parameters / replicas.n / gpu.memory_bandwidth
-    return replicas.gather(GRADIENT * parameters) + adam + replicas.gather(WEIGHT * parameters)
 
 
 Model = Explicit | Transformer

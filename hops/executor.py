@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 from hops import kernels
 from hops.checks import count, no_such
 from hops.distributions import TERMS
-from hops.metrics import COLUMNS, Floats, draw_metrics, rank_draws, rank_metrics
+from hops.metrics import COLUMNS, draw_metrics, rank_draws, rank_metrics
 from hops.noise import LANES
 from hops.noiseless import WINDOW, evaluate_noiseless
 from hops.simulation import Case
 from hops.variables import VARIABLES
+from hops.weights import Floats
+from hops.workspace import Work
 
 BATCH_DRAWS = 1 << 20  # draws whose metrics are held at once
 BYTES_PER_DRAW = 200  # of a cell whose metrics are made: ticks, metrics and a copy of one that is sorted
@@ -72,9 +74,9 @@ def evaluate(cases: Sequence[Case], executor: Executor, keep_draws: bool = False
     """
     groups: dict[tuple[Any, int, bool], list[int]] = {}
     for i, case in enumerate(cases):
-        groups.setdefault((case.shape, case.scenario.draws, case.noisy), []).append(i)
+        groups.setdefault((case.shape, case.scenario.draws, case.plain), []).append(i)
     with Team(executor.threads or os.process_cpu_count() or 1) as team:
-        for (_, n_draws, noisy), members in groups.items():
+        for (_, n_draws, plain), members in groups.items():
             held = n_draws * (cases[members[0]].scenario.pp if keep_draws else 1)
             size = min(BATCH_CELLS, max(1, BATCH_DRAWS // held))
             for at in range(0, len(members), size):
@@ -82,7 +84,7 @@ def evaluate(cases: Sequence[Case], executor: Executor, keep_draws: bool = False
                 batch = [cases[i] for i in cells]
                 rows = zip(*map(_columns, batch), strict=True)
                 columns = {key: np.array(values, float) for key, values in zip(COLUMNS, rows, strict=True)}
-                found = _noisy(batch, n_draws, executor.tile, team, keep_draws) if noisy else _noiseless(batch, team, keep_draws)
+                found = _plain(batch, team, keep_draws) if plain else _sampled(batch, n_draws, executor.tile, team, keep_draws)
                 yield Outcome(cells, draw_metrics(found[0], columns), found[1])
 
 
@@ -136,13 +138,10 @@ def check_memory(keep_draws: bool, sizes: Sequence[tuple[int, int]]) -> None:
         raise ValueError(f"draws={n_draws} need about {needed / 1e9:.3g} GB for {what}; this machine has {there / 1e9:.3g}")
 
 
-def _noisy(cases: list[Case], n_draws: int, tile: int, team: Team, keep_draws: bool) -> Ticks:
+def _sampled(cases: list[Case], n_draws: int, tile: int, team: Team, keep_draws: bool) -> Ticks:
     """Evaluate cells of one graph and number of draws, a tile of draws a task."""
-    graph = cases[0].structure.graph
-    work, lag, link = _stacked(cases, "work"), _stacked(cases, "lag"), _stacked(cases, "link")
-    seed = np.array([case.scenario.seed for case in cases], np.uint32)
-    replicas, tail = np.array([case.scenario.dp for case in cases]), _stacked(cases, "tail")
-    law, tables = law_rows(cases)
+    graph, work = cases[0].structure.graph, stacked(cases)
+    replicas, (law, tables) = work.n_replicas, law_rows(cases)
     per_draw = np.empty((6, len(cases), n_draws), np.int64)
     per_rank = np.empty((3, len(cases) if keep_draws else 0, graph.n_ranks, n_draws), np.int64)
 
@@ -152,10 +151,7 @@ def _noisy(cases: list[Case], n_draws: int, tile: int, team: Team, keep_draws: b
         sums = np.zeros((end - at, 3, graph.n_ranks, kernels.N_LIMBS), np.int64)
         draws = np.empty((6, end - at, n), np.int64)  # of its own: of a slice numba would not know that draws are next to each other
         ranks = np.empty((3, end - at if keep_draws else 0, graph.n_ranks, n), np.int64)
-        kernels.evaluate(
-            graph, work[at:end], lag[at:end], link[at:end], law[at:end], tables, seed[at:end], replicas[at:end], tail[at:end],
-            first, draws, sums, ranks,
-        )  # fmt: skip
+        kernels.evaluate(graph, Work._make(each[at:end] for each in work), law[at:end], tables, first, draws, sums, ranks)
         per_draw[:, at:end, first : first + n] = draws
         if keep_draws:
             per_rank[:, at:end, :, first : first + n] = ranks
@@ -174,14 +170,15 @@ def _noisy(cases: list[Case], n_draws: int, tile: int, team: Team, keep_draws: b
     return per_draw, rank_draws(per_rank, replicas) if keep_draws else rank_metrics(moments, n_draws, replicas)
 
 
-def _noiseless(cases: list[Case], team: Team, keep_draws: bool) -> Ticks:
-    """Evaluate cells of one graph that have no noise, a window of cells a task."""
-    graph = cases[0].structure.graph
-    work, lag, tail = (np.ascontiguousarray(_stacked(cases, each).T) for each in ("work", "lag", "tail"))
+def _plain(cases: list[Case], team: Team, keep_draws: bool) -> Ticks:
+    """Evaluate `Case.plain` cells of one graph, a window of cells a task."""
+    graph, numbers = cases[0].structure.graph, [case.weights for case in cases]
+    work, lag = (np.stack([each[0] for each in arrays], axis=1) for arrays in zip(*((w.work, w.lag) for w in numbers), strict=True))
+    drain, after = (np.stack(each, axis=1) for each in zip(*map(_after_pipeline, cases), strict=True))
     per_draw, per_rank = np.empty((6, len(cases)), np.int64), np.empty((3, graph.n_ranks, len(cases)), np.int64)
 
     def task(at: int) -> None:  # whole arrays: of a slice numba would not know that cells are next to each other
-        evaluate_noiseless(graph, work, lag, tail, at, min(at + WINDOW, len(cases)), per_draw, per_rank)
+        evaluate_noiseless(graph, work, lag, drain, after, at, min(at + WINDOW, len(cases)), per_draw, per_rank)
 
     team.run(task, ((at,) for at in range(0, len(cases), WINDOW)))
     found = rank_draws(per_rank.swapaxes(1, 2)[:, :, :, None], np.ones(len(cases), np.int64))
@@ -191,8 +188,32 @@ def _noiseless(cases: list[Case], team: Team, keep_draws: bool) -> Ticks:
     return per_draw[:, :, None], only | {f"{name}_std": np.full(values.shape, np.nan) for name, values in only.items()}
 
 
-def _stacked(cases: list[Case], weight: str) -> NDArray[Any]:
-    return np.stack([getattr(case.weights, weight) for case in cases])
+def _after_pipeline(case: Case) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Ticks (r,) that gradients take after a rank's last op where nothing overlaps, and what follows when they are there."""
+    w, built = case.weights, case.structure
+    reduce, gather = (w.n_buckets * np.floor(each + 0.5).astype(np.int64) for each in (w.reduce, w.gather))
+    drain, after = np.zeros(w.update.size, np.int64), w.update.copy()
+    np.add.at(drain, list(built.stage_ranks), reduce)
+    np.add.at(after, list(built.stage_ranks), gather)
+    return drain, after
+
+
+def stacked(cases: Sequence[Case]) -> Work:
+    """Weights of cells with one graph, side by side for the kernel; cells with fewer variants or replicas are filled up."""
+    weights = [case.weights for case in cases]
+
+    def filled(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
+        size = max(len(array) for array in arrays)
+        return np.stack([np.concatenate([array, np.repeat(array[-1:], size - len(array), axis=0)]) for array in arrays])
+
+    ragged = {name: filled([getattr(each, name) for each in weights]) for name in ("work", "lag", "link", "variant")}
+    same = ("host", "n_buckets", "reduce", "gather", "ring", "slow", "update", "overlap")
+    return Work(
+        n_replicas=np.array([case.n_lanes for case in cases]),
+        seed=np.array([case.scenario.seed for case in cases], np.uint32),
+        **ragged,
+        **{name: np.stack([getattr(each, name) for each in weights]) for name in same},
+    )
 
 
 def law_rows(cases: Sequence[Case]) -> tuple[NDArray[np.int64], Floats]:
@@ -211,7 +232,7 @@ def _columns(case: Case) -> tuple[Any, ...]:
     n_microbatches = s.microbatches * s.dp
     return (
         s.barrier,
-        s.pp * (s.dp if case.noisy else 1),  # pipelines that were evaluated: without noise all replicas are alike
+        s.pp * case.n_lanes,
         n_microbatches * s.microbatch_size,
         nan if costs.tokens is None else n_microbatches * costs.tokens,
         nan if costs.model_flops is None else n_microbatches * sum(costs.model_flops),

@@ -5,6 +5,7 @@ ranks. Times come later as two small vectors that the nodes and edges index, so 
 sweep that has its program.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,10 @@ from hops.noise import op_identity
 from hops.programs import KINDS, Op, Program
 
 NO_LAG = 0
+MOST_UNSHARDED = 3  # stages whose weights a rank gathers ahead, the running one included (torch's max_active_stages)
+
+
+type Ints = NDArray[np.int32]
 
 
 class Graph(NamedTuple):
@@ -26,11 +31,17 @@ class Graph(NamedTuple):
     fresh: NDArray[np.bool_]  # (o,) the factor is drawn here (W takes over the one of its I)
     first: NDArray[np.bool_]  # (o,) first op of its rank
     last: NDArray[np.bool_]  # (o,) last op of its rank
+    opens: NDArray[np.int32]  # (o,) stage of which this is the first forward; -1: of none
+    milestone: NDArray[np.int32]  # (o,) number of the gradient reduction that waits for this op; -1: none
     slot: NDArray[np.int32]  # (o,) row of the finish times; a row is used again once its last reader has run
     indptr: NDArray[np.int32]  # (o+1,) edges of node i are indptr[i]:indptr[i+1]
     pred: NDArray[np.int32]  # (e,) node that is waited for
     lag: NDArray[np.int32]  # (e,) index into the lag vector (`lag_index`, `NO_LAG`)
     origin: NDArray[np.int32]  # (e,) node whose end the wait would be for if transfers took no time
+    opening: NDArray[np.int32]  # (s,) stages rank by rank, in the order in which they run first
+    openings: NDArray[np.int32]  # (r+1,) those of rank r are opening[openings[r]:openings[r+1]]
+    reduced: NDArray[np.int32]  # (k,) stage whose gradients a milestone reduces; rank by rank, in program order
+    reductions: NDArray[np.int32]  # (r+1,) milestones of rank r are reductions[r]:reductions[r+1]
     n_ranks: int
     n_slots: int
     n_factors: int
@@ -38,7 +49,7 @@ class Graph(NamedTuple):
 
 
 def work_index(stage: int, kind: str) -> int:
-    """Place of an op's duration in the work vector of length ``6 n_stages``."""
+    """Place of an op's duration in the work vector of length ``7 n_stages``."""
     return 4 * stage + KINDS.index(kind)
 
 
@@ -47,12 +58,22 @@ def transfer_index(n_stages: int, stage: int, backward: bool) -> int:
     return 4 * n_stages + 2 * stage + backward
 
 
+def unshard_index(n_stages: int, stage: int) -> int:
+    """Place of the time that it takes to gather the weights of ``stage`` in the work vector."""
+    return 6 * n_stages + stage
+
+
 def lag_index(stage: int, backward: bool) -> int:
-    """Place of the delay of a message of ``stage`` in the lag vector of length ``1 + 2 n_stages``; place 0 is no delay."""
+    """Place of the delay of a message of ``stage`` in the lag vector of length ``1 + 3 n_stages``; place 0 is no delay."""
     return 1 + 2 * stage + backward
 
 
-def lower(program: Program, p2p: str) -> Graph:
+def unshard_lag(n_stages: int, stage: int) -> int:
+    """Place of an UNSHARD in the lag vector; links of transfers have the same places, one behind those of the work vector."""
+    return 1 + 2 * n_stages + stage
+
+
+def lower(program: Program, p2p: str, reduce_each: bool = False, unshard: bool = False) -> Graph:
     """Lower ``program``; how messages travel is ``p2p``.
 
     ``latency``: a delay on an edge. ``channel``: a node of its own, which waits for the message before it on its ordered
@@ -60,8 +81,17 @@ def lower(program: Program, p2p: str) -> Graph:
     follows. ``blocking``: as channel, and the sender runs nothing until the message has arrived. ``rendezvous``: a node of
     its own that begins when both sides have posted, the sender by computing, the receiver by having nothing left to do
     before the op that needs the message; so a receiver takes one message at a time, and channels need no order.
+
+    Milestones are the ops that make gradients ready to be reduced: the last backward of each stage (B, or W), or with
+    ``reduce_each`` every one. With ``unshard`` a stage's weights are gathered before it runs, by an UNSHARD node on a
+    channel of the rank's own, and given up (RESHARD, which takes no time) when others are needed sooner.
     """
     nodes, n_stages = _Nodes(), program.n_stages
+    ahead = [_unshards(ops) if unshard else [] for ops in program.ranks]
+    step_of = [0] * program.pp
+    gathered: dict[int, Edge] = {}  # stage -> the edge that waits for its weights
+    if any(ahead):
+        start = nodes.add(-1, None, transfer_index(n_stages, n_stages - 1, backward=False))  # a message that nobody sends takes no time
     sent: dict[tuple[int, bool, int], Edge] = {}  # (stage, backward, microbatch) -> the edge that waits for its message
     for here, op in program.order:
         stage, kind, k = op
@@ -71,7 +101,14 @@ def lower(program: Program, p2p: str) -> Graph:
         if arrival is not None and p2p == "rendezvous":
             transfer = nodes.add(-1, None, transfer_index(n_stages, stage - step, backward), nodes.last.get(here), arrival)
             arrival = Edge(transfer, lag_index(stage - step, backward), arrival.origin)
-        node = nodes.add(here, op, work_index(stage, kind), nodes.last.get(here), arrival)
+        if unshard:
+            for wanted in ahead[here][step_of[here]]:
+                issued = nodes.last.get(here) or Edge(start, NO_LAG, start)
+                node = nodes.add(-1, None, unshard_index(n_stages, wanted), nodes.last.get((here, here)), issued)
+                nodes.last[here, here] = Edge(node, NO_LAG, node)
+                gathered[wanted] = Edge(node, unshard_lag(n_stages, wanted), issued.origin)
+            step_of[here] += 1
+        node = nodes.add(here, op, work_index(stage, kind), nodes.last.get(here), arrival, gathered.pop(stage, None))
         nodes.last[here] = Edge(node, NO_LAG, node)
         if kind == "W" or not 0 <= stage + step < n_stages:
             continue
@@ -94,6 +131,9 @@ def lower(program: Program, p2p: str) -> Graph:
     first, last = np.zeros(len(rank), bool), np.zeros(len(rank), bool)
     for r in range(program.pp):
         first[np.flatnonzero(rank == r)[:1]] = last[np.flatnonzero(rank == r)[-1:]] = True
+    opens, opening, openings = _marks(nodes, program.pp, _first_forwards(nodes.op))
+    milestones = [node for node, op in enumerate(nodes.op) if op and op.kind in "BW"]
+    milestone, reduced, reductions = _marks(nodes, program.pp, milestones if reduce_each else _last_backwards(nodes.op, milestones))
     graph = Graph(
         rank=rank,
         work=np.array(nodes.work, np.int32),
@@ -102,11 +142,17 @@ def lower(program: Program, p2p: str) -> Graph:
         fresh=np.array(fresh, np.bool_),
         first=first,
         last=last,
+        opens=np.where(opens >= 0, opening[opens], -1).astype(np.int32),
+        milestone=milestone,
         slot=np.array(slot, np.int32),
         indptr=np.array(nodes.indptr, np.int32),
         pred=np.array(nodes.pred, np.int32),
         lag=np.array(nodes.lag, np.int32),
         origin=np.array(nodes.origin, np.int32),
+        opening=opening,
+        openings=openings,
+        reduced=reduced,
+        reductions=reductions,
         n_ranks=program.pp,
         n_slots=n_slots,
         n_factors=max(factor) + 1,
@@ -146,6 +192,43 @@ class _Nodes:
                 self.origin.append(edge.origin)
         self.indptr.append(len(self.pred))
         return len(self.rank) - 1
+
+
+def _unshards(ops: Sequence[Op]) -> list[list[int]]:
+    """Stages to gather before each op of a rank: the next `MOST_UNSHARDED` different ones are kept, others given up."""
+    upcoming: list[list[int]] = []
+    soon: list[int] = []
+    for op in reversed(ops):
+        soon = [op.stage, *(stage for stage in soon if stage != op.stage)][:MOST_UNSHARDED]
+        upcoming.append(soon)
+    wanted: list[list[int]] = []
+    here: list[int] = []
+    for soon in reversed(upcoming):
+        wanted.append([stage for stage in soon if stage not in here])
+        here = soon
+    return wanted
+
+
+def _first_forwards(ops: list[Op | None]) -> list[int]:
+    first: dict[int, int] = {}
+    for node, op in enumerate(ops):
+        if op and op.kind == "F":
+            first.setdefault(op.stage, node)
+    return sorted(first.values())
+
+
+def _last_backwards(ops: list[Op | None], backwards: list[int]) -> list[int]:
+    return sorted({ops[node].stage: node for node in backwards}.values())  # type: ignore[union-attr]
+
+
+def _marks(nodes: _Nodes, n_ranks: int, chosen: list[int]) -> tuple[Ints, Ints, Ints]:
+    """Number the nodes ``chosen``, rank by rank: numbers (o,), -1 elsewhere; their stages (k,); where each rank's begin (r+1,)."""
+    ordered = sorted(chosen, key=lambda node: nodes.rank[node])  # stable: on a rank they stay in program order
+    number = np.full(len(nodes.rank), -1, np.int32)
+    number[ordered] = np.arange(len(ordered))
+    stages = np.array([nodes.op[node].stage for node in ordered], np.int32)  # type: ignore[union-attr]
+    ranks = np.array([nodes.rank[node] for node in ordered])
+    return number, stages, np.searchsorted(ranks, np.arange(n_ranks + 1)).astype(np.int32)
 
 
 def _reuse(indptr: list[int], pred: list[int], origin: list[int]) -> tuple[list[int], int]:

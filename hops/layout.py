@@ -41,6 +41,6 @@ class Layout:
         """GPUs that split the tensors of ``rank`` (in the first replica)."""
         return tuple(self.gpu(rank, shard=i) for i in range(self.tp))
 
-    def replicas(self, rank: int) -> tuple[int, ...]:
-        """GPUs that hold the same weights as the first shard of ``rank``."""
-        return tuple(self.gpu(rank, replica=i) for i in range(self.dp))
+    def replicas(self, rank: int, first: int = 0, n: int | None = None, step: int = 1) -> tuple[int, ...]:
+        """GPUs that hold the same weights as the first shard of ``rank``; all, or ``n`` of them, every ``step``-th."""
+        return tuple(self.gpu(rank, replica=first + i * step) for i in range(self.dp if n is None else n))

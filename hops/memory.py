@@ -8,7 +8,8 @@ last stage. Buffers of NCCL, fragmentation and the CUDA context are not counted:
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from hops.costs import GRADIENT, WEIGHT, Costs
+from hops.costs import Costs
+from hops.data_parallel import GRADIENT, WEIGHT
 
 OPTIMIZER = 12  # fp32 master weight and two moments
 

@@ -7,8 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hops.kernels import BUSY, EXPOSED, LIMB, MAKESPAN, MOST_BUSY, ONE, OWN_STEP, SPAN, STEP, TOTAL_BUSY, UTILIZATION
-
-TICKS = 1e9  # a second
+from hops.weights import TICKS, Floats
 
 # name, row, unit, whether it is summed over the replicas
 PER_RANK = (
@@ -16,8 +15,6 @@ PER_RANK = (
     ("exposed_communication", EXPOSED, TICKS, True),
     ("utilization", UTILIZATION, ONE, False),
 )
-
-type Floats = NDArray[np.float64]
 
 # what a cell contributes to its metrics besides ticks, one column each; NaN where the model has none
 COLUMNS = ("barrier", "ranks", "samples", "tokens", "model_flops", "hardware_flops", "peak_flops", "gpus")

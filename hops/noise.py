@@ -18,7 +18,7 @@ from hops.jit import inlined, kernel
 LANES = 256  # draws that one window serves: 64 Philox blocks of four words, draw = 256 window + 64 word + block
 BLOCKS = 64
 # last word of the counter: one stream a kind of variation, in the order in which their factors multiply a duration
-OP_STREAM, RANK_STREAM, MICROBATCH_STREAM, LINK_STREAM = 1, 2, 3, 4
+OP_STREAM, RANK_STREAM, MICROBATCH_STREAM, LINK_STREAM, HOST_STREAM = 1, 2, 3, 4, 5
 
 STAGE_BITS, MICROBATCH_BITS, REPLICA_BITS = 11, 20, 16
 

@@ -16,9 +16,10 @@ WINDOW = 512  # cells side by side
 
 
 @kernel
-def evaluate_noiseless(graph, work, lag, tail, begin, end, per_draw, per_rank):  # type: ignore[no-untyped-def]
-    """Evaluate cells begin <= . < end: work (w, c) float ticks; lag (l, c), tail (r, c) ticks -> per_draw (6, c), per_rank (3, r, c) ticks.
+def evaluate_noiseless(graph, work, lag, drain, after, begin, end, per_draw, per_rank):  # type: ignore[no-untyped-def]
+    """Evaluate cells begin <= . < end: work (w, c) float ticks, lag (l, c) ticks -> per_draw (6, c), per_rank (3, r, c) ticks.
 
+    drain (r, c) ticks follow a rank's last op; the longest of after (r, c) ticks follows the last of all.
     Replicas are all alike without noise, so this is one of them.
     """
     n_ranks, n_works, n_lags = graph.n_ranks, work.shape[0], lag.shape[0]
@@ -27,7 +28,7 @@ def evaluate_noiseless(graph, work, lag, tail, begin, end, per_draw, per_rank): 
     unhindered = np.empty(WINDOW, np.int64)  # start if transfers took no time
     first, last = np.empty((n_ranks, WINDOW), np.int64), np.empty((n_ranks, WINDOW), np.int64)
     busy, exposed = np.empty((n_ranks, WINDOW), np.int64), np.empty((n_ranks, WINDOW), np.int64)
-    makespan, span = np.empty(WINDOW, np.int64), np.empty(WINDOW, np.int64)
+    makespan, span, longest = np.empty(WINDOW, np.int64), np.empty(WINDOW, np.int64), np.empty(WINDOW, np.int64)
     n_times, home, used = np.zeros(n_works, np.int64), np.zeros(n_works, np.int64), np.zeros(n_works, np.bool_)
     for node in range(graph.rank.size):
         used[graph.work[node]] = True
@@ -98,11 +99,14 @@ def evaluate_noiseless(graph, work, lag, tail, begin, end, per_draw, per_rank): 
             for d in range(n):
                 per_rank[BUSY, rank, at + d], per_rank[EXPOSED, rank, at + d] = busy[rank, d], exposed[rank, d]
             for d in range(n):
-                after = last[rank, d] + tail[rank, at + d]
-                per_draw[STEP, at + d] = max(per_draw[STEP, at + d], after)
-                per_draw[OWN_STEP, at + d] = max(per_draw[OWN_STEP, at + d], after - first[rank, d])
+                ended, rest = last[rank, d] + drain[rank, at + d], after[rank, at + d]
+                per_draw[STEP, at + d] = max(per_draw[STEP, at + d], ended)
+                per_draw[OWN_STEP, at + d] = max(per_draw[OWN_STEP, at + d], ended + rest - first[rank, d])
+                longest[d] = rest if rank == 0 else max(longest[d], rest)
             for d in range(n):
                 per_draw[TOTAL_BUSY, at + d] += busy[rank, d]
                 per_draw[MOST_BUSY, at + d] = max(per_draw[MOST_BUSY, at + d], busy[rank, d])
             for d in range(n):
                 per_rank[UTILIZATION, rank, at + d] = np.int64(busy[rank, d] / max(makespan[d], 1) * ONE + 0.5)
+        for d in range(n):
+            per_draw[STEP, at + d] += longest[d]

@@ -8,8 +8,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Okabe & Ito's colours, told apart by all common kinds of colour vision
-COLOURS = {"F": "#56B4E9", "B": "#E69F00", "I": "#E69F00", "W": "#009E73"}
+COLOURS = {"F": "#56B4E9", "B": "#E69F00", "I": "#E69F00", "W": "#009E73", "REDUCE_GRAD": "#CC79A7", "UNSHARD": "#0072B2"}
 WORDS = {"F": "forward", "B": "backward", "I": "backward for input", "W": "backward for weight"}
+WORDS |= {"REDUCE_GRAD": "replicas reduce gradients", "UNSHARD": "replicas gather weights"}
 BUBBLE, WIRE = "#E8E8E8", "#555555"
 
 
@@ -39,19 +40,19 @@ def timeline_figure(frame: "pd.DataFrame", messages: Sequence[Message], title: s
     axes.broken_barh([(0, end)], (-0.5, n_ranks), color=BUBBLE)
 
     def bars(rows: "pd.DataFrame") -> list[list[tuple[float, float]]]:
-        corners = zip(rows["start"], rows["end"], rows["rank"], strict=True)
-        return [[(a, r - 0.42), (b, r - 0.42), (b, r + 0.42), (a, r + 0.42)] for a, b, r in corners]
+        corners = zip(rows["start"], rows["end"], rows["rank"], rows["microbatch"], strict=True)
+        tops = [(a, b, r + (0.3 if k < 0 else -0.42), r + 0.42) for a, b, r, k in corners]  # exchanges below, on a thin bar
+        return [[(a, top), (b, top), (b, low), (a, low)] for a, b, top, low in tops]
 
-    kinds = [kind for kind in "FBIW" if (frame["kind"] == kind).any()]
+    kinds = [kind for kind in COLOURS if (frame["kind"] == kind).any()]
     for kind in kinds:
-        axes.add_collection(
-            PolyCollection(bars(frame[frame["kind"] == kind]), facecolors=COLOURS[kind], edgecolors="white", linewidths=0.4)
-        )
+        rim = "none" if kind in ("REDUCE_GRAD", "UNSHARD") else "white"  # buckets are too thin for one
+        axes.add_collection(PolyCollection(bars(frame[frame["kind"] == kind]), facecolors=COLOURS[kind], edgecolors=rim, linewidths=0.4))
     seen = [m for m in messages if m.arrived - m.sent > end / 1000]
     axes.add_collection(LineCollection([[(m.sent, m.source), (m.arrived, m.goal)] for m in seen], colors=WIRE, linewidths=0.5))
 
     size = min(8.0, 72 * row * 0.55)  # points
-    for op in frame.itertuples():
+    for op in frame[frame["microbatch"] >= 0].itertuples():
         fits = (op.end - op.start) / end * (width - 1.2) * 72 > 0.68 * size * len(str(op.microbatch))
         if fits and size > 4:
             axes.text((op.start + op.end) / 2, op.rank, str(op.microbatch), ha="center", va="center", fontsize=size, clip_on=True)

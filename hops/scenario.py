@@ -7,10 +7,12 @@ from typing import Any, NamedTuple
 
 from hops.checks import Infeasible, count, flag, no_such, one_of
 from hops.costs import FAMILIES, Model, model_keys
+from hops.data_parallel import DataParallel
 from hops.distributions import LAWS, TERMS
 from hops.efficiency import Efficiency, make_efficiency
 from hops.layout import ORDER, Layout
 from hops.noise import MICROBATCH_BITS, REPLICA_BITS, STAGE_BITS
+from hops.overheads import Host, Slowdown, make_host, make_slowdown
 from hops.registry import Registry
 from hops.schedules import SCHEDULES
 from hops.topologies import TOPOLOGIES
@@ -45,11 +47,12 @@ class Latency:
     rank: Choice | None = None  # a rank, for a whole draw
     microbatch: Choice | None = None  # a microbatch, at all stages and in both directions
     link: Choice | None = None  # a class of links, for a whole draw
+    host: Choice | None = None  # the issue of every op on its own
     per: str = "rank"  # what op and rank were measured on: a rank, or one of its GPUs, the slowest of which the others wait for
 
     @property
     def terms(self) -> tuple[Choice | None, ...]:
-        """The four terms in the order in which the engine numbers them."""
+        """The terms in the order in which the engine numbers them."""
         return tuple(getattr(self, term) for term in TERMS)
 
     @property
@@ -80,6 +83,9 @@ class Scenario:
     seed: int
     p2p: str
     barrier: bool
+    data_parallel: DataParallel
+    host: Host
+    slowdown: Slowdown
 
     @property
     def layout(self) -> Layout:
@@ -89,7 +95,8 @@ class Scenario:
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Scenario":
         """Check a composed config and make the value; ``ValueError`` names the key, what was found and what works."""
-        known = {field.name for field in fields(cls)} | {*LATER, *DERIVED}
+        known = ({field.name for field in fields(cls)} - {"data_parallel", "slowdown"}) | {*LATER, *DERIVED, *DATA_PARALLEL}
+        known |= {"overlap_slowdown", "cuda_graph"}
         for key in config:
             if key not in known:
                 raise no_such("key", key, known)
@@ -121,7 +128,14 @@ class Scenario:
             seed=count("seed", config["seed"], least=0, most=2**32 - 1),
             p2p=one_of("p2p", config["p2p"], P2P),
             barrier=flag("barrier", config["barrier"]),
+            data_parallel=_data_parallel(*((config[key], _type(config[key])) for key in DATA_PARALLEL)),
+            host=_host(_section("host", config), config["cuda_graph"]),
+            slowdown=_slowdown(_section("overlap_slowdown", config)),
         )
+
+
+# config keys of `DataParallel`, in the order of its fields
+DATA_PARALLEL = ("zero", "dp_shard", "overlap_grad_reduce", "overlap_param_gather", "bucket_size")
 
 
 def derived_dp(pp: int, tp: int, gpus: Any, dp: Any) -> int:
@@ -238,6 +252,21 @@ def forget_files() -> None:
 @remember
 def _efficiency(section: Frozen) -> Efficiency | None:
     return make_efficiency(_values("efficiency", section))
+
+
+@remember
+def _data_parallel(*values: tuple[Any, type]) -> DataParallel:
+    return DataParallel(*(value for value, _ in values))
+
+
+@remember
+def _host(section: Frozen, cuda_graph: Any) -> Host:
+    return make_host(_values("host", section), cuda_graph)
+
+
+@remember
+def _slowdown(section: Frozen) -> Slowdown:
+    return make_slowdown(_values("overlap_slowdown", section))
 
 
 @remember

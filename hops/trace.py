@@ -1,16 +1,18 @@
 """Timelines: when each op of one draw runs, as a table and as text."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hops import kernels
 from hops.checks import count
-from hops.executor import law_rows
-from hops.metrics import TICKS
+from hops.executor import law_rows, stacked
+from hops.graph import unshard_index
 from hops.plots import Message
 from hops.simulation import Case
+from hops.weights import TICKS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,50 +21,89 @@ FILL = {"F": "-", "B": "=", "I": "=", "W": "~"}  # a bar's body; its head is the
 PAINT = {"F": "36", "B": "33", "I": "33", "W": "32"}  # cyan, yellow, green, as in the picture
 
 
+class Trace(NamedTuple):
+    """One draw [ticks]: of replica 0 the nodes and lags; of all replicas together what they exchange."""
+
+    start: NDArray[np.int64]  # (o,)
+    finish: NDArray[np.int64]
+    lag: NDArray[np.int64]  # (1 + 3 stages,)
+    reducing: NDArray[np.int64]  # (milestones, buckets) when the reduction of gradients begins
+    reduced: NDArray[np.int64]  # when it ends
+    released: NDArray[np.int64]  # (stages, buckets) when weights have been gathered, where that overlaps
+
+
 def timeline_frame(case: Case, draw: int = 0) -> "pd.DataFrame":
-    """Start and end [s] of every op in one draw: columns rank, op, stage, kind, microbatch, start, end, by rank and start."""
+    """Start and end [s] of every op in one draw: columns rank, op, stage, kind, microbatch, start, end, by rank and start.
+
+    Where there are replicas the ops are those of the first, and what they exchange follows: kinds REDUCE_GRAD (once all have
+    the gradients) and UNSHARD (weights that are gathered within the iteration), a row a bucket, microbatch -1.
+    """
     import pandas as pd
 
-    start, end = op_ticks(case, count("draw", draw, least=0, most=case.scenario.draws - 1))
-    program = case.program
-    ranks = [rank for rank, _ in program.order]
-    ops = [op for _, op in program.order]
-    frame = pd.DataFrame(
-        {
-            "rank": ranks,
-            "op": [str(op) for op in ops],
-            "stage": [op.stage for op in ops],
-            "kind": [op.kind for op in ops],
-            "microbatch": [op.microbatch for op in ops],
-            "start": start / TICKS,
-            "end": end / TICKS,
-        }
-    )
+    found = node_ticks(case, count("draw", draw, least=0, most=case.scenario.draws - 1))
+    ops = case.structure.graph.rank >= 0
+    rows = [
+        (rank, str(op), *op, start, end)
+        for (rank, op), start, end in zip(case.program.order, found.start[ops] / TICKS, found.finish[ops] / TICKS, strict=True)
+    ]
+    rows += [
+        (case.structure.stage_ranks[e.stage], f"{e.stage}{e.kind}", e.stage, e.kind, -1, e.start, e.end) for e in exchanges(case, found)
+    ]
+    frame = pd.DataFrame(rows, columns=["rank", "op", "stage", "kind", "microbatch", "start", "end"])
     return frame.sort_values(["rank", "start"], kind="stable", ignore_index=True)
+
+
+class ExchangeBar(NamedTuple):
+    """An exchange among the replicas of a stage [s]."""
+
+    stage: int
+    kind: str
+    start: float
+    end: float
+
+
+def exchanges(case: Case, found: Trace) -> Iterator[ExchangeBar]:
+    """What replicas exchange in one draw; weights only where they are gathered within the iteration."""
+    graph, weights = case.structure.graph, case.weights
+    n_stages = graph.opening.size
+    for milestone, stage in enumerate(graph.reduced):
+        for part in range(weights.n_buckets[stage]):
+            start, end = found.reducing[milestone, part], found.reduced[milestone, part]
+            yield ExchangeBar(int(stage), "REDUCE_GRAD", start / TICKS, end / TICKS)
+    if weights.overlap[1]:
+        for rank in range(graph.n_ranks):
+            before = 0
+            for stage in graph.opening[graph.openings[rank] : graph.openings[rank + 1]]:
+                for end in found.released[stage, : weights.n_buckets[stage]]:
+                    yield ExchangeBar(int(stage), "UNSHARD", before / TICKS, end / TICKS)
+                    before = end
+    for node in np.flatnonzero(graph.work >= unshard_index(n_stages, 0)):
+        stage = int(graph.work[node]) - unshard_index(n_stages, 0)
+        yield ExchangeBar(stage, "UNSHARD", found.start[node] / TICKS, found.finish[node] / TICKS)
 
 
 def op_ticks(case: Case, draw: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Start and end [ticks] of the ops of one draw, in ``program.order``."""
-    start, finish, _ = node_ticks(case, draw)
-    ops = case.structure.graph.rank >= 0
-    return start[ops], finish[ops]
+    found, ops = node_ticks(case, draw), case.structure.graph.rank >= 0
+    return found.start[ops], found.finish[ops]
 
 
-def node_ticks(case: Case, draw: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Start and finish of every node of the graph, and the lags, in one draw [ticks]."""
-    graph, weights = case.structure.graph, case.weights
-    start, finish = np.empty(graph.rank.size, np.int64), np.empty(graph.rank.size, np.int64)
-    lag = np.empty(weights.lag.size, np.int64)
+def node_ticks(case: Case, draw: int) -> Trace:
+    """One draw, down to the nodes of the graph."""
+    graph, cells = case.structure.graph, stacked([case])
     law, tables = law_rows([case])
-    seed = np.uint32(case.scenario.seed)
-    kernels.trace(graph, weights.work, weights.lag, weights.link, law[0], tables, seed, draw, start, finish, lag)
-    return start, finish, lag
+    n_nodes, n_buckets = graph.rank.size, max(1, int(cells.n_buckets.max()))
+    reductions = (graph.reduced.size, n_buckets)
+    sizes = (n_nodes, n_nodes, cells.lag.shape[2], reductions, reductions, (graph.opening.size, n_buckets))
+    found = Trace(*(np.zeros(size, np.int64) for size in sizes))
+    kernels.trace(graph, cells, law, tables, draw, *found)
+    return found
 
 
 def messages(case: Case, draw: int = 0) -> list[Message]:
     """Every transfer between ranks in one draw."""
     graph = case.structure.graph
-    _, finish, lag = node_ticks(case, draw)
+    _, finish, lag, *_ = node_ticks(case, draw)
     found = []
     for node in np.flatnonzero(graph.rank >= 0):
         for edge in range(graph.indptr[node], graph.indptr[node + 1]):
@@ -78,15 +119,15 @@ def timeline_text(frame: "pd.DataFrame", width: int = 100, colour: bool = False)
 
     Where an op is wide enough its microbatch opens it; ``colour`` paints kinds with ANSI codes.
     """
-    n_ranks, end = int(frame["rank"].max()) + 1, float(frame["end"].max())
+    kinds = [kind for kind in "FBIW" if kind in set(frame["kind"])]
+    n_ranks, end = int(frame["rank"].max()) + 1, float(frame["end"][frame["kind"].isin(kinds)].max())
     margin = len(f"rank {n_ranks - 1} |")
     columns = width - margin - 1
-    kinds = [kind for kind in "FBIW" if kind in set(frame["kind"])]
     lines = []
     for rank in range(n_ranks):
         share = np.zeros((len(kinds) + 1, columns))  # of each column's time; the last row is waiting
         heads: dict[int, str] = {}
-        for op in frame[frame["rank"] == rank].itertuples():
+        for op in frame[(frame["rank"] == rank) & frame["kind"].isin(kinds)].itertuples():
             first, last = op.start / end * columns, op.end / end * columns
             edges = np.clip(np.arange(int(first), min(int(last) + 2, columns + 1)), first, last)
             share[kinds.index(op.kind), int(first) : int(first) + len(edges) - 1] += np.diff(edges)

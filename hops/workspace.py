@@ -11,13 +11,32 @@ from hops.noise import BLOCKS, LANES
 N_LINKS = 16  # classes of links at most
 
 
+class Work(NamedTuple):
+    """What the kernel needs of cells with one graph: c = cells, v = variants of replicas, s = stages, r = ranks."""
+
+    work: NDArray[np.float64]  # (c, v, 7 s) ticks
+    lag: NDArray[np.int64]  # (c, v, 1 + 3 s) ticks
+    link: NDArray[np.int64]  # (c, v, 1 + 3 s) class of the path that a lag stands for
+    host: NDArray[np.float64]  # (c, 4 s) ticks to issue an op
+    variant: NDArray[np.int64]  # (c, replicas) which variant a replica is
+    n_replicas: NDArray[np.int64]  # (c,)
+    seed: NDArray[np.uint32]  # (c,)
+    n_buckets: NDArray[np.int64]  # (c, s) of a stage's gradients and weights
+    reduce: NDArray[np.float64]  # (c, s) ticks to reduce a bucket
+    gather: NDArray[np.float64]  # (c, s) ticks to gather a bucket of weights
+    ring: NDArray[np.int64]  # (c, s) class of the slowest path of these
+    slow: NDArray[np.float64]  # (c, 4 s) ticks that an exchange of replicas adds to an op that it runs beside
+    update: NDArray[np.int64]  # (c, r) ticks of the optimizer, and of what else ends an iteration
+    overlap: NDArray[np.bool_]  # (c, 2) a bucket is reduced when ready; weights are gathered before a stage's first forward
+
+
 class Workspace(NamedTuple):
     """Scratch of one call; rows of LANES."""
 
     finish: NDArray[np.int64]  # (slots, d)
     factor: NDArray[np.float64]  # (factors, d) of ops
-    shared: NDArray[np.float64]  # (ranks + links + microbatches, d) factors that a window draws once
-    lag: NDArray[np.int64]  # (1 + 2 stages, d) delays, link noise included
+    shared: NDArray[np.float64]  # (ranks + links + microbatches + 1, d) factors that a window draws once; the last row is scratch
+    lag: NDArray[np.int64]  # (1 + 3 stages, d) delays, link noise included
     words: NDArray[np.uint32]  # (4, d / 4) random words, and the same memory as (d,)
     bits: NDArray[np.uint32]
     distance: NDArray[np.float64]  # (d,), and the same memory as integers
@@ -26,6 +45,11 @@ class Workspace(NamedTuple):
     ticks: NDArray[np.int64]  # (d,)
     start: NDArray[np.int64]  # (d,)
     unhindered: NDArray[np.int64]  # (d,) start if transfers took no time
+    begun: NDArray[np.int64]  # (o, d) start of every node, where asked for
+    issued: NDArray[np.int64]  # (r, d) until when the host of a rank has issued its ops
+    ready: NDArray[np.int64]  # (buckets, d) when a bucket's gradients are there, in all replicas; then when its reduction begins
+    reduced: NDArray[np.int64]  # (buckets, d) when it ends
+    released: NDArray[np.int64]  # (buckets, d) when a bucket of weights has been gathered; buckets of stages, not of milestones
     first: NDArray[np.int64]  # (r, d) start of a rank's first op
     last: NDArray[np.int64]  # (r, d) end of a rank's last op
     busy: NDArray[np.int64]  # (r, d)
@@ -35,20 +59,23 @@ class Workspace(NamedTuple):
     all_busy: NDArray[np.int64]  # (r, d) sums
     all_exposed: NDArray[np.int64]  # (r, d)
     most: NDArray[np.int64]  # (d,) largest busy time
+    most_after: NDArray[np.int64]  # (d,) longest that follows the reduction of gradients on any rank
     makespan: NDArray[np.int64]  # (d,)
     span: NDArray[np.int64]  # (d,)
+    step: NDArray[np.int64]  # (d,) end of the iteration
+    own_step: NDArray[np.int64]  # (d,) longest time from a rank's own beginning to its own end
 
 
 @kernel
-def workspace(graph, n_slots, n_lags):  # type: ignore[no-untyped-def]
-    """Allocate a `Workspace`."""
-    n_ranks = graph.n_ranks
+def workspace(graph, n_slots, n_begun, n_buckets):  # type: ignore[no-untyped-def]
+    """Allocate a `Workspace`; at most ``n_buckets`` a stage."""
+    n_ranks, n_stages, n_milestones = graph.n_ranks, graph.opening.size, graph.reduced.size
     words, distance = np.empty((4, BLOCKS), np.uint32), np.empty(LANES, np.float64)
     return Workspace(
         np.empty((n_slots, LANES), np.int64),
         np.empty((graph.n_factors, LANES), np.float64),
-        np.empty((n_ranks + N_LINKS + graph.n_microbatches, LANES), np.float64),
-        np.empty((n_lags, LANES), np.int64),
+        np.empty((n_ranks + N_LINKS + graph.n_microbatches + 1, LANES), np.float64),
+        np.empty((1 + 3 * n_stages, LANES), np.int64),
         words,
         words.reshape(-1),
         distance,
@@ -57,6 +84,11 @@ def workspace(graph, n_slots, n_lags):  # type: ignore[no-untyped-def]
         np.empty(LANES, np.int64),
         np.empty(LANES, np.int64),
         np.empty(LANES, np.int64),
+        np.empty((n_begun, LANES), np.int64),
+        np.empty((n_ranks, LANES), np.int64),
+        np.empty((n_milestones * n_buckets, LANES), np.int64),
+        np.empty((n_milestones * n_buckets, LANES), np.int64),
+        np.empty((n_stages * n_buckets, LANES), np.int64),
         np.empty((n_ranks, LANES), np.int64),
         np.empty((n_ranks, LANES), np.int64),
         np.empty((n_ranks, LANES), np.int64),
@@ -65,6 +97,9 @@ def workspace(graph, n_slots, n_lags):  # type: ignore[no-untyped-def]
         np.empty((n_ranks, LANES), np.int64),
         np.empty((n_ranks, LANES), np.int64),
         np.empty((n_ranks, LANES), np.int64),
+        np.empty(LANES, np.int64),
+        np.empty(LANES, np.int64),
+        np.empty(LANES, np.int64),
         np.empty(LANES, np.int64),
         np.empty(LANES, np.int64),
         np.empty(LANES, np.int64),

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import settings
 
 from hops import kernels
-from hops.executor import law_rows
+from hops.executor import law_rows, stacked
 from hops.scenario import Scenario
 from hops.simulation import prepare
 
@@ -34,6 +34,14 @@ CONFIG = {
     "seed": 0,
     "p2p": "latency",
     "barrier": True,
+    "zero": 1,
+    "dp_shard": None,
+    "overlap_grad_reduce": False,
+    "overlap_param_gather": False,
+    "bucket_size": None,
+    "overlap_slowdown": {},
+    "host": {},
+    "cuda_graph": False,
 }
 
 
@@ -58,18 +66,12 @@ def run_ticks(case, first=0, n=None, split=()):
     n = case.scenario.draws if n is None else n
     graph = case.structure.graph
     law, tables = law_rows([case])
-    weights = case.weights
-    seed = np.array([case.scenario.seed], np.uint32)
     cuts = [0, *split, n]
     parts, moments = [], np.zeros((3, graph.n_ranks, kernels.N_LIMBS), object)
     for a, b in pairwise(cuts):
         per_draw = np.empty((6, 1, b - a), np.int64)
         sums = np.zeros((1, 3, graph.n_ranks, kernels.N_LIMBS), np.int64)
-        kernels.evaluate(
-            graph, weights.work[None], weights.lag[None], weights.link[None], law, tables, seed,
-            np.array([case.scenario.dp]), weights.tail[None], first + a, per_draw, sums,
-            np.empty((3, 0, graph.n_ranks, b - a), np.int64),
-        )  # fmt: skip
+        kernels.evaluate(graph, stacked([case]), law, tables, first + a, per_draw, sums, np.empty((3, 0, graph.n_ranks, b - a), np.int64))
         parts.append(per_draw[:, 0])
         moments += sums[0]
     return np.concatenate(parts, axis=1), moments

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from hops.checks import Infeasible
-from hops.collectives import ALONE, Ring
-from hops.costs import Explicit, Transformer, after_pipeline
+from hops.collectives import Ring
+from hops.costs import Explicit, Transformer
 from hops.hardware import GPUS
 
 SHAPE = {
@@ -199,10 +199,3 @@ def test_tensor_parallel__must_divide_the_model(model, tp, sentence):
     else:
         with pytest.raises(Infeasible, match=sentence):
             model.costs(GPUS["h100"], line(2), 1, shards)
-
-
-def test_after_pipeline__by_hand():
-    """A billion parameters on an H100: 30 bytes each through memory; over four replicas a quarter of that, and two exchanges."""
-    assert after_pipeline(1e9, GPUS["h100"], ALONE) == pytest.approx(30e9 / 3350e9)
-    four = Ring(4, 0.0, 50e9)
-    assert after_pipeline(1e9, GPUS["h100"], four) == pytest.approx(30e9 / 4 / 3350e9 + 0.75 * (4e9 + 2e9) / 50e9)

@@ -130,17 +130,17 @@ def test_noiseless__cells_side_by_side_are_the_cells_alone(p2p):
 def test_replicas__the_step_waits_for_the_slowest_of_separate_simulations(made, dp):
     made = {**made, "dp": dp, "draws": 3}
     case = prepare(Scenario.from_config(made))
-    tail = np.arange(made["pp"], dtype=np.int64)[::-1] * 1_000_003
-    case = case._replace(weights=case.weights._replace(tail=tail))
+    update = np.arange(made["pp"], dtype=np.int64)[::-1] * 1_000_003
+    case = case._replace(weights=case.weights._replace(update=update))
     for draw in range(2 if case.noisy else 1):
-        program, runs = prepare(Scenario.from_config(made)).program, [twin_of(made, draw, replica)[1] for replica in range(dp)]
+        program, runs = prepare(Scenario.from_config(made)).program, [twin_of(made, draw, replica)[1] for replica in range(case.n_lanes)]
         each = [twin.metrics(program, when, busy) for when, busy, _ in runs]
         ticks, moments = run_ticks(case, first=draw, n=1)
         assert ticks[0, 0] == max(makespan for makespan, *_ in each)
         assert ticks[1, 0] == max(span for _, span, *_ in each)
         assert ticks[2, 0] == sum(total for *_, total, _ in each)
         assert ticks[3, 0] == max(most for *_, most in each)
-        assert tuple(ticks[4:, 0]) == twin.step(program, [when for when, *_ in runs], tail.tolist())
+        assert tuple(ticks[4:, 0]) == twin.step(program, [when for when, *_ in runs], update.tolist())
         total = (moments[:, :, 0] << 42) + (moments[:, :, 1] << 21) + moments[:, :, 2]
         assert list(total[0]) == [sum(busy[rank] for _, busy, _ in runs) for rank in range(made["pp"])]
         assert list(total[1]) == [sum(exposed[rank] for *_, exposed in runs) for rank in range(made["pp"])]
@@ -192,7 +192,7 @@ def test_terms__each_varies_what_it_names(term):
     ticks, _ = run_ticks(case)
     spread = ticks[0].std() / ticks[0].mean()
     # F 1 and B 2 twice: each on its own; all together; the two of a microbatch together; none
-    expected = {"op": (2 * (1 + 4)) ** 0.5 / 6, "rank": 1.0, "microbatch": (2 * 9) ** 0.5 / 6, "link": 0.0}[term] * 0.1
+    expected = {"op": (2 * (1 + 4)) ** 0.5 / 6, "rank": 1.0, "microbatch": (2 * 9) ** 0.5 / 6, "link": 0.0, "host": 0.0}[term] * 0.1
     assert spread == pytest.approx(expected, rel=0.06)  # 5 standard errors of a deviation over 4,000 draws
 
 
@@ -308,7 +308,7 @@ def test_law__mean_makespan_is_at_least_the_makespan_of_means():
 def test_law__the_reversed_graph_has_the_same_makespan(made):
     """Longest path forwards and backwards: the latest start of every op, counted from the end, gives the same length."""
     case = prepare(Scenario.from_config(made))
-    graph, work, lag = case.structure.graph, case.weights.work, case.weights.lag
+    graph, work, lag = case.structure.graph, case.weights.work[0], case.weights.lag[0]
     tail = [0] * graph.rank.size
     longest = 0
     for node in reversed(range(graph.rank.size)):
@@ -319,7 +319,7 @@ def test_law__the_reversed_graph_has_the_same_makespan(made):
             through = tail[node] + duration + int(lag[graph.lag[edge]])
             if graph.rank[node] >= 0 or tail[node] > 0:
                 tail[graph.pred[edge]] = max(tail[graph.pred[edge]], through)
-    calm, _ = run_ticks(case._replace(tables=(None,) * 4), n=1)
+    calm, _ = run_ticks(case._replace(tables=(None,) * 5), n=1)
     assert calm[0, 0] == longest
 
 

@@ -59,7 +59,7 @@ def test_cluster__sixteen_thousand_gpus_are_placed():
 def path_class(*words):
     """Class of the path from stage 0 to stage 1."""
     case = prepare_plan(_plan(words, sweep=False)).cases[0]
-    return PATH_CLASSES[case.weights.link[lag_index(0, False)]]
+    return PATH_CLASSES[case.weights.link[0, lag_index(0, False)]]
 
 
 def test_order__decides_what_a_message_between_stages_crosses():

@@ -56,7 +56,7 @@ from hops.simulation import prepare
         ({"seed": 10**400}, "seed must be a whole number from 0 to"),
         ({"pp": 4096}, "pp must be a whole number from 1 to 2048; got 4096"),
         ({"microbatches": 2**20 + 1}, "microbatches must be a whole number from 1 to 1048576; got 1048577"),
-        ({"latency__ops": {"law": "none"}}, r"latency.ops has no meaning for latency \(it takes op, rank, microbatch, link, per\)"),
+        ({"latency__ops": {"law": "none"}}, r"latency.ops has no meaning for latency \(it takes op, rank, microbatch, link, host, per\)"),
         ({"latency__rank": {"law": "lognormal", "cv": 5}}, "latency.rank.cv must be at most 1"),
         ({"latency__link": 3}, "latency.link must be a section of keys; got 3"),
     ],

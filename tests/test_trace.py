@@ -6,6 +6,7 @@ import matplotlib.image
 import pytest
 from conftest import scenario
 
+import hops
 from hops import __main__
 from hops.plots import COLOURS, timeline_figure
 from hops.simulation import prepare
@@ -92,3 +93,24 @@ def test_text__colours_kinds_and_nothing_else():
     plain, coloured = timeline_text(frame), timeline_text(frame, colour=True)
     assert re.sub(r"\x1b\[\d+m", "", coloured) == plain
     assert set(re.findall(r"\x1b\[(\d+)m", coloured)) == {"36", "33", "32", "0"}
+
+
+def test_frame__has_what_replicas_exchange_below_the_ops():
+    """Each stage reduces its gradients in two buckets, the first under its last backward; weights come before its first forward."""
+    words = ("model=gpt_22b", "topology=dgx", "latency=none", "pp=4", "tp=2", "dp=4", "microbatches=4", "bucket_size=1.5e9")
+    frame = hops.timeline(*words, "overlap_grad_reduce=true", "overlap_param_gather=true")
+    assert set(frame["kind"]) == {"F", "B", "REDUCE_GRAD", "UNSHARD"}
+    assert (frame["microbatch"] < 0).equals(frame["kind"].isin(["REDUCE_GRAD", "UNSHARD"]))
+    for stage in range(4):
+        mine = frame[frame["stage"] == stage].set_index("op")
+        last, first = mine.loc[f"{stage}B3"], mine.loc[f"{stage}F0"]
+        reduce, gather = mine.loc[f"{stage}REDUCE_GRAD"], mine.loc[f"{stage}UNSHARD"]
+        assert len(reduce) == len(gather) == 2
+        assert last["start"] < reduce["start"].iloc[0] < last["end"] <= reduce["start"].iloc[1]
+        assert gather["start"].iloc[0] == 0
+        assert first["end"] > gather["end"].iloc[1]
+    assert len(timeline_text(frame).splitlines()) == 4 + 2
+    lazy = hops.timeline(*words)
+    assert set(lazy["kind"]) == {"F", "B", "REDUCE_GRAD"}
+    (axes,) = timeline_figure(frame, [], "exchanges").axes
+    assert len(axes.collections) == 1 + 4 + 1  # bubble, kinds, transfers

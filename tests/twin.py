@@ -23,7 +23,7 @@ def philox(counter, key):
     return c
 
 
-STREAMS = {"op": 1, "rank": 2, "microbatch": 3, "link": 4}
+STREAMS = {"op": 1, "rank": 2, "microbatch": 3, "link": 4, "host": 5}
 
 
 def op_identity(stage, backward, microbatch):
@@ -83,18 +83,33 @@ def ticks(seconds, factors=()):
     return int(product + 0.5)
 
 
-def simulate(program, seconds, latency, transfer, p2p, factors=lambda op, rank: (), congestion=1.0):
+class Timeline(dict):
+    """{op: (start, end)}; ``began``: when each rank could have begun, were its weights there."""
+
+
+def simulate(
+    program, seconds, latency, transfer, p2p, factors=lambda op, rank: (), congestion=1.0, issue=lambda op: 0, released=None, gather=None
+):
     """One draw of ``program``: {op: (start, end)}, busy, exposed [ticks] per rank.
 
-    seconds: {(stage, kind): s}; latency, transfer: {(from rank, to rank): s}; factors: noise of an op on its rank;
-    congestion: factor of all transfers (which are of one class here).
+    seconds: {(stage, kind): s}, or of an op where it has a time of its own; latency, transfer: {(from rank, to rank): s};
+    factors: noise of an op on its rank; congestion: factor of all transfers (which are of one class here). issue: ticks of
+    the host; released: {stage: ticks when each part of its weights is there}; gather: {stage: ticks to gather its weights},
+    where a rank holds three stages' at most: the running one and those that come next.
     """
     last_stage = max(op.stage for rank in program.ranks for op in rank)
     home = {op.stage: r for r, rank in enumerate(program.ranks) for op in rank}
-    ended, when, free, exposed = {}, {}, {}, [0] * len(program.ranks)
+    ended, when, free, exposed = {}, Timeline(), {}, [0] * len(program.ranks)
     blocked = [0] * len(program.ranks)  # until when a rank waits for what it sent
     arrived = {}  # what has reached a rank: (stage, backward, microbatch) of its producer -> arrival tick
     at, now = [0] * len(program.ranks), [0] * len(program.ranks)
+    began, issued, held, channel, weights_there = (
+        [0] * len(program.ranks),
+        [0] * len(program.ranks),
+        [set() for _ in program.ranks],
+        [0] * len(program.ranks),
+        {},
+    )
     while any(at[r] < len(rank) for r, rank in enumerate(program.ranks)):
         moved = False
         for r, rank in enumerate(program.ranks):
@@ -112,10 +127,25 @@ def simulate(program, seconds, latency, transfer, p2p, factors=lambda op, rank: 
                         if pair[0] != r:
                             delay = int(ticks(latency[pair]) * congestion + 0.5)
                             arrived[need] = max(ended[need], now[r]) + ticks(transfer[pair], [congestion]) + delay
+                if gather:
+                    soon = list(dict.fromkeys(op.stage for op in rank[at[r] :]))[:3]
+                    for other in soon:
+                        if other not in held[r]:
+                            channel[r] = max(channel[r], now[r], blocked[r]) + ticks(gather[other] / 1e9, [congestion])
+                            weights_there[other] = channel[r]
+                    held[r] = set(soon)
+                issued[r] += issue(rank[at[r]])
                 reach = max([now[r], blocked[r], *(ended[need] for need in local), *(arrived[need] for need in remote)])
-                instant = max([now[r], *(ended[need] for need in local + remote)])
+                reach = max(reach, issued[r], weights_there.get(stage, 0))
+                instant = max([now[r], issued[r], *(ended[need] for need in local + remote)])
+                if at[r] == 0:
+                    began[r] = reach
+                taken = ticks(seconds.get(rank[at[r]], seconds[stage, kind]), factors(rank[at[r]], r))
+                if released and kind == "F" and not any(op[:2] == (stage, "F") for op in rank[: at[r]]):
+                    parts = released.get(stage, [])
+                    reach = max([reach, *(there - taken * i // len(parts) for i, there in enumerate(parts))])
                 exposed[r] += reach - instant
-                end = reach + ticks(seconds[stage, kind], factors(rank[at[r]], r))
+                end = reach + taken
                 when[rank[at[r]]] = (reach, end)
                 now[r] = end
                 if kind != "W":
@@ -138,20 +168,38 @@ def simulate(program, seconds, latency, transfer, p2p, factors=lambda op, rank: 
                 moved = True
         assert moved, "the twin is stuck: the program deadlocks"
     busy = [sum(when[op][1] - when[op][0] for op in rank) for rank in program.ranks]
+    when.began = began
     return when, busy, exposed
 
 
 def metrics(program, when, busy):
     """makespan, span, sum of busy, largest busy [ticks]."""
     ends = [max(when[op][1] for op in rank) for rank in program.ranks]
-    starts = [min(when[op][0] for op in rank) for rank in program.ranks]
+    starts = when.began
     return max(ends), max(e - s for e, s in zip(ends, starts, strict=True)), sum(busy), max(busy)
 
 
-def step(program, replicas, tail):
-    """Iteration time with and without a barrier [ticks], of several timelines; ``tail`` follows a rank's last op in all of them."""
-    found = []
-    for rank, after in zip(program.ranks, tail, strict=True):
-        end = max(when[op][1] for when in replicas for op in rank) + after
-        found.append((end, end - min(when[op][0] for when in replicas for op in rank)))
-    return max(end for end, _ in found), max(own for _, own in found)
+def step(program, replicas, update, reduce=None, gather=None, overlap=False, each=False):
+    """Iteration time with and without a barrier [ticks], of several timelines.
+
+    reduce: {stage: ticks of each piece of its gradients}, on a channel of the rank, when the rank has ended, or with
+    ``overlap`` as they come: after the stage's last backward, or ``each``; update: ticks of every rank once all gradients
+    are reduced; gather: {stage: ticks of each piece of its weights}, after that.
+    """
+    ended, after, began = [], [], []
+    for r, rank in enumerate(program.ranks):
+        last = max(when[op][1] for when in replicas for op in rank)
+        channel = 0 if overlap else last
+        for i, op in enumerate(rank):
+            final = not any(other.stage == op.stage and other.kind in "BW" for other in rank[i + 1 :])
+            if op.kind in "BW" and (each or final):
+                pieces = (reduce or {}).get(op.stage, [])
+                for piece, taken in enumerate(pieces):
+                    left = len(pieces) - 1 - piece
+                    ready = max(end - (end - start) * left // len(pieces) for start, end in (when[op] for when in replicas))
+                    channel = max(channel, ready if overlap else 0) + taken
+        ended.append(max(channel, last))
+        after.append(update[r] + sum(sum((gather or {}).get(stage, [])) for stage in {op.stage for op in rank}))
+        began.append(min(when.began[r] for when in replicas))
+    own = max(end + rest - start for end, rest, start in zip(ended, after, began, strict=True))
+    return max(ended) + max(after), own

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["LAWS", "TERMS", "Law", "law"]
 
 # the kinds of variation, in the order in which their factors multiply a duration; see `hops.scenario.Latency`
-TERMS = ("op", "rank", "microbatch", "link")
+TERMS = ("op", "rank", "microbatch", "link", "host")
 
 type Check = Callable[[str, Mapping[str, Any]], dict[str, Any]]
 type Quantile = Callable[..., "np.ndarray[Any, np.dtype[np.float64]]"]
