@@ -8,6 +8,12 @@ from hops.scenario import Scenario
 from hops.schedules import SCHEDULES
 
 RUNS = ("1f1b", "interleaved")  # schedules of Megatron-LM
+SHARDING = (  # by ZeRO stage
+    "",
+    " --use-distributed-optimizer",
+    " --use-megatron-fsdp --data-parallel-sharding-strategy optim_grads",
+    " --use-megatron-fsdp --data-parallel-sharding-strategy optim_grads_params",
+)
 LAYOUT = ("gpus", "pp", "dp", "tp", "vpp")  # axes of which a user asks: which layout?
 
 
@@ -23,11 +29,19 @@ def flags(scenario: Scenario) -> str | None:
         f"--global-batch-size {s.microbatches * s.microbatch_size * s.dp}",
         f"--num-layers {model.layers} --hidden-size {model.hidden} --ffn-hidden-size {model.ffn_hidden}",
         f"--num-attention-heads {model.heads} --seq-length {model.sequence} --padded-vocab-size {model.vocabulary}",
-        "--bf16 --use-distributed-optimizer",
+        f"--bf16{SHARDING[s.data_parallel.zero]}",
     ]
     if s.schedule.name == "interleaved":
         *_, chunks = SCHEDULES["interleaved"].sizes(s.pp, s.microbatches, s.vpp)
         words.insert(2, f"--num-virtual-stages-per-pipeline-rank {chunks}")
+    if s.data_parallel.overlap_grad_reduce:
+        words.append("--overlap-grad-reduce")
+    if s.data_parallel.overlap_param_gather:
+        words.append("--overlap-param-gather")
+    if s.data_parallel.bucket_size is not None:
+        words.append(f"--ddp-bucket-size {s.data_parallel.bucket_size}")
+    if s.data_parallel.shard is not None:
+        words.append(f"--num-distributed-optimizer-instances {s.dp // s.data_parallel.shard}")
     if s.tp > 1:
         words.append("--sequence-parallel")
     if model.kv_heads < model.heads:

@@ -97,15 +97,7 @@ REPLACES: dict[str, tuple[str, ...]] = {
     "model.layers": ("model.layout",),
 }
 # what HOPS does where it has no such key: the same value is no loss
-WITHOUT: dict[str, Any] = {
-    "cp": 1,
-    "ep": 1,
-    "zero": 1,
-    "overlap_grad_reduce": False,
-    "overlap_param_gather": False,
-    "cuda_graph": False,
-    "model.precision": "bf16",
-}
+WITHOUT: dict[str, Any] = {"cp": 1, "ep": 1, "model.precision": "bf16"}
 
 
 def bridge(words: Sequence[str]) -> tuple[list[str], list[str]]:

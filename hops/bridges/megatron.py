@@ -44,7 +44,7 @@ FLAGS = {
     "fp8-format": Key("model.precision", lambda _: "fp8"),
     "overlap-grad-reduce": Key("overlap_grad_reduce", on),
     "overlap-param-gather": Key("overlap_param_gather", on),
-    "ddp-bucket-size": Key("bucket_size", lambda text: 4 * size(text)),  # parameters; gradients are fp32
+    "ddp-bucket-size": Key("bucket_size", size),
     "enable-cuda-graph": Key("cuda_graph", on),
     "external-cuda-graph": Key("cuda_graph", on),
 }
@@ -275,6 +275,10 @@ def _memory(
     if fsdp and strategy not in stages:
         raise ValueError(f"{spell('data-parallel-sharding-strategy')} must be one of {', '.join(stages)}; got {strategy!r}")
     values["zero"] = 3 if "use-torch-fsdp2" in flags else stages[strategy] if fsdp else int("use-distributed-optimizer" in flags)
+    if values["zero"] == 2:
+        values["overlap_grad_reduce"] = True  # FSDP reduces while the pipeline runs
+    if values["zero"] == 3:
+        values.pop("overlap_param_gather", None)  # gathers where a stage needs it
     instances = _number(flags, "num-distributed-optimizer-instances", missing, "dp_shard", spell) or 1
     replicas = values.get("gpus", 0) // (values.get("tp", 1) * values.get("pp", 1) * values.get("cp", 1))
     if instances > 1 and replicas:

@@ -96,7 +96,7 @@ def read_toml(text: str) -> Found:
     if "seq_len" not in known:
         notes.append("model.sequence=2048")
     _model(known, values, missing, unmodelled)
-    _replicas(known, values, notes, unmodelled)
+    _replicas(known, values, notes)
     _stages(known, values, missing, notes)
     _batch(known, values, notes, unmodelled)
     _memory(known, values, notes, unmodelled)
@@ -136,7 +136,7 @@ def _model(known: Mapping[str, Any], values: dict[str, Any], missing: dict[str, 
         unmodelled.append(f"{name}'s first dense layers and shared experts")
 
 
-def _replicas(known: Mapping[str, Any], values: dict[str, Any], notes: list[str], unmodelled: list[str]) -> None:
+def _replicas(known: Mapping[str, Any], values: dict[str, Any], notes: list[str]) -> None:
     """Data parallelism: replicas of groups that share their weights."""
     replicas, shards = _whole(known, "data_parallel_replicate_degree", 1), _whole(known, "data_parallel_shard_degree", -1)
     if shards < 1:
@@ -146,9 +146,15 @@ def _replicas(known: Mapping[str, Any], values: dict[str, Any], notes: list[str]
         values["dp"] = replicas * shards
         if replicas > 1 and shards > 1:
             values["dp_shard"] = shards
-    keeps = known.get("fsdp_reshard_after_forward", "default")
-    reshards = keeps == "always" or (keeps == "default" and values["pp"] == 1)
-    values["zero"] = 0 if shards == 1 else 3 if reshards else 2
+    keeps, pp = known.get("fsdp_reshard_after_forward", "default"), values["pp"]
+    if shards == 1:
+        values |= {"zero": 0, "overlap_grad_reduce": True}
+    elif keeps == "always" or (keeps == "default" and pp == 1):
+        values |= {"zero": 3, "overlap_grad_reduce": True}
+    else:
+        values |= {"zero": 2 if pp == 1 else 1, "overlap_grad_reduce": True, "overlap_param_gather": True}
+        if pp > 1:
+            notes.append("zero=1 (in a pipeline FSDP gathers a stage's weights, and reduces its gradients, once a step)")
 
 
 def _stages(known: Mapping[str, Any], values: dict[str, Any], missing: dict[str, str], notes: list[str]) -> None:
