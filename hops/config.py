@@ -31,6 +31,7 @@ HELP = """HOPS: how a pipeline-parallel training run will behave, as a distribut
 
 One cell:   python -m hops schedule=zb topology=pcie
 A sweep:    python -m hops.sweep -m schedule=1f1b,zb topology=dgx,pcie 'microbatches=range(16,129,16)'
+A job:      python -m hops from=run.sh   (Megatron-LM; or a torchtitan .toml, a NeMo or Megatron-Bridge .yaml)
 
 == Groups (group=option) ==
 $APP_CONFIG_GROUPS

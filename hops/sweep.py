@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,12 +67,24 @@ def _plan(overrides: tuple[str, ...], sweep: bool) -> "Plan":
     register()
     loader = make_loader()
     try:
+        overrides = tuple(_bridged(overrides))
         plan = plan_sweep(loader, lambda chosen: compose(loader, chosen), [*sweeper_params(loader, overrides), *overrides])
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(sentence(error)) from error
     if plan.axes and not sweep:
         raise ValueError(f"{plan.axes[0].key} is swept, but this evaluates one cell (sweep_cube evaluates a sweep)")
     return plan
+
+
+def _bridged(words: Sequence[str]) -> list[str]:
+    """Words with a job of another framework (``from=run.sh``) as overrides; what was read, assumed and left out goes to stderr."""
+    if not any(str(word).startswith("from=") for word in words):
+        return list(words)
+    from hops.bridges import bridge
+
+    bridged, notes = bridge(words)
+    print("\n".join(notes), file=sys.stderr)
+    return bridged
 
 
 def run_plan(plan: "Plan", config: "DictConfig") -> None:
@@ -173,6 +185,7 @@ def command_line(task: Callable[["DictConfig"], Any]) -> None:
 
         job.run_plan = run_plan  # type: ignore[attr-defined]
         register()
+        sys.argv[1:] = _bridged(sys.argv[1:])
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing, and the sentence is ours
         hydra_main(config_path=str(folder("conf")), config_name="config", version_base="1.3")(job)()
 

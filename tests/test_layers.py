@@ -61,6 +61,7 @@ LAYERS = [
     "compositions",
     "axes",
     "cube_sweeper",
+    "bridges",
     "sweep",
     "__init__",
     "__main__",
@@ -73,6 +74,7 @@ HOMES = {
     "hydra": {"config", "axes", "cube_sweeper", "sweep"},
     "omegaconf": {"config", "compositions", "axes", "cube_sweeper", "sweep", "__main__"},
     "matplotlib": {"plots"},
+    "yaml": {"config", "bridges"},
 }
 FILES = sorted(ROOT.rglob("*.py"))
 

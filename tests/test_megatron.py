@@ -15,7 +15,7 @@ def of(*words):
 def test_flags__of_a_dense_model():
     assert of("tp=4", "pp=2", "gpus=16", "global_batch_size=64", "microbatch_size=2") == (
         "--tensor-model-parallel-size 4 --pipeline-model-parallel-size 2 --micro-batch-size 2 --global-batch-size 64"
-        " --num-layers 48 --hidden-size 6144 --ffn-hidden-size 24576 --num-attention-heads 64 --seq-length 2048"
+        " --num-layers 48 --hidden-size 6144 --ffn-hidden-size 24576 --num-attention-heads 64 --seq-length 2048 --padded-vocab-size 51200"
         " --bf16 --use-distributed-optimizer --sequence-parallel --recompute-granularity selective"
     )
 

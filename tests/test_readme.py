@@ -45,6 +45,8 @@ def test_main_job__prints_what_readme_shows(folder):
 
 @pytest.mark.parametrize("i", [i for i, (language, _) in enumerate(BLOCKS) if language == "sh"])
 def test_commands__run(i, tmp_path):
+    (script,) = [text for language, text in BLOCKS if language == "bash"]
+    (tmp_path / "run.sh").write_text(script)
     for words in commands(BLOCKS[i][1]):
         assert run(words, tmp_path)
 
