@@ -3,9 +3,9 @@
 Flags as in megatron/training/arguments.py and public launch scripts; no Megatron-LM was run with them.
 """
 
-from hops.costs import Transformer
 from hops.scenario import Scenario
 from hops.schedules import SCHEDULES
+from hops.transformer import Transformer
 
 RUNS = ("1f1b", "interleaved")  # schedules of Megatron-LM
 LAYOUT = ("gpus", "pp", "dp", "tp", "vpp")  # axes of which a user asks: which layout?

@@ -27,20 +27,23 @@ class Memory(NamedTuple):
         return sum(self)
 
 
-def peak_memory(costs: Costs, stage_ranks: Sequence[int], in_flight: Sequence[int], dp: int) -> tuple[Memory, ...] | None:
+def peak_memory(
+    costs: Costs, stage_ranks: Sequence[int], in_flight: Sequence[int], replicas: int, expert_replicas: int = 1
+) -> tuple[Memory, ...] | None:
     """Memory of every rank; None where the model is explicit times.
 
     ``in_flight`` counts chunk activations; chunks of a rank that differ in size count as the largest of them.
     """
-    if costs.parameters is None or costs.activations is None or costs.logits is None:
+    if costs.parameters is None or costs.expert_parameters is None or costs.activations is None or costs.logits is None:
         return None
     chunks: list[list[int]] = [[] for _ in in_flight]
     for stage, rank in enumerate(stage_ranks):
         chunks[rank].append(stage)
     found = []
     for stages, held in zip(chunks, in_flight, strict=True):
-        n = sum(costs.parameters[stage] for stage in stages)
+        dense, experts = (sum(each[stage] for stage in stages) for each in (costs.parameters, costs.expert_parameters))
+        n, shared = dense + experts, dense / replicas + experts / expert_replicas
         activations = held * max(costs.activations[stage] for stage in stages)
         logits = costs.logits if len(stage_ranks) - 1 in stages else 0.0
-        found.append(Memory(WEIGHT * n, GRADIENT * n, OPTIMIZER * n / dp, activations, logits))
+        found.append(Memory(WEIGHT * n, GRADIENT * n, OPTIMIZER * shared, activations, logits))
     return tuple(found)

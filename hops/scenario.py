@@ -6,10 +6,10 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from hops.checks import Infeasible, count, flag, no_such, one_of
-from hops.costs import FAMILIES, Model, model_keys
 from hops.distributions import LAWS, TERMS
 from hops.efficiency import Efficiency, make_efficiency
-from hops.layout import ORDER, Layout
+from hops.layout import CP_BALANCE, CP_COMM, ORDER, Layout
+from hops.models import FAMILIES, Model, model_keys
 from hops.noise import MICROBATCH_BITS, REPLICA_BITS, STAGE_BITS
 from hops.registry import Registry
 from hops.schedules import SCHEDULES
@@ -19,7 +19,6 @@ DOORS: dict[str, Registry[Any]] = {"schedule": SCHEDULES, "topology": TOPOLOGIES
 P2P = ("latency", "channel", "blocking", "rendezvous")
 DERIVED = {"gpus": "dp", "global_batch_size": "microbatches"}  # key -> the size that it derives where that is null
 NOT_SCENARIO = ("executor", "output", "timeline")  # how to run and what to show: no result depends on them
-LATER = ("cp", "ep")  # parallel dimensions that are not modelled yet: refused, never a silent multiplier
 
 
 class Choice(NamedTuple):
@@ -73,6 +72,11 @@ class Scenario:
     pp: int
     dp: int
     tp: int
+    cp: int
+    ep: int
+    etp: int | None  # None: as tp
+    cp_comm: str
+    cp_balance: str
     vpp: int | None
     microbatches: int
     microbatch_size: int
@@ -84,24 +88,22 @@ class Scenario:
     @property
     def layout(self) -> Layout:
         order = self.topology.kwargs.get("order")
-        return Layout(self.pp, self.dp, self.tp, order if isinstance(order, str) else ORDER)
+        order = order if isinstance(order, str) else ORDER
+        return Layout(self.pp, self.dp, self.tp, order, self.cp, self.ep, self.etp, self.cp_comm, self.cp_balance)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Scenario":
         """Check a composed config and make the value; ``ValueError`` names the key, what was found and what works."""
-        known = {field.name for field in fields(cls)} | {*LATER, *DERIVED}
+        known = {field.name for field in fields(cls)} | set(DERIVED)
         for key in config:
             if key not in known:
                 raise no_such("key", key, known)
         missing = [key for key in known if key not in config]
         if missing:
             raise ValueError(f"{', '.join(sorted(missing))} must not be left out of the config")
-        for key in LATER:
-            if config[key] is not None and count(key, config[key]) != 1:
-                raise ValueError(f"{key}={config[key]} is not modelled yet; only {key}=1 works")
         pp, microbatch_size = count("pp", config["pp"], most=2**STAGE_BITS), count("microbatch_size", config["microbatch_size"])
-        tp = count("tp", config["tp"])
-        dp = derived_dp(pp, tp, config["gpus"], config["dp"])
+        tp, cp, ep = (count(key, config[key]) for key in ("tp", "cp", "ep"))
+        dp = derived_dp(pp * tp * cp, config["gpus"], config["dp"])
         microbatches = derived_microbatches(dp, microbatch_size, config["global_batch_size"], config["microbatches"])
         latency = _latency(_section("latency", config))
         draws = count("draws", config["draws"], most=2**33)  # what fits the noise address
@@ -114,6 +116,11 @@ class Scenario:
             pp=pp,
             dp=dp,
             tp=tp,
+            cp=cp,
+            ep=ep,
+            etp=None if config["etp"] is None else count("etp", config["etp"]),
+            cp_comm=one_of("cp_comm", config["cp_comm"], CP_COMM),
+            cp_balance=one_of("cp_balance", config["cp_balance"], CP_BALANCE),
             vpp=None if config["vpp"] is None else count("vpp", config["vpp"]),
             microbatches=count("microbatches", microbatches, most=2**MICROBATCH_BITS),
             microbatch_size=microbatch_size,
@@ -124,18 +131,21 @@ class Scenario:
         )
 
 
-def derived_dp(pp: int, tp: int, gpus: Any, dp: Any) -> int:
-    """Replicas that ``gpus`` make, if given; must agree with ``dp``, if given. `Infeasible` where they do not come out."""
+def derived_dp(one: int, gpus: Any, dp: Any) -> int:
+    """Replicas of ``one`` = pp x tp x cp GPUs that ``gpus`` make, if given; must agree with ``dp``, if given.
+
+    `Infeasible` where they do not come out.
+    """
     most = 2**REPLICA_BITS
     if gpus is None:
         return 1 if dp is None else count("dp", dp, most=most)
-    gpus, one = count("gpus", gpus), pp * tp
+    gpus = count("gpus", gpus)
     if gpus % one:
         raise Infeasible(
-            f"gpus={gpus} are no multiple of pp x tp = {one} (try gpus={max(1, gpus // one) * one} or {(gpus // one + 1) * one})"
+            f"gpus={gpus} are no multiple of pp x tp x cp = {one} (try gpus={max(1, gpus // one) * one} or {(gpus // one + 1) * one})"
         )
     if dp is not None and count("dp", dp) != gpus // one:
-        raise Infeasible(f"gpus={gpus} and pp x tp = {one} make dp={gpus // one}, but dp={dp} is given too (leave one of them out)")
+        raise Infeasible(f"gpus={gpus} and pp x tp x cp = {one} make dp={gpus // one}, but dp={dp} is given too (leave one of them out)")
     return count("dp", gpus // one, most=most)
 
 
@@ -204,10 +214,11 @@ def _model(section: Frozen) -> Model:
     family = one_of("model.family", values.pop("family", None), list(FAMILIES))
     keys = model_keys(family)
     _known_keys("model", family, values, keys)
-    for key in keys:
-        if values.get(key) is None:
-            raise ValueError(f"model.{key} is not set; a model of family {family} needs {', '.join(keys)}")
-    return FAMILIES[family](**values)
+    for key, needed in keys.items():
+        if needed and values.get(key) is None:
+            needs = ", ".join(each for each in keys if keys[each])
+            raise ValueError(f"model.{key} is not set; a model of family {family} needs {needs}")
+    return FAMILIES[family](**{key: value for key, value in values.items() if value is not None})
 
 
 def share_laws(cells: list[Any]) -> list[Any]:

@@ -14,14 +14,15 @@ from numpy.typing import NDArray
 
 from hops.checks import Infeasible
 from hops.cluster import PATH_CLASSES, Cluster
-from hops.collectives import ring
-from hops.costs import Costs, Model, after_pipeline, stage_costs
+from hops.collectives import groups, ring
+from hops.costs import Costs, after_pipeline
 from hops.distributions import TERMS
 from hops.efficiency import Efficiency
 from hops.graph import Graph, lag_index, lower, transfer_index, work_index
 from hops.layout import Layout
 from hops.memory import Memory, peak_memory
 from hops.metrics import TICKS, Floats
+from hops.models import Model, stage_costs
 from hops.noise import extreme_factors, quantile_table
 from hops.programs import KINDS, Program
 from hops.scenario import Choice, Scenario
@@ -77,8 +78,8 @@ class Case(NamedTuple):
     @property
     def memory(self) -> tuple[Memory, ...] | None:
         """What a GPU of each rank holds at most; None where the model is explicit times."""
-        built = self.structure
-        return peak_memory(self.weights.costs, built.stage_ranks, built.in_flight, self.scenario.dp)
+        built, layout = self.structure, self.scenario.layout
+        return peak_memory(self.weights.costs, built.stage_ranks, built.in_flight, layout.n_replicas, layout.n_expert_replicas)
 
     @property
     def shape(self) -> tuple[Choice, int, int | None, int, str]:
@@ -94,8 +95,8 @@ def prepare(scenario: Scenario) -> Case:
     if passes > MOST_PASSES:
         sizes = f"pp={s.pp} and microbatches={s.microbatches}"
         raise Infeasible(f"{sizes} make {passes} passes of a microbatch through a stage; at most {MOST_PASSES} are possible")
-    # GPUs of a rank go in lock-step: where noise is that of one GPU, a rank has the largest of tp
-    lock_step = {"op": s.tp, "rank": s.tp} if s.latency.per == "gpu" else {}
+    # GPUs of a rank go in lock-step: where noise is that of one GPU, a rank has the largest of tp x cp
+    lock_step = {"op": s.tp * s.cp, "rank": s.tp * s.cp} if s.latency.per == "gpu" else {}
     tables = tuple(
         None if term is None else quantile_table(term.name, term.params, lock_step.get(kind, 1))
         for kind, term in zip(TERMS, s.latency.terms, strict=True)
@@ -138,8 +139,8 @@ def weights(
     """Durations and delays of every stage, in ticks."""
     devices = {key: None if key == "order" and isinstance(value, str) else value for key, value in topology.params}
     cluster: Cluster = TOPOLOGIES[topology.name].build(layout.n_gpus, **devices)
-    shards = tuple(ring(cluster, layout.shards(rank)) for rank in range(layout.pp))
-    costs = stage_costs(model, cluster.gpu, stage_ranks, microbatch_size, shards, efficiency)
+    shared = tuple(groups(cluster, layout, rank) for rank in range(layout.pp))
+    costs = stage_costs(model, cluster.gpu, stage_ranks, microbatch_size, shared, efficiency)
     tail = np.full(layout.pp, costs.overhead * TICKS)
     if costs.parameters is not None:
         for rank in range(layout.pp):
@@ -148,8 +149,8 @@ def weights(
     n_stages = costs.n_stages
     work, lag, link = np.zeros(6 * n_stages), np.zeros(1 + 2 * n_stages), np.zeros(1 + 2 * n_stages, np.int64)
     for stage, here in enumerate(stage_ranks):
-        f, i, w = costs.forward[stage], costs.backward_input[stage], costs.backward_weight[stage]
-        for kind, seconds in (("F", f), ("B", i + w), ("I", i), ("W", w)):
+        passes = (costs.forward, costs.backward, costs.backward_input, costs.backward_weight)
+        for kind, seconds in zip(KINDS, (each[stage] for each in passes), strict=True):
             work[work_index(stage, kind)] = seconds * TICKS
         for backward, neighbour in ((False, stage + 1), (True, stage - 1)):
             if 0 <= neighbour < n_stages:

@@ -7,12 +7,12 @@ import pytest
 from test_costs import GPT, line
 
 import hops
-from hops.collectives import Ring
+from hops.collectives import Groups, Ring
 from hops.costs import Explicit
 from hops.hardware import GPUS
 from hops.memory import peak_memory
 
-FOUR = (Ring(4, 1e-6, 1e11),) * 8
+FOUR = (Groups(Ring(4, 1e-6, 1e11), expert_tensor=Ring(4, 1e-6, 1e11)),) * 8
 
 
 def test_activations__are_korthikantis_formula():
@@ -28,9 +28,10 @@ def test_activations__count_grouped_queries_gated_mlps_and_experts():
     """Llama 3 70B, a token and layer in bf16: queries h, keys and values h / 4 together, three widths of 28672 in the MLP."""
     h, ffn = 8192, 28672
     llama = replace(GPT, hidden=h, heads=64, kv_heads=8, ffn_hidden=ffn, gated=True, recompute="selective")
-    assert llama.kept_bytes() == 2 * (3 * h + h // 4 + h + 3 * ffn + 2 * h) + 2 * h
+    kept = llama.kept_bytes(llama.kinds[1])
+    assert kept == 2 * (3 * h + h // 4 + h + 3 * ffn + 2 * h) + 2 * h
     mixture = replace(llama, experts=8, active_experts=2)
-    assert mixture.kept_bytes() - llama.kept_bytes() == 2 * (h + 3 * ffn)
+    assert mixture.kept_bytes(mixture.kinds[1]) - kept == 2 * (h + 3 * ffn)
 
 
 def test_selective__repeats_the_attention_core():
@@ -42,7 +43,7 @@ def test_selective__repeats_the_attention_core():
 
 def test_peak__by_hand():
     costs = replace(GPT, recompute="selective").costs(GPUS["h100"], line(8), 1, FOUR)
-    peak = peak_memory(costs, line(8), [8 - rank for rank in range(8)], dp=16)
+    peak = peak_memory(costs, line(8), [8 - rank for rank in range(8)], 16)
     n = costs.parameters[3]
     assert peak[3][:3] == (2 * n, 4 * n, 12 * n / 16)
     assert peak[3].activations == 5 * costs.activations[3]
@@ -53,7 +54,7 @@ def test_peak__by_hand():
 
 def test_peak__chunks_of_a_rank_add_up_their_weights():
     costs = replace(GPT, recompute="selective").costs(GPUS["h100"], (0, 1, 0, 1), 1)
-    peak = peak_memory(costs, (0, 1, 0, 1), [5, 4], dp=1)
+    peak = peak_memory(costs, (0, 1, 0, 1), [5, 4], 1)
     assert peak[0].weights == 2 * (costs.parameters[0] + costs.parameters[2])
     assert peak[0].activations == 5 * costs.activations[0]
 

@@ -1,0 +1,267 @@
+"""Transformers: from the shape of a model to what each of its stages costs on a device.
+
+FLOPs per layer and microbatch of b sequences, forward: the linear layers 2 b s (their parameters), the attention core
+2 b s^2 (widths of its heads; all of the score matrix, as Narayanan et al. 2021 count, arXiv:2104.04473 appendix). Backward: a
+linear layer costs its forward once for the input and once for the weight; the attention core has no weights, so its
+backward, twice its forward, is all for the input. Before the backward for the input ``recompute="full"`` runs the layers'
+forward once more, ``"selective"`` the attention core, whose scores are then not kept.
+
+Seconds: see `hops.layers`.
+"""
+
+from dataclasses import dataclass, fields
+from typing import NamedTuple
+
+from hops.blocks import Attention, Experts, LatentAttention, Layer, Matrix, Mlp, Split
+from hops.checks import Infeasible, count, flag, one_of, positive
+from hops.cluster import Gpu
+from hops.collectives import Groups
+from hops.costs import Costs
+from hops.efficiency import Efficiency, constant
+from hops.layers import GRADIENT, LAUNCH, WEIGHT, Exchange, Passes, Timer, passes
+from hops.partition import Slice, balanced, check, even, parse, slices, written
+
+LATENT = ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
+
+
+@dataclass(frozen=True)
+class Transformer:
+    """A decoder-only transformer, dense or with experts; what each key means stands in conf/model/transformer.yaml."""
+
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    ffn_hidden: int
+    gated: bool
+    experts: int
+    active_experts: int
+    vocabulary: int
+    sequence: int
+    recompute: str
+    efficiency: float
+    bytes_per_value: int
+    head_dim: int | None = None
+    q_lora_rank: int | None = None
+    kv_lora_rank: int | None = None
+    qk_nope_head_dim: int | None = None
+    qk_rope_head_dim: int | None = None
+    v_head_dim: int | None = None
+    dense_layers: int = 0
+    moe_ffn_hidden: int | None = None
+    shared_experts: int = 0
+    expert_imbalance: float = 1.0
+    mtp_layers: int = 0
+    recompute_repeat: bool = False
+    split_overhead: float = 0.0
+    precision: str = "bf16"
+    layout: str = "even"
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if "int" in str(field.type) and value is not None:
+                least = 0 if field.default == 0 else 1
+                object.__setattr__(self, field.name, count(f"model.{field.name}", value, least=least))
+        count("model.active_experts", self.active_experts, most=self.experts)
+        count("model.dense_layers", self.dense_layers, least=0, most=self.layers)
+        flag("model.gated", self.gated)
+        flag("model.recompute_repeat", self.recompute_repeat)
+        one_of("model.recompute", self.recompute, ("none", "selective", "full"))
+        one_of("model.precision", self.precision, ("bf16", "fp8"))
+        if positive("model.efficiency", self.efficiency) > 1:
+            raise ValueError(f"model.efficiency must be a share of the peak, above 0 and at most 1; got {self.efficiency!r}")
+        if positive("model.expert_imbalance", self.expert_imbalance) < 1:
+            raise ValueError(f"model.expert_imbalance is the largest load over the mean, at least 1; got {self.expert_imbalance!r}")
+        object.__setattr__(self, "split_overhead", positive("model.split_overhead", self.split_overhead, zero=True))
+        given = [key for key in LATENT if getattr(self, key) is not None]
+        if given and len(given) < len(LATENT):
+            absent = ", ".join(f"model.{key}" for key in LATENT if key not in given)
+            raise ValueError(f"model.{given[0]} makes attention latent, which also needs {absent}")
+        if self.q_lora_rank is not None and not given:
+            raise ValueError(f"model.q_lora_rank makes attention latent, which also needs {', '.join(f'model.{key}' for key in LATENT)}")
+        for key, whole in (("heads", "hidden"),) * (self.head_dim is None and not given) + (("kv_heads", "heads"),):
+            if getattr(self, whole) % getattr(self, key):
+                raise ValueError(f"model.{key} must divide model.{whole}; got {getattr(self, key)} and {getattr(self, whole)}")
+        if not isinstance(self.layout, str):
+            raise ValueError(f"model.layout must be even, balanced, or a string such as 'Et*3|(tt|)*29,m|L'; got {self.layout!r}")
+        if self.layout not in ("even", "balanced"):
+            parse(self.layout)
+
+    @property
+    def attention(self) -> Attention | LatentAttention:
+        nope, rope, v, kv_rank = self.qk_nope_head_dim, self.qk_rope_head_dim, self.v_head_dim, self.kv_lora_rank
+        if nope is None or rope is None or v is None or kv_rank is None:
+            return Attention(self.hidden, self.heads, self.kv_heads, self.head_dim or self.hidden // self.heads)
+        return LatentAttention(self.hidden, self.heads, self.q_lora_rank, kv_rank, nope, rope, v)
+
+    @property
+    def kinds(self) -> tuple[Layer, Layer]:
+        """The first layers, which are dense, and the others, which have the experts if there are any."""
+        dense = Layer(self.attention, Mlp(self.hidden, self.ffn_hidden, self.gated))
+        if self.experts == 1:
+            return dense, dense
+        mlp = Mlp(self.hidden, self.moe_ffn_hidden or self.ffn_hidden, self.gated)
+        experts = Experts(mlp, self.experts, self.active_experts, self.shared_experts, self.expert_imbalance)
+        return dense, Layer(self.attention, experts)
+
+    @property
+    def n_dense(self) -> int:
+        return self.layers if self.experts == 1 else self.dense_layers
+
+    def layers_of(self, n_stages: int) -> tuple[int, ...]:
+        """Layers a stage, as even as possible."""
+        return even(self.layers, n_stages)
+
+    def kept_bytes(self, layer: Layer) -> float:
+        """Activations that ``layer`` keeps of a token between forward and backward, on all shards together [bytes].
+
+        Source: Korthikanti et al. 2022, section 4 (arXiv:2205.05198), with sequence parallelism: 34 hidden + 5 heads sequence for
+        GPT at 2 bytes a value; here by the widths that it sums up, so that grouped queries, gated MLPs and experts count.
+        """
+        if self.recompute == "full":
+            return float(self.bytes_per_value * self.hidden)
+        norms, masks = 2 * self.hidden, 2 * self.hidden  # a dropout mask is a byte a value
+        scores = (2 * self.bytes_per_value + 1) * self.heads * self.sequence if self.recompute == "none" else 0
+        return float(self.bytes_per_value * (layer.attention.kept + layer.mlp.kept + norms) + masks + scores)
+
+    def split(self, groups: Groups) -> Split:
+        """Sizes of the groups; those that do not divide the model are an `Infeasible`."""
+        tp, cp, ep, etp = groups.tensor.n, groups.context.ring.n, groups.expert.n, groups.expert_tensor.n
+        wide = (self.moe_ffn_hidden or self.ffn_hidden) if self.experts > 1 else self.ffn_hidden
+        if self.experts == 1 and (ep > 1 or etp != tp):
+            raise Infeasible(f"{f'ep={ep}' if ep > 1 else f'etp={etp}'} needs a model with experts; this one has none (model.experts=1)")
+        divide = [("tp", tp, "heads", self.heads), ("ep", ep, "experts", self.experts)]
+        divide += [("tp", tp, "ffn_hidden", self.ffn_hidden)] * (self.n_dense > 0)
+        divide += [("etp" if self.experts > 1 else "tp", etp, "moe_ffn_hidden" if self.moe_ffn_hidden else "ffn_hidden", wide)]
+        divide += [("tp", tp, "shared_experts x model.moe_ffn_hidden", self.shared_experts * wide)]
+        for name, n, key, whole in divide:
+            if whole % n:
+                raise Infeasible(f"{name}={n} does not divide model.{key}={whole}")
+        if self.kv_lora_rank is None and self.kv_heads % tp and tp % self.kv_heads:
+            raise Infeasible(f"tp={tp} neither divides model.kv_heads={self.kv_heads} nor is a multiple of it")
+        comm, balance = groups.context.comm, groups.context.balance
+        blocks = 2 * cp if balance == "zigzag" and cp > 1 else cp
+        if self.sequence % blocks:
+            cut = f"cp={cp} cuts a sequence into {blocks} blocks (cp_balance={balance})"
+            raise Infeasible(f"{cut}, but {blocks} does not divide model.sequence={self.sequence}")
+        if comm == "a2a" and cp > 1 and self.heads % (tp * cp):
+            raise Infeasible(f"cp_comm=a2a gives every GPU whole heads: tp x cp = {tp * cp} does not divide model.heads={self.heads}")
+        return Split(tp, cp, ep, etp)
+
+    def partition(self, n_stages: int, layers: tuple[float, ...], first: float, last: float) -> tuple[Slice, ...]:
+        """What each stage has of the model; seconds of every layer, of the embedding, and of head and MTP layers together."""
+        if self.layout == "balanced":
+            return slices(balanced(layers, first, last, n_stages), self.mtp_layers)
+        if self.layout == "even":
+            return slices(even(self.layers, n_stages), self.mtp_layers)
+        parts = parse(self.layout)
+        check(parts, self.layout, n_stages, self.layers, self.mtp_layers)
+        return parts
+
+    def costs(
+        self,
+        gpu: Gpu,
+        stage_ranks: tuple[int, ...],
+        microbatch_size: int,
+        groups: tuple[Groups, ...] = (),
+        efficiency: Efficiency | None = None,
+    ) -> Costs:
+        """FLOPs and seconds a stage on ``gpu``; sizes that do not divide the model are an `Infeasible`."""
+        n_stages, tokens = len(stage_ranks), microbatch_size * self.sequence
+        groups, law = groups or (Groups(),) * (max(stage_ranks) + 1), efficiency or constant(self.efficiency)
+        split = self.split(groups[0])
+        if law.device not in (None, gpu.name):
+            raise Infeasible(
+                f"this efficiency was calibrated on {law.device}, not {gpu.name} (try topology.gpu={law.device}, or efficiency=model)"
+            )
+        timer = Timer(gpu, law, tokens, self.hidden, self.bytes_per_value, self.precision)
+        kinds, h = self.kinds, self.hidden
+        found = {each: tuple(passes(timer, kind, each, split, self.sequence, self.recompute) for kind in kinds) for each in set(groups)}
+        full, heads = self.recompute == "full", 1 + self.mtp_layers  # MTP layers use the head as well
+
+        head_matrix, projection = Matrix(self.vocabulary / split.tp, h, 1 / split.cp), Matrix(h, 2 * h / split.tp, 1 / split.cp)
+        head, head_weight = (heads * timer.product(head_matrix, moved, "bf16") for moved in (WEIGHT, GRADIENT))
+        project, project_weight = (timer.product(projection, moved) for moved in (WEIGHT, GRADIENT))
+        look_up, look_up_weight = (timer.moved(n * h * tokens / split.cp) for n in (2, 5))  # a row in fp32 is two values, both ways
+        a_layer = [_sums(each, full) for each in found[groups[stage_ranks[0]]]]
+        parts = self.partition(
+            n_stages,
+            tuple(sum(a_layer[i >= self.n_dense][:3]) for i in range(self.layers)),
+            look_up + look_up_weight,
+            2 * head + head_weight + self.mtp_layers * (sum(a_layer[1][:3]) + 2 * project + project_weight),
+        )
+        counts = [self._counts(each) for each in parts]
+
+        def total(stage: int, *values: float) -> float:
+            """Of layers of both kinds, embedding, MTP projections and head, as many as the stage has."""
+            has = (*counts[stage], parts[stage].embedding, parts[stage].mtp, parts[stage].head)
+            return sum(n * each for n, each in zip(has, values, strict=True))
+
+        stages = range(n_stages)
+        sums = [[_sums(each, full) for each in found[groups[rank]]] for rank in stage_ranks]
+        forward = [total(s, *(each.forward for each in sums[s]), look_up, project, head) for s in stages]
+        given = [total(s, *(each.backward_input for each in sums[s]), 0.0, project, head) for s in stages]
+        weight = [total(s, *(each.backward_weight for each in sums[s]), look_up_weight, project_weight, head_weight) for s in stages]
+        repeated = [total(s, *(each.again for each in sums[s]), 0.0, 0.0, 0.0) * self.recompute_repeat for s in stages]
+        longer = 1 + self.split_overhead
+
+        linear = [2.0 * tokens * kind.active_parameters for kind in kinds]
+        core = 2.0 * tokens * self.sequence * self.attention.core_width
+        again = {"none": (0.0, 0.0), "selective": (core, core), "full": (linear[0] + core, linear[1] + core)}[self.recompute]
+        head_flops, table = 2.0 * tokens * h * self.vocabulary, self.vocabulary * h / split.tp
+        useful = [total(s, *(3 * (each + core) for each in linear), 0.0, 12.0 * tokens * h * h, 3 * heads * head_flops) for s in stages]
+        copies = [table * (each.mtp > 0 and not each.embedding) for each in parts]  # MTP layers look tokens up as well
+        held = [total(s, *(kind.parameters(split) for kind in kinds), table, 2 * h * h / split.tp, table) for s in stages]
+        kept = [tokens * self.kept_bytes(kind) / (split.tp * split.cp) for kind in kinds]
+        joined = tokens * 2 * h * self.bytes_per_value / (split.tp * split.cp)  # input of an MTP projection
+        return Costs(
+            forward=tuple(max(each, LAUNCH) for each in forward),
+            backward=tuple(max(i + w, LAUNCH) for i, w in zip(given, weight, strict=True)),
+            backward_input=tuple(max(longer * each, LAUNCH) for each in given),
+            backward_weight=tuple(max(longer * (w + r), LAUNCH) for w, r in zip(weight, repeated, strict=True)),
+            p2p_bytes=float(tokens * h * self.bytes_per_value) / (split.tp * split.cp),
+            source=self._source(gpu, law, parts),
+            tokens=float(tokens),
+            model_flops=tuple(useful),
+            hardware_flops=tuple(each + total(s, *again, 0.0, 0.0, 0.0) for s, each in enumerate(useful)),
+            parameters=tuple(n + copy for n, copy in zip(held, copies, strict=True)),
+            expert_parameters=tuple(total(s, *(kind.expert_parameters(split) for kind in kinds), 0.0, 0.0, 0.0) for s in stages),
+            layer_parameters=tuple((kind.parameters(split), kind.expert_parameters(split)) for kind in kinds),
+            tensor_communication=tuple(total(s, *(each.sent.tensor for each in sums[s]), 0.0, 0.0, 0.0) for s in stages),
+            context_communication=tuple(total(s, *(each.sent.context for each in sums[s]), 0.0, 0.0, 0.0) for s in stages),
+            expert_communication=tuple(total(s, *(each.sent.expert for each in sums[s]), 0.0, 0.0, 0.0) for s in stages),
+            activations=tuple(total(s, *kept, 0.0, joined, 0.0) for s in stages),
+            logits=heads * tokens * self.vocabulary * (self.bytes_per_value + 4) / (split.tp * split.cp),  # and in fp32 for the loss
+            overhead=law.iteration,
+            partition=written(parts),
+        )
+
+    def _counts(self, part: Slice) -> tuple[int, int]:
+        """Layers of both kinds; an MTP layer is like the last ones."""
+        dense = max(0, min(part.end, self.n_dense) - part.first)
+        return dense, part.end - part.first - dense + part.mtp
+
+    def _source(self, gpu: Gpu, law: Efficiency, parts: tuple[Slice, ...]) -> str:
+        counts = [each.end - each.first for each in parts]
+        spread = f"{min(counts)} to {max(counts)}" if min(counts) < max(counts) else str(counts[0])
+        share = f"{law.peak_share:g}" if law.device is None else f"efficiency calibrated on {law.device}"
+        fp8 = f" (linear layers {gpu.fp8_flops / 1e12:g} in FP8)" if self.precision == "fp8" and gpu.fp8_flops else ""
+        return f"FLOPs / ({share} x {gpu.peak_flops / 1e12:g} TFLOP/s of {gpu.name}{fp8}), {spread} layers a stage"
+
+
+class _Sums(NamedTuple):
+    """Seconds of a layer's passes with all that they exchange and compute once more."""
+
+    forward: float
+    backward_input: float
+    backward_weight: float
+    again: float
+    sent: Exchange
+
+
+def _sums(of: Passes, full: bool) -> _Sums:
+    there, back = sum(of.sent_forward), sum(of.sent_backward)
+    again = of.again + there * full
+    sent = Exchange(*((1 + full) * f + b for f, b in zip(of.sent_forward, of.sent_backward, strict=True)))
+    return _Sums(of.forward + there, of.backward_input + back + again, of.backward_weight, again, sent)
