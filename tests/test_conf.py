@@ -20,6 +20,8 @@ OPTIONS = [
     *(f"latency={name}" for name in (*LAWS, "none")),
 ]
 
+SHAPE = {"layers": 8, "hidden": 1024, "heads": 8, "kv_heads": 8, "ffn_hidden": 4096, "vocabulary": 32000, "sequence": 1024}
+
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_option__runs_out_of_the_box(option, tmp_path):
@@ -28,6 +30,7 @@ def test_option__runs_out_of_the_box(option, tmp_path):
         "latency=empirical": [f"latency.op.file={tmp_path}/sample.txt"],
         "efficiency=a100_megatron": ["topology.gpu=a100"],
         "latency=scipy": ["latency.op.distribution=invgauss", "latency.op.parameters={mu: 0.1}"],
+        "model=transformer": [f"model.{key}={n}" for key, n in SHAPE.items()],
     }.get(option, [])
     if needs:
         with pytest.raises(ValueError, match="is not set|was calibrated on a100"):

@@ -94,18 +94,36 @@ def test_transformer__experts_weigh_in_full_and_compute_in_part():
 
 
 BILLIONS = {"gpt_22b": 22, "gpt3_175b": 175, "gpt_530b": 530, "gpt_1t": 1008, "llama3_70b": 70.6, "llama3_405b": 405, "mixtral_8x7b": 46.7}
+BILLIONS |= {"deepseek_v3": 671, "qwen3_235b": 235}
+ACTIVE = {"deepseek_v3": 37, "qwen3_235b": 22, "mixtral_8x7b": 12.9}  # a token, as their papers count
 
 
-@pytest.mark.parametrize(("name", "billions"), BILLIONS.items())
-def test_presets__weigh_what_their_name_says(name, billions):
+def preset(name):
     from hops.config import compose, make_loader, plain
     from hops.cube_sweeper import register
 
     register()
     section = plain(compose(make_loader(), [f"model={name}"]))["model"]
     section.pop("family")
-    found = weights(Transformer(**section))
+    return Transformer(**{key: value for key, value in section.items() if value is not None})
+
+
+@pytest.mark.parametrize(("name", "billions"), BILLIONS.items())
+def test_presets__weigh_what_their_name_says(name, billions):
+    found = weights(preset(name))
     print(f"{name}: {found / 1e9:.1f}e9 weights, {billions}e9 published")
+    assert found == pytest.approx(billions * 1e9, rel=0.02)
+
+
+@pytest.mark.parametrize(("name", "billions"), ACTIVE.items())
+def test_presets__activate_what_their_papers_say(name, billions):
+    """FLOPs of a token's linear layers, 6 a weight (forward and backward), and the embedding, which computes nothing."""
+    model = preset(name)
+    costs = model.costs(GPUS["h100"], line(1), 1)
+    q, _, _, out = model.attention.widths
+    core = 2 * model.sequence * (q + out) * model.layers  # a token's scores and sums over all tokens, multiply-adds
+    found = (sum(costs.model_flops) / model.sequence - 3 * core) / 6 + model.hidden * model.vocabulary
+    print(f"{name}: {found / 1e9:.1f}e9 active weights, {billions}e9 published")
     assert found == pytest.approx(billions * 1e9, rel=0.02)
 
 
