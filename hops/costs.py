@@ -27,12 +27,13 @@ class Costs:
     hardware_flops: tuple[float, ...] | None = None  # with recomputation [FLOP]
     parameters: tuple[float, ...] | None = None  # that one GPU holds, without those of routed experts
     expert_parameters: tuple[float, ...] | None = None  # of routed experts, which other GPUs hold as well than hold the rest
-    layer_parameters: tuple[tuple[float, float], ...] = ()  # both, of one layer of each kind
+    layer_parameters: tuple[tuple[float, float], ...] = ()  # both, of a layer of each kind
     tensor_communication: tuple[float, ...] | None = None  # part of forward and backward_input, together [s]
     context_communication: tuple[float, ...] | None = None  # that no computation hides, in the same way
     expert_communication: tuple[float, ...] | None = None
     activations: tuple[float, ...] | None = None  # that one GPU keeps from a microbatch's forward to its backward [bytes]
     logits: float | None = None  # of a microbatch, on one GPU of the last stage [bytes]
+    loss: float | None = None  # their fp32 copy, which the backward of the loss needs [bytes]
     overhead: float = 0.0  # of an iteration [s]
     partition: str | None = None  # of the layers to stages, as Megatron's layout string
 

@@ -9,6 +9,7 @@ from hops.checks import Infeasible, count, flag, no_such, one_of
 from hops.distributions import LAWS, TERMS
 from hops.efficiency import Efficiency, make_efficiency
 from hops.layout import CP_BALANCE, CP_COMM, ORDER, Layout
+from hops.memory import Allowances, make_allowances
 from hops.models import FAMILIES, Model, model_keys
 from hops.noise import MICROBATCH_BITS, REPLICA_BITS, STAGE_BITS
 from hops.registry import Registry
@@ -69,6 +70,7 @@ class Scenario:
     model: Model
     efficiency: Efficiency | None  # None: the model's one number
     latency: Latency
+    memory: Allowances
     pp: int
     dp: int
     tp: int
@@ -113,6 +115,7 @@ class Scenario:
             model=_model(_section("model", config)),
             efficiency=_efficiency(_section("efficiency", config)),
             latency=latency,
+            memory=_memory(_section("memory", config)),
             pp=pp,
             dp=dp,
             tp=tp,
@@ -249,6 +252,11 @@ def forget_files() -> None:
 @remember
 def _efficiency(section: Frozen) -> Efficiency | None:
     return make_efficiency(_values("efficiency", section))
+
+
+@remember
+def _memory(section: Frozen) -> Allowances:
+    return make_allowances(_values("memory", section))
 
 
 @remember

@@ -20,7 +20,7 @@ from hops.distributions import TERMS
 from hops.efficiency import Efficiency
 from hops.graph import Graph, lag_index, lower, transfer_index, work_index
 from hops.layout import Layout
-from hops.memory import Memory, peak_memory
+from hops.memory import Memory, check_room, offloaded, peak_memory
 from hops.metrics import TICKS, Floats
 from hops.models import Model, stage_costs
 from hops.noise import extreme_factors, quantile_table
@@ -79,7 +79,19 @@ class Case(NamedTuple):
     def memory(self) -> tuple[Memory, ...] | None:
         """What a GPU of each rank holds at most; None where the model is explicit times."""
         built, layout = self.structure, self.scenario.layout
-        return peak_memory(self.weights.costs, built.stage_ranks, built.in_flight, layout.n_replicas, layout.n_expert_replicas)
+        return peak_memory(
+            self.weights.costs,
+            built.stage_ranks,
+            built.in_flight,
+            layout.n_replicas,
+            layout.n_expert_replicas,
+            allowances=self.scenario.memory,
+        )
+
+    @property
+    def room(self) -> tuple[float, ...]:
+        """Memory of a GPU of each rank [bytes]."""
+        return (self.weights.cluster.gpu.memory,) * self.scenario.pp
 
     @property
     def shape(self) -> tuple[Choice, int, int | None, int, str]:
@@ -104,11 +116,13 @@ def prepare(scenario: Scenario) -> Case:
     extremes = [(1.0, 1.0) if table is None else extreme_factors(table) for table in tables]
     largest = math.prod(high for _, high in extremes)
     built = structure(s.schedule, s.pp, s.vpp, s.microbatches, s.p2p)
-    numbers = weights(s.topology, s.model, s.efficiency, built.stage_ranks, s.microbatch_size, s.p2p, s.layout)
+    numbers = weights(s.topology, s.model, s.efficiency, built.stage_ranks, s.microbatch_size, s.p2p, s.layout, s.memory.offload)
     check_ticks(numbers, noisy=any(extreme != (1.0, 1.0) for extreme in extremes[:-1]))
     pipeline = float(built.n_works @ numbers.work) + float(built.n_lags @ numbers.lag.astype(float))
     check_clock(pipeline * largest + float(numbers.tail.max()))
-    return Case(s, numbers, tables)
+    case = Case(s, numbers, tables)
+    check_room(numbers.costs, case.room, s.layout.n_replicas, s.layout.n_expert_replicas)
+    return case
 
 
 @lru_cache(maxsize=256, typed=True)
@@ -135,12 +149,13 @@ def weights(
     microbatch_size: int,
     p2p: str,
     layout: Layout,
+    offload: float,
 ) -> Weights:
     """Durations and delays of every stage, in ticks."""
     devices = {key: None if key == "order" and isinstance(value, str) else value for key, value in topology.params}
     cluster: Cluster = TOPOLOGIES[topology.name].build(layout.n_gpus, **devices)
     shared = tuple(groups(cluster, layout, rank) for rank in range(layout.pp))
-    costs = stage_costs(model, cluster.gpu, stage_ranks, microbatch_size, shared, efficiency)
+    costs = offloaded(stage_costs(model, cluster.gpu, stage_ranks, microbatch_size, shared, efficiency), cluster.gpu, offload)
     tail = np.full(layout.pp, costs.overhead * TICKS)
     if costs.parameters is not None:
         for rank in range(layout.pp):

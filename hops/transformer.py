@@ -215,6 +215,8 @@ class Transformer:
         held = [total(s, *(kind.parameters(split) for kind in kinds), table, 2 * h * h / split.tp, table) for s in stages]
         kept = [tokens * self.kept_bytes(kind) / (split.tp * split.cp) for kind in kinds]
         joined = tokens * 2 * h * self.bytes_per_value / (split.tp * split.cp)  # input of an MTP projection
+        n_logits = heads * tokens * self.vocabulary / (split.tp * split.cp)
+        used = [kind for kind, n in zip(kinds, (self.n_dense, self.layers - self.n_dense), strict=True) if n]
         return Costs(
             forward=tuple(max(each, LAUNCH) for each in forward),
             backward=tuple(max(i + w, LAUNCH) for i, w in zip(given, weight, strict=True)),
@@ -227,12 +229,13 @@ class Transformer:
             hardware_flops=tuple(each + total(s, *again, 0.0, 0.0, 0.0) for s, each in enumerate(useful)),
             parameters=tuple(n + copy for n, copy in zip(held, copies, strict=True)),
             expert_parameters=tuple(total(s, *(kind.expert_parameters(split) for kind in kinds), 0.0, 0.0, 0.0) for s in stages),
-            layer_parameters=tuple((kind.parameters(split), kind.expert_parameters(split)) for kind in kinds),
+            layer_parameters=tuple((kind.parameters(split), kind.expert_parameters(split)) for kind in used),
             tensor_communication=tuple(total(s, *(each.sent.tensor for each in sums[s]), 0.0, 0.0, 0.0) for s in stages),
             context_communication=tuple(total(s, *(each.sent.context for each in sums[s]), 0.0, 0.0, 0.0) for s in stages),
             expert_communication=tuple(total(s, *(each.sent.expert for each in sums[s]), 0.0, 0.0, 0.0) for s in stages),
             activations=tuple(total(s, *kept, 0.0, joined, 0.0) for s in stages),
-            logits=heads * tokens * self.vocabulary * (self.bytes_per_value + 4) / (split.tp * split.cp),  # and in fp32 for the loss
+            logits=self.bytes_per_value * n_logits,
+            loss=4 * n_logits,
             overhead=law.iteration,
             partition=written(parts),
         )

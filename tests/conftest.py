@@ -19,6 +19,7 @@ CONFIG = {
     "topology": {"name": "uniform", "latency": 0.0, "bandwidth": float("inf")},
     "model": {"family": "explicit", "forward": 1.0, "backward_input": 1.0, "backward_weight": 1.0, "per": "rank", "p2p_bytes": 0.0},
     "efficiency": {},
+    "memory": {},
     "latency": {"op": {"law": "none"}},
     "pp": 4,
     "vpp": None,
