@@ -3,10 +3,12 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
+import hops
 from hops.checks import Infeasible
-from hops.collectives import ALONE, Groups, Ring
+from hops.collectives import ALONE, Context, Crowd, Groups, Ring
 from hops.costs import Explicit, after_pipeline
 from hops.hardware import GPUS
 from hops.transformer import Transformer
@@ -192,6 +194,24 @@ def test_explicit__bytes_may_be_zero_but_not_negative():
     assert Explicit(**UNIT).p2p_bytes == 0.0
     with pytest.raises(ValueError, match="model.p2p_bytes must be a finite number at least 0; got -1"):
         Explicit(**{**UNIT, "p2p_bytes": -1})
+
+
+def test_explicit__split_overhead_only_where_the_backward_is_split():
+    costs = Explicit(**UNIT, split_overhead=0.1).costs(GPUS["h100"], line(2), 1)
+    assert costs.backward == (5.0, 5.0)
+    assert (costs.backward_input[0], costs.backward_weight[0]) == pytest.approx((2.2, 3.3))
+    with pytest.raises(ValueError, match="model.split_overhead must be a finite number at least 0; got -0.1"):
+        Explicit(**UNIT, split_overhead=-0.1)
+    words = ("model=explicit", "latency=none", "microbatches=4", "pp=2", "model.split_overhead=0,0.5")
+    cube = hops.sweep_cube("schedule=gpipe,zb_h1", *words)
+    plain = 4 * 0.030  # F, I and W of 10 ms
+    assert cube["busy_time"].isel(rank=0).values == pytest.approx(np.array([[plain, plain], [plain, plain + 4 * 0.010]]))
+
+
+@pytest.mark.parametrize("sizes", [{"context": Context(Ring(2))}, {"expert": Crowd(2)}])
+def test_explicit__says_nothing_of_context_and_expert_parallelism(sizes):
+    with pytest.raises(Infeasible, match=f"explicit times say nothing of {next(iter(sizes))} parallelism: .p=2 needs a transformer"):
+        Explicit(**UNIT).costs(GPUS["h100"], line(2), 1, (Groups(**sizes),) * 2)
 
 
 def test_tensor_parallel__divides_the_work_and_adds_two_all_reduces_a_layer_and_pass():
