@@ -72,38 +72,35 @@ class Timer:
         return ring.gather(size) + (ring.n - 1) * self.law.collective_step
 
 
-class Exchange(NamedTuple):
-    """Seconds of a layer's communication that nothing hides."""
-
-    tensor: float = 0.0
-    context: float = 0.0
-    expert: float = 0.0
-
-
 class Passes(NamedTuple):
-    """Seconds of one layer; exchanges are not in the passes."""
+    """Seconds of one layer, exchanges and what is computed once more included."""
 
     forward: float
     backward_input: float
     backward_weight: float
-    again: float  # of what is computed once more
-    sent_forward: Exchange
-    sent_backward: Exchange  # without what is sent once more
+    again: float  # of backward_input: once more
+    tensor: float  # of forward and backward_input together: exchanges that nothing hides
+    context: float
+    expert: float
 
 
 def passes(timer: Timer, layer: Layer, groups: Groups, split: Split, sequence: int, recompute: str) -> Passes:
     """What one microbatch takes in ``layer``."""
     linear, core = timer.linear(layer, split), timer.core(layer, split, sequence) * groups.context.causal_share
-    forward = max(linear + core, timer.law.floor)
-    again = {"none": 0.0, "selective": core, "full": forward}[recompute]
+    forward, backward_input = max(linear + core, timer.law.floor), max(linear + 2 * core, timer.law.floor)
     tensor, expert = _tensor(timer, layer, groups, split), _expert(timer, layer, groups, split)
+    there = _context(timer, layer, groups, split, core, backward=False)
+    back = _context(timer, layer, groups, split, (3 if recompute == "selective" else 2) * core, backward=True)
+    full = recompute == "full"
+    again = {"none": 0.0, "selective": core, "full": forward + tensor + there + expert}[recompute]
     return Passes(
-        forward,
-        max(linear + 2 * core, timer.law.floor),
+        forward + tensor + there + expert,
+        backward_input + tensor + back + expert + again,
         timer.linear(layer, split, GRADIENT),
         again,
-        Exchange(tensor, _context(timer, layer, groups, split, core, backward=False), expert),
-        Exchange(tensor, _context(timer, layer, groups, split, (3 if recompute == "selective" else 2) * core, backward=True), expert),
+        (2 + full) * tensor,
+        (1 + full) * there + back,
+        (2 + full) * expert,
     )
 
 

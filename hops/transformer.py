@@ -9,6 +9,7 @@ forward once more, ``"selective"`` the attention core, whose scores are then not
 Seconds: see `hops.layers`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import NamedTuple
 
@@ -18,10 +19,31 @@ from hops.cluster import Gpu
 from hops.collectives import Groups
 from hops.costs import Costs
 from hops.efficiency import Efficiency, constant
-from hops.layers import GRADIENT, LAUNCH, WEIGHT, Exchange, Passes, Timer, passes
+from hops.layers import GRADIENT, LAUNCH, WEIGHT, Timer, passes
 from hops.partition import Slice, balanced, check, even, parse, slices, written
 
 LATENT = ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
+
+
+class Part(NamedTuple):
+    """What a layer, or one of the model's ends, adds to its stage."""
+
+    forward: float = 0.0  # seconds, as in `hops.layers.Passes`
+    backward_input: float = 0.0
+    backward_weight: float = 0.0
+    again: float = 0.0
+    tensor: float = 0.0
+    context: float = 0.0
+    expert: float = 0.0
+    flops: float = 0.0  # forward and backward, of all GPUs
+    flops_again: float = 0.0
+    parameters: float = 0.0  # on a GPU
+    expert_parameters: float = 0.0
+    activations: float = 0.0  # on a GPU [bytes]
+
+    @property
+    def seconds(self) -> float:
+        return self.forward + self.backward_input + self.backward_weight
 
 
 @dataclass(frozen=True)
@@ -149,15 +171,16 @@ class Transformer:
             raise Infeasible(f"cp_comm=a2a gives every GPU whole heads: tp x cp = {tp * cp} does not divide model.heads={self.heads}")
         return Split(tp, cp, ep, etp)
 
-    def partition(self, n_stages: int, layers: tuple[float, ...], first: float, last: float) -> tuple[Slice, ...]:
-        """What each stage has of the model; seconds of every layer, of the embedding, and of head and MTP layers together."""
+    def partition(self, n_stages: int, dense: float, other: float, first: float, last: float) -> tuple[Slice, ...]:
+        """What each stage has of the model; seconds of a layer of both kinds, of the embedding, and of head and MTP layers together."""
         if self.layout == "balanced":
-            return slices(balanced(layers, first, last, n_stages), self.mtp_layers)
+            times = [dense] * self.n_dense + [other] * (self.layers - self.n_dense)
+            return slices(balanced(times, first, last, n_stages), self.mtp_layers)
         if self.layout == "even":
             return slices(even(self.layers, n_stages), self.mtp_layers)
-        parts = parse(self.layout)
-        check(parts, self.layout, n_stages, self.layers, self.mtp_layers)
-        return parts
+        found = parse(self.layout)
+        check(found, self.layout, n_stages, self.layers, self.mtp_layers)
+        return found
 
     def costs(
         self,
@@ -168,82 +191,86 @@ class Transformer:
         efficiency: Efficiency | None = None,
     ) -> Costs:
         """FLOPs and seconds a stage on ``gpu``; sizes that do not divide the model are an `Infeasible`."""
-        n_stages, tokens = len(stage_ranks), microbatch_size * self.sequence
-        groups, law = groups or (Groups(),) * (max(stage_ranks) + 1), efficiency or constant(self.efficiency)
+        tokens, law = microbatch_size * self.sequence, efficiency or constant(self.efficiency)
+        groups = groups or (Groups(),) * (max(stage_ranks) + 1)
         split = self.split(groups[0])
         if law.device not in (None, gpu.name):
             raise Infeasible(
                 f"this efficiency was calibrated on {law.device}, not {gpu.name} (try topology.gpu={law.device}, or efficiency=model)"
             )
         timer = Timer(gpu, law, tokens, self.hidden, self.bytes_per_value, self.precision)
-        kinds, h = self.kinds, self.hidden
-        found = {each: tuple(passes(timer, kind, each, split, self.sequence, self.recompute) for kind in kinds) for each in set(groups)}
-        full, heads = self.recompute == "full", 1 + self.mtp_layers  # MTP layers use the head as well
+        layers = {each: [self._layer(timer, kind, each, split) for kind in self.kinds] for each in set(groups)}
+        embedding, project, head = self._embedding(timer, split), self._project(timer, split), self._head(timer, split)
+        copy = Part(parameters=embedding.parameters)
+        dense, other = layers[groups[stage_ranks[0]]]
+        last = head.seconds + self.mtp_layers * (other.seconds + project.seconds)
+        found = self.partition(len(stage_ranks), dense.seconds, other.seconds, embedding.seconds, last)
+        stages = []
+        for each, rank in zip(found, stage_ranks, strict=True):
+            n_dense = max(0, min(each.end, self.n_dense) - each.first)
+            n_other = each.end - each.first - n_dense + each.mtp  # an MTP layer is like the last ones
+            looks_up = each.mtp > 0 and not each.embedding  # MTP layers look tokens up as well
+            counts = (n_dense, n_other, each.embedding, looks_up, each.mtp, each.head)
+            stages.append(_total(counts, (*layers[groups[rank]], embedding, copy, project, head)))
 
-        head_matrix, projection = Matrix(self.vocabulary / split.tp, h, 1 / split.cp), Matrix(h, 2 * h / split.tp, 1 / split.cp)
-        head, head_weight = (heads * timer.product(head_matrix, moved, "bf16") for moved in (WEIGHT, GRADIENT))
-        project, project_weight = (timer.product(projection, moved) for moved in (WEIGHT, GRADIENT))
-        look_up, look_up_weight = (timer.moved(n * h * tokens / split.cp) for n in (2, 5))  # a row in fp32 is two values, both ways
-        a_layer = [_sums(each, full) for each in found[groups[stage_ranks[0]]]]
-        parts = self.partition(
-            n_stages,
-            tuple(sum(a_layer[i >= self.n_dense][:3]) for i in range(self.layers)),
-            look_up + look_up_weight,
-            2 * head + head_weight + self.mtp_layers * (sum(a_layer[1][:3]) + 2 * project + project_weight),
-        )
-        counts = [self._counts(each) for each in parts]
-
-        def total(stage: int, *values: float) -> float:
-            """Of layers of both kinds, embedding, MTP projections and head, as many as the stage has."""
-            has = (*counts[stage], parts[stage].embedding, parts[stage].mtp, parts[stage].head)
-            return sum(n * each for n, each in zip(has, values, strict=True))
-
-        stages = range(n_stages)
-        sums = [[_sums(each, full) for each in found[groups[rank]]] for rank in stage_ranks]
-        forward = [total(s, *(each.forward for each in sums[s]), look_up, project, head) for s in stages]
-        given = [total(s, *(each.backward_input for each in sums[s]), 0.0, project, head) for s in stages]
-        weight = [total(s, *(each.backward_weight for each in sums[s]), look_up_weight, project_weight, head_weight) for s in stages]
-        repeated = [total(s, *(each.again for each in sums[s]), 0.0, 0.0, 0.0) * self.recompute_repeat for s in stages]
-        longer = 1 + self.split_overhead
-
-        linear = [2.0 * tokens * kind.active_parameters for kind in kinds]
-        core = 2.0 * tokens * self.sequence * self.attention.core_width
-        again = {"none": (0.0, 0.0), "selective": (core, core), "full": (linear[0] + core, linear[1] + core)}[self.recompute]
-        head_flops, table = 2.0 * tokens * h * self.vocabulary, self.vocabulary * h / split.tp
-        useful = [total(s, *(3 * (each + core) for each in linear), 0.0, 12.0 * tokens * h * h, 3 * heads * head_flops) for s in stages]
-        copies = [table * (each.mtp > 0 and not each.embedding) for each in parts]  # MTP layers look tokens up as well
-        held = [total(s, *(kind.parameters(split) for kind in kinds), table, 2 * h * h / split.tp, table) for s in stages]
-        kept = [tokens * self.kept_bytes(kind) / (split.tp * split.cp) for kind in kinds]
-        joined = tokens * 2 * h * self.bytes_per_value / (split.tp * split.cp)  # input of an MTP projection
-        n_logits = heads * tokens * self.vocabulary / (split.tp * split.cp)
-        used = [kind for kind, n in zip(kinds, (self.n_dense, self.layers - self.n_dense), strict=True) if n]
+        longer, repeated = 1 + self.split_overhead, float(self.recompute_repeat)
+        n_logits = (1 + self.mtp_layers) * tokens * self.vocabulary / (split.tp * split.cp)
+        used = [kind for kind, n in zip(self.kinds, (self.n_dense, self.layers - self.n_dense), strict=True) if n]
         return Costs(
-            forward=tuple(max(each, LAUNCH) for each in forward),
-            backward=tuple(max(i + w, LAUNCH) for i, w in zip(given, weight, strict=True)),
-            backward_input=tuple(max(longer * each, LAUNCH) for each in given),
-            backward_weight=tuple(max(longer * (w + r), LAUNCH) for w, r in zip(weight, repeated, strict=True)),
-            p2p_bytes=float(tokens * h * self.bytes_per_value) / (split.tp * split.cp),
-            source=self._source(gpu, law, parts),
+            forward=tuple(max(each.forward, LAUNCH) for each in stages),
+            backward=tuple(max(each.backward_input + each.backward_weight, LAUNCH) for each in stages),
+            backward_input=tuple(max(longer * each.backward_input, LAUNCH) for each in stages),
+            backward_weight=tuple(max(longer * (each.backward_weight + repeated * each.again), LAUNCH) for each in stages),
+            p2p_bytes=float(tokens * self.hidden * self.bytes_per_value) / (split.tp * split.cp),
+            source=self._source(gpu, law, found),
             tokens=float(tokens),
-            model_flops=tuple(useful),
-            hardware_flops=tuple(each + total(s, *again, 0.0, 0.0, 0.0) for s, each in enumerate(useful)),
-            parameters=tuple(n + copy for n, copy in zip(held, copies, strict=True)),
-            expert_parameters=tuple(total(s, *(kind.expert_parameters(split) for kind in kinds), 0.0, 0.0, 0.0) for s in stages),
+            model_flops=tuple(each.flops for each in stages),
+            hardware_flops=tuple(each.flops + each.flops_again for each in stages),
+            parameters=tuple(each.parameters for each in stages),
+            expert_parameters=tuple(each.expert_parameters for each in stages),
             layer_parameters=tuple((kind.parameters(split), kind.expert_parameters(split)) for kind in used),
-            tensor_communication=tuple(total(s, *(each.sent.tensor for each in sums[s]), 0.0, 0.0, 0.0) for s in stages),
-            context_communication=tuple(total(s, *(each.sent.context for each in sums[s]), 0.0, 0.0, 0.0) for s in stages),
-            expert_communication=tuple(total(s, *(each.sent.expert for each in sums[s]), 0.0, 0.0, 0.0) for s in stages),
-            activations=tuple(total(s, *kept, 0.0, joined, 0.0) for s in stages),
+            tensor_communication=tuple(each.tensor for each in stages),
+            context_communication=tuple(each.context for each in stages),
+            expert_communication=tuple(each.expert for each in stages),
+            activations=tuple(each.activations for each in stages),
             logits=self.bytes_per_value * n_logits,
             loss=4 * n_logits,
             overhead=law.iteration,
-            partition=written(parts),
+            partition=written(found),
         )
 
-    def _counts(self, part: Slice) -> tuple[int, int]:
-        """Layers of both kinds; an MTP layer is like the last ones."""
-        dense = max(0, min(part.end, self.n_dense) - part.first)
-        return dense, part.end - part.first - dense + part.mtp
+    def _layer(self, timer: Timer, kind: Layer, groups: Groups, split: Split) -> Part:
+        linear = 2.0 * timer.tokens * kind.active_parameters
+        core = 2.0 * timer.tokens * self.sequence * kind.attention.core_width
+        return Part(
+            *passes(timer, kind, groups, split, self.sequence, self.recompute),
+            flops=3 * (linear + core),
+            flops_again={"none": 0.0, "selective": core, "full": linear + core}[self.recompute],
+            parameters=kind.parameters(split),
+            expert_parameters=kind.expert_parameters(split),
+            activations=timer.tokens * self.kept_bytes(kind) / (split.tp * split.cp),
+        )
+
+    def _embedding(self, timer: Timer, split: Split) -> Part:
+        """Rows of the table read and written; their gradients read, and added in fp32, which is two values, read and written."""
+        values = timer.tokens * self.hidden / split.cp
+        table = self.vocabulary * self.hidden / split.tp
+        return Part(forward=timer.moved(2 * values), backward_weight=timer.moved(5 * values), parameters=table)
+
+    def _head(self, timer: Timer, split: Split) -> Part:
+        """The product with the vocabulary, in bf16; each MTP layer uses it once more."""
+        matrix, n = Matrix(self.vocabulary / split.tp, self.hidden, 1 / split.cp), 1 + self.mtp_layers
+        once, weight = (timer.product(matrix, moved, "bf16") for moved in (WEIGHT, GRADIENT))
+        flops = 6.0 * timer.tokens * self.hidden * self.vocabulary
+        return Part(n * once, n * once, n * weight, flops=n * flops, parameters=matrix.parameters)
+
+    def _project(self, timer: Timer, split: Split) -> Part:
+        """What joins an MTP layer's two inputs."""
+        h = self.hidden
+        matrix = Matrix(h, 2 * h / split.tp, 1 / split.cp)
+        once, weight = (timer.product(matrix, moved) for moved in (WEIGHT, GRADIENT))
+        kept = timer.tokens * 2 * h * self.bytes_per_value / (split.tp * split.cp)
+        return Part(once, once, weight, flops=12.0 * timer.tokens * h * h, parameters=matrix.parameters, activations=kept)
 
     def _source(self, gpu: Gpu, law: Efficiency, parts: tuple[Slice, ...]) -> str:
         counts = [each.end - each.first for each in parts]
@@ -253,18 +280,7 @@ class Transformer:
         return f"FLOPs / ({share} x {gpu.peak_flops / 1e12:g} TFLOP/s of {gpu.name}{fp8}), {spread} layers a stage"
 
 
-class _Sums(NamedTuple):
-    """Seconds of a layer's passes with all that they exchange and compute once more."""
-
-    forward: float
-    backward_input: float
-    backward_weight: float
-    again: float
-    sent: Exchange
-
-
-def _sums(of: Passes, full: bool) -> _Sums:
-    there, back = sum(of.sent_forward), sum(of.sent_backward)
-    again = of.again + there * full
-    sent = Exchange(*((1 + full) * f + b for f, b in zip(of.sent_forward, of.sent_backward, strict=True)))
-    return _Sums(of.forward + there, of.backward_input + back + again, of.backward_weight, again, sent)
+def _total(counts: Sequence[int], parts: Sequence[Part]) -> Part:
+    """Sum of the parts, each as often as its count."""
+    present = [(n, part) for n, part in zip(counts, parts, strict=True) if n]
+    return Part(*(sum(n * part[i] for n, part in present) for i in range(len(Part._fields))))
