@@ -20,8 +20,6 @@ OPTIONS = [
     *(f"latency={name}" for name in (*LAWS, "none")),
 ]
 
-SHAPE = {"layers": 8, "hidden": 1024, "heads": 8, "kv_heads": 8, "ffn_hidden": 4096, "vocabulary": 32000, "sequence": 1024}
-
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_option__runs_out_of_the_box(option, tmp_path):
@@ -33,7 +31,6 @@ def test_option__runs_out_of_the_box(option, tmp_path):
         "model=gpt_1t": ["tp=8"],
         "model=gpt_530b": ["tp=8"],
         "model=deepseek_v3": ["ep=8", "dp=8"],
-        "model=transformer": [f"model.{key}={n}" for key, n in SHAPE.items()],
     }.get(option, [])
     if needs:
         with pytest.raises(ValueError, match="is not set|was calibrated on a100|one layer's weights, gradients and optimizer states take"):

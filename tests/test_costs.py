@@ -96,7 +96,7 @@ def test_transformer__experts_weigh_in_full_and_compute_in_part():
 
 
 BILLIONS = {"gpt_22b": 22, "gpt3_175b": 175, "gpt_530b": 530, "gpt_1t": 1008, "llama3_70b": 70.6, "llama3_405b": 405, "mixtral_8x7b": 46.7}
-BILLIONS |= {"deepseek_v3": 671, "qwen3_235b": 235}
+BILLIONS |= {"deepseek_v3": 671, "qwen3_235b": 235, "transformer": 8}
 ACTIVE = {"deepseek_v3": 37, "qwen3_235b": 22, "mixtral_8x7b": 12.9}  # a token, as their papers count
 
 

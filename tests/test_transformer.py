@@ -162,6 +162,8 @@ def test_experts__split_over_etp_gather_what_the_others_were_sent():
     assert costs.expert_communication[3] == pytest.approx(LAYERS * 4 * both)
     alone = of(MIXTURE, groups=experts(1, etp=2, tp=2, cp=2))[0]  # the same experts on both: every vector goes once
     assert alone.expert_communication[3] == pytest.approx(LAYERS * 4 * (1e-6 + 512 * H * 2 / 1e11))
+    fewer = of(MIXTURE, groups=experts(1, etp=2, tp=4))[0]  # 512 tokens a GPU, of which two share the experts
+    assert fewer.expert_communication[3] == pytest.approx(LAYERS * 4 * (1e-6 + 512 * H * 2 / 1e11))
     whole = of(MIXTURE, groups=experts(1, etp=1, tp=2))[0]
     assert whole.expert_communication[3] == 0.0
 
