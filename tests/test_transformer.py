@@ -168,6 +168,15 @@ def test_experts__split_over_etp_gather_what_the_others_were_sent():
     assert whole.expert_communication[3] == 0.0
 
 
+def test_experts__leave_tensor_shards_what_every_token_passes():
+    """An all-reduce for the attention, and one for shared experts or a dense MLP; forward and backward."""
+    two = Ring(2, 1e-6, 1e11)
+    once = two.all_reduce(S * H * 2)
+    for model, n in ((MIXTURE, 1), (replace(MIXTURE, shared_experts=1), 2), (GPT, 2)):
+        groups = Groups(two, expert_tensor=Ring() if model.experts > 1 else two)
+        assert of(model, groups=groups)[0].tensor_communication[3] == pytest.approx(LAYERS * 2 * n * once)
+
+
 def test_experts__imbalance_slows_experts_and_dispatch_and_nothing_else():
     worse = replace(MIXTURE, expert_imbalance=1.5)
     base, slow = of(MIXTURE, groups=experts(4))[0], of(worse, groups=experts(4))[0]
@@ -192,7 +201,6 @@ def test_experts__shared_ones_are_dense_and_the_first_layers_have_none():
     assert costs.expert_communication[2] == pytest.approx(2 * costs.expert_communication[1])
     active = 6 * S * (mixed + 2 * 2 * H * 1024) + 12 * S * S * H
     assert costs.model_flops[2] == pytest.approx(6 * active)
-    assert of(model, groups=experts(1, etp=2, tp=2))[0].tensor_communication[2] == 0.0  # over wires that take no time
 
 
 @pytest.mark.parametrize(
