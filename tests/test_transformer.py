@@ -140,6 +140,8 @@ def test_experts__of_a_gpu_see_the_tokens_of_the_whole_group():
     assert [each.copies for each in (*alone, *shared)] == [8, 8, 2, 2]
     etp = MIXTURE.kinds[1].expert_matrices(Split(tp=2, cp=2, ep=4, etp=2))
     assert [(each.n, each.k, each.rows) for each in etp] == [(2 * H, H, 8 / 4 / 4), (H, 2 * H, 8 / 4 / 4)]
+    whole = MIXTURE.kinds[1].expert_matrices(Split(tp=4, ep=2))  # whole experts, and 512 tokens of each of two GPUs
+    assert [each.rows * S for each in whole] == [1024 * 2 / 8] * 2
 
 
 def test_experts__tokens_travel_there_and_back_in_every_pass():
