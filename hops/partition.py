@@ -55,7 +55,7 @@ def balanced(times: Sequence[float], first: float, last: float, n_stages: int) -
         for s in range(end_stage, -1, -1):
             end = found[s + 1]
             found[s] = max(s, bisect_left(sums, sums[end] + extra[s] - bound))
-            if found[s] > end or (found[s] == end and (s < end_stage or not last)) or (s == 0 and found[s] > 0):
+            if found[s] > end or (found[s] == end and s < end_stage) or (s == 0 and found[s] > 0):
                 return None
         return found
 
