@@ -1,14 +1,17 @@
-"""Collectives: what a ring of devices needs to exchange tensors. Ring algorithms as NCCL runs them for large messages.
+"""Collectives: what a group of devices needs to exchange tensors. Ring algorithms as NCCL runs them for large messages.
 
-Source: Patarasuk & Yuan 2009, bandwidth-optimal all-reduce; n - 1 steps of 1/n of the tensor, each a hop of the ring.
+Source: Patarasuk & Yuan 2009, bandwidth-optimal all-reduce; n - 1 steps of 1/n of the tensor, each a hop of the ring. An
+all-to-all sends directly, as NCCL's grouped sends and receives do.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import inf
+from typing import NamedTuple
 
 from hops.cluster import Cluster
+from hops.layout import Layout
 
 
 @dataclass(frozen=True)
@@ -29,13 +32,102 @@ class Ring:
         return 2 * self.gather(size)
 
 
+class Wires(NamedTuple):
+    """Paths of one class from a device of a group to ``n_peers`` others: latency [s], bandwidth they share [bytes/s]."""
+
+    n_peers: int
+    latency: float
+    bandwidth: float
+
+
+@dataclass(frozen=True)
+class Crowd:
+    """``n`` devices that each send to all others, directly; one `Wires` a class of paths."""
+
+    n: int = 1
+    wires: tuple[Wires, ...] = ()
+
+    def all_to_all(self, size: float) -> float:
+        """Seconds until every device, which has ``size`` bytes, has sent 1/n of them to each other one.
+
+        What goes to the peers of one class (NVL, NET) leaves one after another over the same wires; the classes have wires of
+        their own and go at once, so the slowest of them counts.
+        """
+        return max((each.latency + each.n_peers * size / self.n / each.bandwidth for each in self.wires), default=0.0)
+
+
+class Context(NamedTuple):
+    """The devices that share a sequence, and how: ``comm`` is how keys and values reach the queries of another device.
+
+    ``p2p``: a ring of blocks, each on its way while the one before it is computed with (Liu et al. 2023, ring attention,
+    arXiv:2310.01889). ``all_gather``: all of them before the core (Grattafiori et al. 2024, section 3.3.2, arXiv:2407.21783).
+    ``a2a``: an all-to-all trades parts of the sequence for heads, and one trades back (Jacobs et al. 2023, Ulysses,
+    arXiv:2309.14509). ``balance``: with ``zigzag`` device i of n has blocks i and 2n - 1 - i of 2n, so that all see as much of the
+    causal mask; with ``naive`` it has block i of n, and the last device sees most.
+    """
+
+    ring: Ring = Ring()
+    crowd: Crowd = Crowd()
+    comm: str = "p2p"
+    balance: str = "zigzag"
+
+    @property
+    def causal_share(self) -> float:
+        """The attention core of the busiest device over the mean.
+
+        In units of a block of n by n, device i of n computes its i blocks to the left and half of its own, n / 2 on the mean
+        and n - 1/2 on the last: (2 n - 1) / n times the mean.
+        """
+        return (2 * self.ring.n - 1) / self.ring.n if self.balance == "naive" and self.comm != "a2a" else 1.0
+
+
+class Groups(NamedTuple):
+    """Who shares the work of a pipeline rank."""
+
+    tensor: Ring = Ring()
+    context: Context = Context()
+    expert: Crowd = Crowd()
+    expert_tensor: Ring = Ring()
+
+
 ALONE = Ring()
 
 
 def ring(cluster: Cluster, gpus: Sequence[int]) -> Ring:
     """The ring over ``gpus``, in the order given."""
-    if len(gpus) == 1:
+    if len(gpus) <= 1:
         return ALONE
     paths = [cluster.between(a, b) for a, b in pairwise([*gpus, gpus[0]])]
     narrowest = min(paths, key=lambda path: path.bandwidth)
     return Ring(len(gpus), max(path.latency for path in paths), narrowest.bandwidth, narrowest.path_class)
+
+
+def crowd(cluster: Cluster, gpus: Sequence[int]) -> Crowd:
+    """The crowd of ``gpus``; of each class of paths the slowest path, and the most peers that a device has over it."""
+    slowest: dict[str, tuple[float, float]] = {}
+    peers: list[dict[str, int]] = [{} for _ in gpus]
+    for i, a in enumerate(gpus):
+        for j, b in enumerate(gpus[:i]):
+            path = cluster.between(a, b)
+            name, latency, bandwidth = path.path_class, path.latency, path.bandwidth
+            worst = slowest.get(name, (0.0, inf))
+            slowest[name] = max(worst[0], latency), min(worst[1], bandwidth)
+            peers[i][name] = peers[i].get(name, 0) + 1
+            peers[j][name] = peers[j].get(name, 0) + 1
+    return Crowd(len(gpus), tuple(Wires(max(each.get(name, 0) for each in peers), *slowest[name]) for name in sorted(slowest)))
+
+
+def groups(cluster: Cluster, layout: Layout, rank: int) -> Groups:
+    """The groups of the first GPU of ``rank``."""
+    contexts = layout.contexts(rank)
+    return Groups(
+        ring(cluster, layout.shards(rank)),
+        Context(
+            ring(cluster, contexts),
+            crowd(cluster, contexts) if layout.cp_comm == "a2a" else Crowd(len(contexts)),
+            layout.cp_comm,
+            layout.cp_balance,
+        ),
+        crowd(cluster, layout.experts(rank)),
+        ring(cluster, layout.expert_shards(rank)),
+    )

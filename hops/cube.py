@@ -14,6 +14,7 @@ import xarray as xr
 
 from hops.checks import no_such
 from hops.executor import evaluate
+from hops.memory import headroom
 from hops.metrics import quantile_interval, statistics
 from hops.plan import Axis, Plan, Prepared, dim_names, label
 from hops.scenario import Scenario
@@ -57,9 +58,10 @@ def cell_dataset(prepared: Prepared) -> xr.Dataset:
     data["peak_in_flight"] = ("rank", np.array(case.structure.in_flight, float), attributes("peak_in_flight"))
     held = case.memory
     if held is not None:
-        totals = [memory.total for memory in held]
-        data["peak_memory"] = ("rank", np.array(totals), attributes("peak_memory"))
-        data["fits"] = ((), max(totals) <= case.weights.cluster.gpu.memory, FITS)
+        left = headroom(held, case.weights.room)
+        data["peak_memory"] = ("rank", np.array([memory.total for memory in held]), attributes("peak_memory"))
+        data["headroom"] = ((), left, attributes("headroom"))
+        data["fits"] = ((), left >= 0, FITS)
     coords = {"draw": _draws(case.scenario.draws), "rank": _ranks(case.scenario.pp)}
     return xr.Dataset(data, coords, provenance(prepared.plan))
 
@@ -104,6 +106,7 @@ def cube_dataset(prepared: Prepared) -> xr.Dataset:
             held = case.memory
             if held is not None:
                 put("peak_memory", ("rank",), [i], np.array([[memory.total for memory in held]]))
+                put("headroom", (), [i], np.array([headroom(held, case.weights.room)]))
 
     data: dict[str, Any] = {
         name: ([*axes, *dims], values.reshape(shape + values.shape[1:]), attributes(name, plan.keep_draws))
@@ -113,10 +116,8 @@ def cube_dataset(prepared: Prepared) -> xr.Dataset:
     evaluated[list(prepared.cells)] = True
     meaning = {"long_name": "cell was evaluated; others do not fit or were not asked for, and are NaN"}
     data["evaluated"] = (axes, evaluated.reshape(shape), meaning)
-    if "peak_memory" in columns:
-        room = np.full(len(plan.scenarios), np.nan)
-        room[list(prepared.cells)] = [case.weights.cluster.gpu.memory for case in cases]
-        data["fits"] = (axes, (np.fmax.reduce(columns["peak_memory"][1], axis=1) <= room).reshape(shape), FITS)
+    if "headroom" in columns:
+        data["fits"] = (axes, (columns["headroom"][1] >= 0).reshape(shape), FITS)
     order = [name + suffix for name in VARIABLES for suffix in ("", *(f"_{each}" for each in STATISTICS)) if name + suffix in data]
     return xr.Dataset({name: data[name] for name in [*order, *({"fits"} & data.keys()), "evaluated"]}, coords, provenance(plan))
 

@@ -256,6 +256,6 @@ def _columns(case: Case) -> tuple[Any, ...]:
         nan if costs.tokens is None else n_microbatches * costs.tokens,
         nan if costs.model_flops is None else n_microbatches * sum(costs.model_flops),
         nan if costs.hardware_flops is None else n_microbatches * sum(costs.hardware_flops),
-        case.weights.cluster.gpu.peak_flops,
+        case.weights.peak_flops / s.layout.n_gpus,
         s.layout.n_gpus,
     )

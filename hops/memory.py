@@ -1,17 +1,46 @@
 """Memory: what a GPU of each rank must hold at its fullest moment, and whether it fits.
 
 Weights, gradients and optimizer states as Megatron-Core's distributed optimizer keeps them with bf16 (2, 4 and 12 bytes a
-parameter, the last divided over the replicas); activations of every microbatch in flight; the logits of one microbatch on the
-last stage. Buffers of NCCL, fragmentation and the CUDA context are not counted: leave a few GB.
+parameter), divided over the GPUs that hold the same as ZeRO's stages say (Rajbhandari et al. 2020, arXiv:1910.02054): 1 the
+optimizer states, 2 the gradients too, 3 the weights too, of which one layer is then whole at a time. Activations of every
+microbatch in flight; on the last stage logits and what the loss keeps, of one microbatch.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple
 
+from hops.checks import Infeasible, no_such, positive
+from hops.cluster import Gpu
 from hops.costs import Costs
 from hops.data_parallel import GRADIENT, WEIGHT
 
 OPTIMIZER = 12  # fp32 master weight and two moments
+IN_TRANSIT = 2  # chunks whose offloaded activations are on the device all the same: one is computed with, one on its way
+
+
+@dataclass(frozen=True)
+class Allowances:
+    """What memory is lost to besides, and what is kept elsewhere."""
+
+    reserve: float = 0.0  # CUDA context, libraries, buffers of NCCL [bytes]
+    fragmentation: float = 0.0  # of what is allocated and freed in an iteration, as a share of it
+    offload: float = 0.0  # share of the activations that goes to the host's memory and back
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            object.__setattr__(self, field.name, positive(f"memory.{field.name}", getattr(self, field.name), zero=True))
+        if self.offload > 1:
+            raise ValueError(f"memory.offload must be a share of the activations, from 0 to 1; got {self.offload!r}")
+
+
+def make_allowances(section: Mapping[str, Any]) -> Allowances:
+    """Check the config section."""
+    known = [field.name for field in fields(Allowances)]
+    for key in section:
+        if key not in known:
+            raise no_such("key of memory", key, known)
+    return Allowances(**{key: value for key, value in section.items() if value is not None})
 
 
 class Memory(NamedTuple):
@@ -22,26 +51,82 @@ class Memory(NamedTuple):
     optimizer: float
     activations: float
     logits: float
+    loss: float
+    fragmentation: float
+    reserve: float
 
     @property
     def total(self) -> float:
         return sum(self)
 
 
-def peak_memory(costs: Costs, stage_ranks: Sequence[int], in_flight: Sequence[int], dp: int) -> tuple[Memory, ...] | None:
+def states(parameters: float, replicas: int, zero: int = 1) -> tuple[float, float, float]:
+    """Weights, gradients and optimizer states of ``parameters`` that ``replicas`` GPUs hold, on each [bytes]."""
+    sizes = (WEIGHT, 3), (GRADIENT, 2), (OPTIMIZER, 1)  # from this stage of ZeRO on divided
+    weights, gradients, optimizer = (size * parameters / (replicas if zero >= stage else 1) for size, stage in sizes)
+    return weights, gradients, optimizer
+
+
+def peak_memory(
+    costs: Costs,
+    stage_ranks: Sequence[int],
+    in_flight: Sequence[int],
+    replicas: int,
+    expert_replicas: int = 1,
+    zero: int = 1,
+    allowances: Allowances = Allowances(),
+) -> tuple[Memory, ...] | None:
     """Memory of every rank; None where the model is explicit times.
 
-    ``in_flight`` counts chunk activations; chunks of a rank that differ in size count as the largest of them.
+    ``in_flight`` counts chunk activations; chunks of a rank that differ in size count as the largest of them. ``replicas`` and
+    ``expert_replicas`` are the GPUs over which ZeRO divides what they all hold.
     """
-    if costs.parameters is None or costs.activations is None or costs.logits is None:
+    if costs.parameters is None or costs.expert_parameters is None or costs.activations is None:
         return None
     chunks: list[list[int]] = [[] for _ in in_flight]
     for stage, rank in enumerate(stage_ranks):
         chunks[rank].append(stage)
+    whole = max((WEIGHT * (dense + experts) for dense, experts in costs.layer_parameters), default=0.0) if zero == 3 else 0.0
     found = []
     for stages, held in zip(chunks, in_flight, strict=True):
-        n = sum(costs.parameters[stage] for stage in stages)
-        activations = held * max(costs.activations[stage] for stage in stages)
-        logits = costs.logits if len(stage_ranks) - 1 in stages else 0.0
-        found.append(Memory(WEIGHT * n, GRADIENT * n, OPTIMIZER * n / dp, activations, logits))
+        dense, experts = (sum(each[stage] for stage in stages) for each in (costs.parameters, costs.expert_parameters))
+        pairs = zip(states(dense, replicas, zero), states(experts, expert_replicas, zero), strict=True)
+        weights, gradients, optimizer = map(sum, pairs)
+        chunk = max(costs.activations[stage] for stage in stages)
+        activations = chunk * (held * (1 - allowances.offload) + min(held, IN_TRANSIT) * allowances.offload)
+        last = len(stage_ranks) - 1 in stages
+        logits, loss = (each or 0.0 if last else 0.0 for each in (costs.logits, costs.loss))
+        lost = allowances.fragmentation * (activations + logits + loss)
+        found.append(Memory(weights + whole, gradients, optimizer, activations, logits, loss, lost, allowances.reserve))
     return tuple(found)
+
+
+def headroom(memory: Sequence[Memory], room: Sequence[float]) -> float:
+    """What the tightest rank has left [bytes]; ``room`` is the memory of a GPU of each rank. Below 0: does not fit."""
+    return min(have - need.total for have, need in zip(room, memory, strict=True))
+
+
+def check_room(costs: Costs, room: Sequence[float], replicas: int, expert_replicas: int, zero: int = 1) -> None:
+    """Refuse devices that cannot hold the weights, gradients and optimizer states of one layer, whatever the number of ranks."""
+    layers = [sum(states(n, replicas, zero)) + sum(states(e, expert_replicas, zero)) for n, e in costs.layer_parameters]
+    rank = min(range(len(room)), key=lambda r: room[r])
+    if layers and max(layers) > room[rank]:
+        raise Infeasible(
+            f"one layer's weights, gradients and optimizer states take {max(layers) / 1e9:.4g} GB of a GPU of rank {rank}, "
+            f"which has {room[rank] / 1e9:g} GB (try more tp{', ep' if any(e for _, e in costs.layer_parameters) else ''} or dp)"
+        )
+
+
+def offloaded(costs: Costs, gpu: Gpu, share: float) -> Costs:
+    """Costs when ``share`` of the activations leaves for the host in the forward and comes back in the backward.
+
+    Transfers go beside the computation, each pass over the link to the host by itself: it takes as long as the longer of the two.
+    """
+    if not share or costs.activations is None:
+        return costs
+    transfers = [share * size / gpu.host_bandwidth for size in costs.activations]
+
+    def at_least(passes: tuple[float, ...]) -> tuple[float, ...]:
+        return tuple(map(max, passes, transfers))
+
+    return replace(costs, forward=at_least(costs.forward), backward=at_least(costs.backward), backward_input=at_least(costs.backward_input))

@@ -6,12 +6,13 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from hops.checks import Infeasible, count, flag, no_such, one_of
-from hops.costs import FAMILIES, Model, model_keys
 from hops.data_parallel import DataParallel
 from hops.distributions import LAWS, TERMS
 from hops.efficiency import Efficiency, make_efficiency
-from hops.layout import ORDER, Layout
+from hops.layout import CP_BALANCE, CP_COMM, EP_COUPLING, ORDER, Layout
+from hops.memory import Allowances, make_allowances
 from hops.messages import CONTENTION
+from hops.models import FAMILIES, Model, model_keys
 from hops.noise import MICROBATCH_BITS, REPLICA_BITS, STAGE_BITS
 from hops.overheads import Host, Slowdown, make_host, make_slowdown
 from hops.registry import Registry
@@ -22,7 +23,6 @@ DOORS: dict[str, Registry[Any]] = {"schedule": SCHEDULES, "topology": TOPOLOGIES
 P2P = ("latency", "channel", "blocking", "rendezvous")
 DERIVED = {"gpus": "dp", "global_batch_size": "microbatches"}  # key -> the size that it derives where that is null
 NOT_SCENARIO = ("executor", "output", "timeline")  # how to run and what to show: no result depends on them
-LATER = ("cp", "ep")  # parallel dimensions that are not modelled yet: refused, never a silent multiplier
 
 
 class Choice(NamedTuple):
@@ -78,9 +78,16 @@ class Scenario:
     model: Model
     efficiency: Efficiency | None  # None: the model's one number
     latency: Latency
+    memory: Allowances
     pp: int
     dp: int
     tp: int
+    cp: int
+    ep: int
+    etp: int | None  # None: as tp
+    cp_comm: str
+    cp_balance: str
+    ep_coupling: str
     vpp: int | None
     microbatches: int
     microbatch_size: int
@@ -96,12 +103,13 @@ class Scenario:
     @property
     def layout(self) -> Layout:
         order = self.topology.kwargs.get("order")
-        return Layout(self.pp, self.dp, self.tp, order if isinstance(order, str) else ORDER)
+        order = order if isinstance(order, str) else ORDER
+        return Layout(self.pp, self.dp, self.tp, order, self.cp, self.ep, self.etp, self.cp_comm, self.cp_balance, self.ep_coupling)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Scenario":
         """Check a composed config and make the value; ``ValueError`` names the key, what was found and what works."""
-        known = ({field.name for field in fields(cls)} - {"data_parallel", "slowdown"}) | {*LATER, *DERIVED, *DATA_PARALLEL}
+        known = ({field.name for field in fields(cls)} - {"data_parallel", "slowdown"}) | {*DERIVED, *DATA_PARALLEL}
         known |= {"overlap_slowdown", "cuda_graph"}
         for key in config:
             if key not in known:
@@ -109,12 +117,9 @@ class Scenario:
         missing = [key for key in known if key not in config]
         if missing:
             raise ValueError(f"{', '.join(sorted(missing))} must not be left out of the config")
-        for key in LATER:
-            if config[key] is not None and count(key, config[key]) != 1:
-                raise ValueError(f"{key}={config[key]} is not modelled yet; only {key}=1 works")
         pp, microbatch_size = count("pp", config["pp"], most=2**STAGE_BITS), count("microbatch_size", config["microbatch_size"])
-        tp = count("tp", config["tp"])
-        dp = derived_dp(pp, tp, config["gpus"], config["dp"])
+        tp, cp, ep = (count(key, config[key]) for key in ("tp", "cp", "ep"))
+        dp = derived_dp(pp * tp * cp, config["gpus"], config["dp"])
         microbatches = derived_microbatches(dp, microbatch_size, config["global_batch_size"], config["microbatches"])
         latency = _latency(_section("latency", config))
         draws = count("draws", config["draws"], most=2**33)  # what fits the noise address
@@ -124,9 +129,16 @@ class Scenario:
             model=_model(_section("model", config)),
             efficiency=_efficiency(_section("efficiency", config)),
             latency=latency,
+            memory=_memory(_section("memory", config)),
             pp=pp,
             dp=dp,
             tp=tp,
+            cp=cp,
+            ep=ep,
+            etp=None if config["etp"] is None else count("etp", config["etp"]),
+            cp_comm=one_of("cp_comm", config["cp_comm"], CP_COMM),
+            cp_balance=one_of("cp_balance", config["cp_balance"], CP_BALANCE),
+            ep_coupling=one_of("ep_coupling", config["ep_coupling"], EP_COUPLING),
             vpp=None if config["vpp"] is None else count("vpp", config["vpp"]),
             microbatches=count("microbatches", microbatches, most=2**MICROBATCH_BITS),
             microbatch_size=microbatch_size,
@@ -145,18 +157,21 @@ class Scenario:
 DATA_PARALLEL = ("zero", "dp_shard", "overlap_grad_reduce", "overlap_param_gather", "bucket_size")
 
 
-def derived_dp(pp: int, tp: int, gpus: Any, dp: Any) -> int:
-    """Replicas that ``gpus`` make, if given; must agree with ``dp``, if given. `Infeasible` where they do not come out."""
+def derived_dp(one: int, gpus: Any, dp: Any) -> int:
+    """Replicas of ``one`` = pp x tp x cp GPUs that ``gpus`` make, if given; must agree with ``dp``, if given.
+
+    `Infeasible` where they do not come out.
+    """
     most = 2**REPLICA_BITS
     if gpus is None:
         return 1 if dp is None else count("dp", dp, most=most)
-    gpus, one = count("gpus", gpus), pp * tp
+    gpus = count("gpus", gpus)
     if gpus % one:
         raise Infeasible(
-            f"gpus={gpus} are no multiple of pp x tp = {one} (try gpus={max(1, gpus // one) * one} or {(gpus // one + 1) * one})"
+            f"gpus={gpus} are no multiple of pp x tp x cp = {one} (try gpus={max(1, gpus // one) * one} or {(gpus // one + 1) * one})"
         )
     if dp is not None and count("dp", dp) != gpus // one:
-        raise Infeasible(f"gpus={gpus} and pp x tp = {one} make dp={gpus // one}, but dp={dp} is given too (leave one of them out)")
+        raise Infeasible(f"gpus={gpus} and pp x tp x cp = {one} make dp={gpus // one}, but dp={dp} is given too (leave one of them out)")
     return count("dp", gpus // one, most=most)
 
 
@@ -234,10 +249,11 @@ def _model(section: Frozen) -> Model:
     family = one_of("model.family", values.pop("family", None), list(FAMILIES))
     keys = model_keys(family)
     _known_keys("model", family, values, keys)
-    for key in keys:
-        if values.get(key) is None:
-            raise ValueError(f"model.{key} is not set; a model of family {family} needs {', '.join(keys)}")
-    return FAMILIES[family](**values)
+    for key, needed in keys.items():
+        if needed and values.get(key) is None:
+            needs = ", ".join(each for each in keys if keys[each])
+            raise ValueError(f"model.{key} is not set; a model of family {family} needs {needs}")
+    return FAMILIES[family](**{key: value for key, value in values.items() if value is not None})
 
 
 def share_laws(cells: list[Any]) -> list[Any]:
@@ -289,6 +305,11 @@ def _host(section: Frozen, cuda_graph: Any) -> Host:
 @remember
 def _slowdown(section: Frozen) -> Slowdown:
     return make_slowdown(_values("overlap_slowdown", section))
+
+
+@remember
+def _memory(section: Frozen) -> Allowances:
+    return make_allowances(_values("memory", section))
 
 
 @remember

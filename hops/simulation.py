@@ -17,13 +17,14 @@ from hops.contention import meeting, planned
 from hops.distributions import TERMS
 from hops.events import DISCIPLINES
 from hops.graph import Graph, lower
-from hops.memory import Memory, peak_memory
+from hops.lanes import lanes, sharers
+from hops.memory import Memory, check_room, peak_memory
 from hops.messages import shared
 from hops.noise import extreme_factors, quantile_table
 from hops.programs import KINDS, Program
 from hops.scenario import Choice, Scenario
 from hops.schedules import SCHEDULES, program
-from hops.weights import TICKS, Floats, Weights, check_clock, lanes, weights
+from hops.weights import TICKS, Floats, Question, Weights, check_clock, weights
 
 MOST_PASSES = 1 << 20  # of a microbatch through a stage; lowering takes 2.1 kB each at its peak (ZB-H1, tracemalloc), so about 2 GB
 
@@ -79,8 +80,9 @@ class Case(NamedTuple):
     @property
     def memory(self) -> tuple[Memory, ...] | None:
         """What a GPU of each rank holds at most; None where the model is explicit times."""
-        built = self.structure
-        return peak_memory(self.weights.costs, built.stage_ranks, built.in_flight, self.scenario.dp)
+        built, s = self.structure, self.scenario
+        shared_by = sharers(s.layout, s.data_parallel)
+        return peak_memory(self.weights.costs, built.stage_ranks, built.in_flight, *shared_by, s.data_parallel.zero, s.memory)
 
     @property
     def shape(self) -> tuple[Any, ...]:
@@ -102,9 +104,9 @@ def prepare(scenario: Scenario) -> Case:
     if passes > MOST_PASSES:
         sizes = f"pp={s.pp} and microbatches={s.microbatches}"
         raise Infeasible(f"{sizes} make {passes} passes of a microbatch through a stage; at most {MOST_PASSES} are possible")
-    # what goes in lock-step has the largest noise of all: replicas that share weights, and of one rank, where noise is of a GPU, its GPUs
-    together = len(lanes(s.layout, s.data_parallel)[0].replicas)
-    lock_step = dict.fromkeys(("op", "rank"), together * (s.tp if s.latency.per == "gpu" else 1)) | {"microbatch": together}
+    # what goes in lock-step has the largest noise of all: replicas of one lane; and where noise is of a GPU, the GPUs of a rank
+    together = lanes(s.layout, s.data_parallel)[0].n
+    lock_step = dict.fromkeys(("op", "rank"), together * (s.tp * s.cp if s.latency.per == "gpu" else 1)) | {"microbatch": together}
     tables = tuple(
         None if term is None else quantile_table(term.name, term.params, lock_step.get(kind, 1))
         for kind, term in zip(TERMS, s.latency.terms, strict=True)
@@ -112,12 +114,13 @@ def prepare(scenario: Scenario) -> Case:
     extremes = [(1.0, 1.0) if table is None else extreme_factors(table) for table in tables]
     largest = math.prod(high for _, high in extremes)
     built = structure(*shape(s))
-    numbers = weights(*question(s, built.stage_ranks))
+    numbers = weights(question(s, built.stage_ranks))
     check_ticks(numbers, noisy=any(extreme != (1.0, 1.0) for extreme in extremes[:3]))
     pipeline = float((numbers.work @ built.n_works).max()) + float((numbers.lag.astype(float) @ built.n_lags).max())
     exchanged = float(numbers.n_buckets @ (numbers.reduce + numbers.gather)) * s.microbatches
     issued = float(built.n_works[: numbers.host.size] @ numbers.host)
     check_clock((pipeline + exchanged + issued) * largest + float(numbers.update.max()))
+    check_room(numbers.costs, numbers.room, *sharers(s.layout, s.data_parallel), s.data_parallel.zero)
     return Case(s, numbers, tables)
 
 
@@ -127,10 +130,10 @@ def shape(s: Scenario) -> tuple[Any, ...]:
     return *size, question(s, structure(*size).stage_ranks) if s.contention == "planned" else None
 
 
-def question(s: Scenario, stage_ranks: tuple[int, ...]) -> tuple[Any, ...]:
-    """What the weights of a scenario depend on: the arguments of `weights`."""
+def question(s: Scenario, stage_ranks: tuple[int, ...]) -> Question:
+    """What the weights of a scenario depend on."""
     sizes = stage_ranks, s.microbatch_size, s.p2p, s.layout
-    return s.topology, s.model, s.efficiency, *sizes, s.data_parallel, s.host, s.slowdown, s.contention
+    return Question(s.topology, s.model, s.efficiency, *sizes, s.data_parallel, s.host, s.slowdown, s.contention, s.memory.offload)
 
 
 @lru_cache(maxsize=256, typed=True)
@@ -142,13 +145,13 @@ def structure(
     p2p: str,
     reduce_each: bool,
     unshard: bool,
-    planned_for: tuple[Any, ...] | None = None,
+    planned_for: Question | None = None,
 ) -> Structure:
     """Graph of a schedule at a size; with the order in which messages pass shared links if it is planned for weights."""
     written = program(schedule.name, pp, microbatches, vpp, **schedule.kwargs)
     graph = lower(written, p2p, reduce_each, unshard)
     if planned_for is not None:
-        numbers = weights(*planned_for)
+        numbers = weights(planned_for)
         links = meeting(graph, numbers.sent, written.n_stages)
         graph = planned(graph, numbers.work[0], numbers.lag[0], links, everywhere=False)
     n_stages = written.n_stages

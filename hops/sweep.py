@@ -127,7 +127,8 @@ def _best_layout(prepared: "Prepared", cube: "xr.Dataset") -> str:
     throughput = cube["throughput_mean"].where(cube["fits"]).values.ravel()[list(prepared.cells)]
     if not (throughput > 0).any():
         return "\nno cell fits the memory of its GPUs\n"
-    words = flags(prepared.cases[int(np.nanargmax(throughput))].scenario)
+    best = prepared.cases[int(np.nanargmax(throughput))]
+    words = flags(best.scenario, best.weights.costs.partition)
     return f"\nthe fastest that fits, for Megatron-LM:\n  {words}\n" if words else ""
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from hops.cluster import Gpu, Path
+from hops.cluster import Path
 from hops.distributions import TERMS
 from hops.memory import Memory
 from hops.metrics import quantile_interval
@@ -45,7 +45,8 @@ def cell_report(cell: xr.Dataset, case: Case, notes: Sequence[str] = ()) -> str:
     tight = int(busy.argmax())
     sizes = f"{s.microbatches} microbatches of {s.microbatch_size}"
     if s.layout.n_gpus > s.pp:
-        sizes += f", tp={s.tp}, dp={s.dp}: {s.layout.n_gpus} GPUs"
+        besides = "".join(f", {key}={n}" for key, n in (("cp", s.cp), ("ep", s.ep)) if n > 1)
+        sizes += f", tp={s.tp}, dp={s.dp}{besides}: {s.layout.n_gpus} GPUs"
     lines = [
         f"{s.schedule.name} on {cluster.name} ({cluster.gpu.name}): {s.pp} ranks, {costs.n_stages} stages, {sizes}",
         f"  {n_ops} ops, {graph.rank.size - n_ops} transfers, p2p={s.p2p}",
@@ -66,7 +67,7 @@ def cell_report(cell: xr.Dataset, case: Case, notes: Sequence[str] = ()) -> str:
         f"exposed communication   {seconds(exposed.mean())} a rank on average, {seconds(exposed.max())} on rank {int(exposed.argmax())}",
         f"tightest rank           {tight}: busy {seconds(busy[tight])}, {share(float(means['utilization'][tight]))} of the makespan",
         f"activations in flight   at most {int(held.max())} microbatches (rank {int(held.argmax())})",
-        *([] if case.memory is None else [_memory(case.memory, cluster.gpu)]),
+        *([] if case.memory is None else [_memory(case.memory, case.weights.room)]),
         "",
         f"times: {costs.source}",
     ]
@@ -77,13 +78,13 @@ def cell_report(cell: xr.Dataset, case: Case, notes: Sequence[str] = ()) -> str:
     return "\n".join(wrapped for line in lines for wrapped in textwrap.wrap(line, WIDTH, subsequent_indent="    ") or [""])
 
 
-def _memory(memory: Sequence[Memory], gpu: Gpu) -> str:
+def _memory(memory: Sequence[Memory], room: Sequence[float]) -> str:
     """The rank with the least room, and what fills it."""
-    totals = [each.total for each in memory]
-    most = totals.index(max(totals))
-    parts = ", ".join(f"{name} {value / 1e9:.3g}" for name, value in memory[most]._asdict().items() if value)
-    verdict = "fits" if totals[most] <= gpu.memory else "DOES NOT FIT"
-    return f"memory                  {verdict}: {totals[most] / 1e9:.4g} of {gpu.memory / 1e9:g} GB on rank {most} ({parts})"
+    left = [have - need.total for have, need in zip(room, memory, strict=True)]
+    tight = left.index(min(left))
+    parts = ", ".join(f"{name} {value / 1e9:.3g}" for name, value in memory[tight]._asdict().items() if value)
+    verdict = "fits" if left[tight] >= 0 else "DOES NOT FIT"
+    return f"memory                  {verdict}: {memory[tight].total / 1e9:.4g} of {room[tight] / 1e9:g} GB on rank {tight} ({parts})"
 
 
 def _told(params: Sequence[tuple[str, Any]]) -> Iterator[str]:

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 
 class Variable(NamedTuple):
-    """One variable of a cell; ``per`` is "draw" (a value a sampled iteration), "rank" (a value a rank), or "draw rank"."""
+    """One variable of a cell; ``per`` is "draw" (a value a sampled iteration), "rank" (a value a rank), "draw rank", or "cell"."""
 
     per: str
     units: str
@@ -37,6 +37,7 @@ VARIABLES = {
     ),
     "utilization": Variable("draw rank", "1", "busy time over makespan"),
     "peak_memory": Variable("rank", "byte", "most memory a GPU of the rank holds at once", "hops/memory.py"),
+    "headroom": Variable("cell", "byte", "memory that the tightest rank has left", "of its GPU, less peak_memory; below 0: does not fit"),
     "peak_in_flight": Variable("rank", "1", "most chunk activations a rank holds at once", "freed at B or W"),
 }
 

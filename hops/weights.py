@@ -1,26 +1,30 @@
 """Weights: what the nodes and edges of a graph cost on a cluster, in ticks. Compute, messages, exchange among replicas."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hops.checks import Infeasible
-from hops.cluster import PATH_CLASSES, Cluster
-from hops.collectives import ALONE, Ring, ring
-from hops.costs import Costs, Model, stage_costs
-from hops.data_parallel import DataParallel, Exchange, exchange
+from hops.cluster import Cluster, Gpu
+from hops.collectives import groups
+from hops.costs import Costs
+from hops.data_parallel import DataParallel
 from hops.efficiency import Efficiency
 from hops.events import DISCIPLINES
-from hops.graph import lag_index, transfer_index, unshard_index, unshard_lag, work_index
+from hops.graph import lag_index, transfer_index, unshard_lag, work_index
+from hops.lanes import Lane, lanes, stage_exchanges
 from hops.layout import Layout
+from hops.memory import offloaded
 from hops.messages import Message, messages
+from hops.models import Model, stage_costs
 from hops.overheads import Host, Slowdown, dilated
 from hops.programs import KINDS
 from hops.scenario import Choice
 from hops.topologies import TOPOLOGIES
+from hops.transformer import Transformer
 
 TICKS = 1e9  # a second
 
@@ -28,11 +32,30 @@ type Floats = NDArray[np.float64]
 type Ints = NDArray[np.int64]
 
 
+class Question(NamedTuple):
+    """What the weights of a scenario depend on."""
+
+    topology: Choice
+    model: Model
+    efficiency: Efficiency | None
+    stage_ranks: tuple[int, ...]
+    microbatch_size: int
+    p2p: str
+    layout: Layout
+    data_parallel: DataParallel
+    host: Host
+    slowdown: Slowdown
+    contention: str
+    offload: float
+
+
 class Weights(NamedTuple):
     """What cells with the same model, topology and stages share; arrays are read-only. v = variants of lanes, s = stages."""
 
     cluster: Cluster
-    costs: Costs
+    costs: Costs  # of the type of the job's first GPU
+    room: tuple[float, ...]  # memory of the smallest GPU of each rank [bytes]
+    peak_flops: float  # of all GPUs together [FLOP/s]
     work: Floats  # (v, 7 s) ticks, not rounded yet
     lag: Ints  # (v, 1 + 3 s) ticks
     link: Ints  # (v, 1 + 3 s) class of the path that a lag stands for, index into `PATH_CLASSES`
@@ -48,110 +71,105 @@ class Weights(NamedTuple):
     sent: tuple[tuple[Message, ...], ...]  # messages of every lane, or of the first where the event loop is not asked
 
 
-class Lane(NamedTuple):
-    """Replicas that go in lock-step: evaluated as one, as slow as the slowest of them."""
-
-    replicas: tuple[int, ...]
-
-
-def lanes(layout: Layout, data_parallel: DataParallel) -> list[Lane]:
-    """Replicas that have noise of their own; with ZeRO 3 those of a shard group wait for each other at every stage."""
-    n = shard_size(layout, data_parallel) if data_parallel.unshards else 1
-    return [Lane(tuple(range(at, at + n))) for at in range(0, layout.dp, n)]
-
-
-def shard_size(layout: Layout, data_parallel: DataParallel) -> int:
-    """Replicas that share optimizer states; a group that does not divide dp is an `Infeasible`."""
-    n = data_parallel.shard or layout.dp
-    if layout.dp % n:
-        raise Infeasible(f"dp_shard={n} does not divide dp={layout.dp}")
-    return n
-
-
 @lru_cache(maxsize=4096, typed=True)
-def weights(
-    topology: Choice,
-    model: Model,
-    efficiency: Efficiency | None,
-    stage_ranks: tuple[int, ...],
-    microbatch_size: int,
-    p2p: str,
-    layout: Layout,
-    data_parallel: DataParallel,
-    host: Host,
-    slowdown: Slowdown,
-    contention: str,
-) -> Weights:
+def weights(asked: Question) -> Weights:
     """Durations and delays of every stage, in ticks; `Infeasible` for sizes that model or cluster cannot serve."""
-    devices = {key: None if key == "order" and isinstance(value, str) else value for key, value in topology.kwargs.items()}
-    cluster: Cluster = TOPOLOGIES[topology.name].build(layout.n_gpus, **devices)
-    shards = tuple(ring(cluster, layout.shards(rank)) for rank in range(layout.pp))
-    costs = stage_costs(model, cluster.gpu, stage_ranks, microbatch_size, shards, efficiency)
-    groups = lanes(layout, data_parallel)
+    layout, data_parallel, stage_ranks = asked.layout, asked.data_parallel, asked.stage_ranks
+    params = {key: None if key == "order" and isinstance(value, str) else value for key, value in asked.topology.kwargs.items()}
+    cluster: Cluster = TOPOLOGIES[asked.topology.name].build(layout.n_gpus, **params)
+    by_type = _costs(cluster, asked)
+    costs, n_stages, together = by_type[cluster.gpu], len(stage_ranks), lanes(layout, data_parallel)
 
-    exchanges, rings, n_buckets = _exchanges(cluster, layout, costs, stage_ranks, data_parallel)
-    n_stages, whole = costs.n_stages, np.maximum(n_buckets, 1)
+    exchanges, rings, n_buckets = stage_exchanges(cluster, layout, costs, stage_ranks, data_parallel)
+    whole = np.maximum(n_buckets, 1)
     reduce, gather = (np.array([getattr(each, name) for each in exchanges]) * TICKS / whole for name in ("reduce", "gather"))
     update = np.full(layout.pp, costs.overhead * TICKS)
     np.add.at(update, list(stage_ranks), [each.update * TICKS for each in exchanges])
+    unshard, gather = (gather * n_buckets, np.zeros(n_stages)) if data_parallel.unshards else (np.zeros(n_stages), gather)
 
-    base = np.zeros(7 * n_stages)
-    for stage in range(n_stages):
-        f, i, w = costs.forward[stage], costs.backward_input[stage], costs.backward_weight[stage]
-        for kind, seconds in (("F", f), ("B", i + w), ("I", i), ("W", w)):
-            base[work_index(stage, kind)] = seconds * TICKS
-        if data_parallel.unshards:
-            base[unshard_index(n_stages, stage)] = gather[stage] * n_buckets[stage]
-    if data_parallel.unshards:
-        gather = np.zeros(n_stages)
-
+    sent = [[messages(cluster, layout, stage_ranks, replica) for replica in lane.replicas] for lane in together]
+    computed = _compute(cluster, layout, by_type, stage_ranks, together)
     variants: dict[bytes, tuple[int, Floats, Ints, Ints]] = {}
     variant = []
-    sent = [[messages(cluster, layout, stage_ranks, replica) for replica in lane.replicas] for lane in groups]
-    for lane in sent:
-        made = [_transfers(each, costs.p2p_bytes, n_stages, p2p) for each in lane]
+    for compute, lane in zip(computed, sent, strict=True):
+        made = [_transfers(each, costs.p2p_bytes, n_stages, asked.p2p) for each in lane]
         transfer, lag, link = (np.max(each, axis=0) for each in zip(*made, strict=True))
-        work = base.copy()
-        work[4 * n_stages : 6 * n_stages] = transfer
-        if p2p in ("channel", "rendezvous"):
-            _slow_beside_messages(work, n_stages, slowdown.p2p)
+        work = np.concatenate([compute, transfer, unshard])
+        if asked.p2p in ("channel", "rendezvous"):
+            _slow_beside_messages(work, n_stages, asked.slowdown.p2p)
         link[unshard_lag(n_stages, 0) :] = rings
         key = work.tobytes() + lag.tobytes() + link.tobytes()
         variant.append(variants.setdefault(key, (len(variants), work, lag, link))[0])
     works, lags, links = (np.stack([each[i] for each in variants.values()]) for i in (1, 2, 3))
 
-    slow = np.zeros(4 * n_stages)
-    for stage in range(n_stages):
-        for kind, ticks, on in (
-            ("F", gather[stage], data_parallel.overlap_param_gather),
-            ("B", reduce[stage], data_parallel.overlap_grad_reduce),
-            ("W", reduce[stage], data_parallel.overlap_grad_reduce),
-        ):
-            alone = base[work_index(stage, kind)]
-            slow[work_index(stage, kind)] = dilated(alone, min(ticks * n_buckets[stage], alone), slowdown.dp) - alone if on else 0
     n_layers = costs.layers or (1,) * n_stages
-    issue = np.array([n * host.seconds(kind) * TICKS for n in n_layers for kind in KINDS])
+    issue = np.array([n * asked.host.seconds(kind) * TICKS for n in n_layers for kind in KINDS])
     check_clock(max(works.sum(), lags.sum(), update.max(), issue.sum(), float(n_buckets @ (reduce + gather))))
+    members = [{cluster.device(gpu) for gpu in layout.members(rank)} if len(by_type) > 1 else {cluster.gpu} for rank in range(layout.pp)]
     found = Weights(
-        cluster,
-        costs,
-        works,
-        lags.astype(np.int64),
-        links.astype(np.int64),
-        issue,
-        np.array(variant),
-        n_buckets,
-        reduce,
-        gather,
-        rings,
-        slow,
-        np.floor(update + 0.5).astype(np.int64),
-        np.array([data_parallel.overlap_grad_reduce, data_parallel.overlap_param_gather]),
-        tuple(tuple(lane[0]) for lane in (sent if contention in DISCIPLINES else sent[:1])),
+        cluster=cluster,
+        costs=costs,
+        room=tuple(min(gpu.memory for gpu in each) for each in members),
+        peak_flops=_peak_flops(cluster, layout, len(by_type) > 1),
+        work=works,
+        lag=lags.astype(np.int64),
+        link=links.astype(np.int64),
+        host=issue,
+        variant=np.array(variant),
+        n_buckets=n_buckets,
+        reduce=reduce,
+        gather=gather,
+        ring=rings,
+        slow=_slow_beside_exchange(computed[0], reduce * n_buckets, gather * n_buckets, data_parallel, asked.slowdown.dp),
+        update=np.floor(update + 0.5).astype(np.int64),
+        overlap=np.array([data_parallel.overlap_grad_reduce, data_parallel.overlap_param_gather]),
+        sent=tuple(tuple(lane[0]) for lane in (sent if asked.contention in DISCIPLINES else sent[:1])),
     )
-    for array in found[2:-1]:
-        array.flags.writeable = False
+    for array in found:
+        if isinstance(array, np.ndarray):
+            array.flags.writeable = False
     return found
+
+
+def _costs(cluster: Cluster, asked: Question) -> dict[Gpu, Costs]:
+    """Costs by type of GPU, the first GPU's first; all types have the layers on the same stages, as that one balances them."""
+    layout, model = asked.layout, asked.model
+    shared = tuple(groups(cluster, layout, rank) for rank in range(layout.pp))
+    found: dict[Gpu, Costs] = {}
+    types = dict.fromkeys(kind.gpu for kind, _ in cluster.nodes)
+    for gpu in (cluster.gpu, *(each for each in types if each != cluster.gpu)):
+        made = stage_costs(model, gpu, asked.stage_ranks, asked.microbatch_size, shared, asked.efficiency)
+        if isinstance(model, Transformer) and made.partition is not None and len(types) > 1:
+            model = replace(model, layout=made.partition)
+        found[gpu] = offloaded(made, gpu, asked.offload)
+    return found
+
+
+def _compute(
+    cluster: Cluster, layout: Layout, by_type: dict[Gpu, Costs], stage_ranks: Sequence[int], together: Sequence[Lane]
+) -> list[Floats]:
+    """Compute times (4 s,) of every lane [ticks]: of the slowest of the GPUs that go in lock-step."""
+    times = {
+        gpu: np.array([costs.forward, costs.backward, costs.backward_input, costs.backward_weight], float) * TICKS
+        for gpu, costs in by_type.items()
+    }  # (4, s)
+    if len(times) == 1 and not cluster.speeds:
+        return [times[cluster.gpu].T.ravel()] * len(together)
+    found = []
+    for lane in together:
+        slowest = []
+        for stage, rank in enumerate(stage_ranks):
+            gpus = (gpu for replica in lane.replicas for gpu in layout.gpus(rank, replica))
+            kinds = {(cluster.device(gpu), cluster.speed(gpu)) for gpu in gpus}
+            slowest.append(np.array([times[gpu][:, stage] / speed for gpu, speed in kinds]).max(axis=0))
+        found.append(np.concatenate(slowest))
+    return found
+
+
+def _peak_flops(cluster: Cluster, layout: Layout, mixed: bool) -> float:
+    if not mixed:
+        return cluster.gpu.peak_flops * layout.n_gpus
+    return sum(cluster.device(gpu).peak_flops for gpu in range(layout.n_gpus))
 
 
 def _transfers(sent: Sequence[Message], size: float, n_stages: int, p2p: str) -> tuple[Floats, Floats, Ints]:
@@ -179,25 +197,18 @@ def _slow_beside_messages(work: Floats, n_stages: int, factor: float) -> None:
                 work[work_index(stage, kind)] = dilated(work[work_index(stage, kind)], active, factor)
 
 
-def _exchanges(
-    cluster: Cluster, layout: Layout, costs: Costs, stage_ranks: Sequence[int], data_parallel: DataParallel
-) -> tuple[list[Exchange], Ints, Ints]:
-    """What replicas exchange for every stage [s], the class of the links of each, and the number of its buckets."""
-    size = shard_size(layout, data_parallel)
-    found, rings, n_buckets = [], [], []
-    groups: dict[int, tuple[Ring, Ring]] = {}
-    for stage, rank in enumerate(stage_ranks):
-        if rank not in groups and data_parallel.zero == 0:
-            groups[rank] = ALONE, ring(cluster, layout.replicas(rank))
-        elif rank not in groups:
-            among = layout.replicas(rank, n=layout.dp // size, step=size)
-            groups[rank] = ring(cluster, layout.replicas(rank, n=size)), ring(cluster, among)
-        shard, replicate = groups[rank]
-        parameters = 0.0 if costs.parameters is None else costs.parameters[stage]
-        n_buckets.append(data_parallel.buckets(parameters, layout.dp))
-        found.append(exchange(parameters, n_buckets[-1], cluster.gpu, shard, replicate))
-        rings.append(PATH_CLASSES.index(min(shard, replicate, key=lambda each: each.bandwidth).path_class))
-    return found, np.array(rings), np.array(n_buckets)
+def _slow_beside_exchange(compute: Floats, reduce: Floats, gather: Floats, data_parallel: DataParallel, factor: float) -> Floats:
+    """Ticks (4 s,) that an exchange adds to the op that it begins under (the last B or W) or that waits for it (the first F)."""
+    slow = np.zeros(compute.size)
+    for stage in range(reduce.size):
+        for kind, ticks, on in (
+            ("F", gather[stage], data_parallel.overlap_param_gather),
+            ("B", reduce[stage], data_parallel.overlap_grad_reduce),
+            ("W", reduce[stage], data_parallel.overlap_grad_reduce),
+        ):
+            alone = compute[work_index(stage, kind)]
+            slow[work_index(stage, kind)] = dilated(alone, min(ticks, alone), factor) - alone if on else 0.0
+    return slow
 
 
 def check_clock(ticks: float) -> None:

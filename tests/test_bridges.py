@@ -399,15 +399,10 @@ def test_typed__so_is_what_a_question_asks(question):
     assert "tp=8" in overrides
 
 
-def test_unknown__is_left_out_with_a_warning_and_its_gpus_too(tmp_path):
+def test_unknown__is_left_out_with_a_warning(tmp_path):
     text = f"torchrun --nproc_per_node 8 x.py {MODEL} --context-parallel-size 2 --expert-model-parallel-size 1 --unheard-of 3"
     overrides, notes = megatron(tmp_path, text)
-    from hops.scenario import LATER
-
-    assert ("cp=2" in overrides) == ("cp" not in LATER)
-    if "cp" in LATER:
-        assert "gpus=4" in overrides
-        assert "cp=2 (and with it all but gpus=4 of 8)" in notes[-1]
+    assert "cp=2" in overrides
     assert "--unheard-of" in notes[-1]
     assert "ep=1" not in notes[-1]
 

@@ -32,9 +32,12 @@ def test_option__runs_out_of_the_box(option, tmp_path):
             "topology.kinds={one: {gpu: l4, gpus: 8, levels: [{name: node, size: 8, class: PHB}]}}",
         ],
         "latency=scipy": ["latency.op.distribution=invgauss", "latency.op.parameters={mu: 0.1}"],
+        "model=gpt_1t": ["tp=8"],
+        "model=gpt_530b": ["tp=8"],
+        "model=deepseek_v3": ["ep=8", "dp=8"],
     }.get(option, [])
     if needs:
-        with pytest.raises(ValueError, match="is not set|was calibrated on a100"):
+        with pytest.raises(ValueError, match="is not set|was calibrated on a100|one layer's weights, gradients and optimizer states take"):
             hops.simulate(option)
     cell = hops.simulate(option, *needs, "draws=4", "microbatches=8")
     assert (cell["iteration_time"] > 0).all()

@@ -9,7 +9,7 @@ from test_costs import GPT, line
 
 import hops
 from hops.checks import Infeasible
-from hops.collectives import Ring
+from hops.collectives import Groups, Ring
 from hops.efficiency import Efficiency, constant, make_efficiency
 from hops.hardware import GPUS
 
@@ -46,7 +46,7 @@ def test_costs__by_hand():
     """A stage of 6 layers: every product at its own share, the core at the attention's, not less than the floor, collectives on top."""
     two, h, t = Ring(2, 1e-6, 1e11), 6144, 2048
     law = replace(LAW, collective_step=5e-6, iteration=0.25)
-    costs = GPT.costs(GPUS["h100"], line(8), 1, (two,) * 8, law)
+    costs = GPT.costs(GPUS["h100"], line(8), 1, (Groups(two, expert_tensor=two),) * 8, law)
     products = [(3 * h / 2, h), (h, h / 2), (4 * h / 2, h), (h, 4 * h / 2)]
     linear = sum(2 * t * n * k / (989e12 * law.share(t, n, k, h)) for n, k in products)
     core = 4 * t * t * h / 2 / (989e12 * 0.7)
@@ -57,18 +57,18 @@ def test_costs__by_hand():
     head = 2 * t * h * 25600 / (989e12 * law.share(t, 25600, h, h))
     assert costs.forward[7] - costs.forward[3] == pytest.approx(head)
     assert costs.overhead == 0.25
-    slow = GPT.costs(GPUS["h100"], line(8), 1, (two,) * 8, replace(law, floor=0.1))
+    slow = GPT.costs(GPUS["h100"], line(8), 1, (Groups(two, expert_tensor=two),) * 8, replace(law, floor=0.1))
     assert slow.forward[3] == slow.backward_input[3] == pytest.approx(6 * (0.1 + exchange))
     assert slow.backward_weight[3] == costs.backward_weight[3]
 
 
 def test_costs__experts_see_their_share_of_the_tokens():
     mixture = replace(GPT, experts=8, active_experts=2)
-    dense, spread = mixture.matrices(1)[:2], mixture.matrices(1)[3:]
-    assert [part for *_, part in dense] == [1.0, 1.0]
-    assert spread == ((4 * 6144, 6144, 0.25), (6144, 4 * 6144, 0.25)) * 8
-    flops = sum(2 * 2048 * part * n * k for n, k, part in mixture.matrices(1))
-    assert flops == 2 * 2048 * mixture.layer_parameters(2)
+    layer = mixture.kinds[1]
+    assert [each.rows for each in layer.matrices()] == [1.0, 1.0, 1.0]
+    assert layer.expert_matrices() == ((4 * 6144, 6144, 0.25, 8), (6144, 4 * 6144, 0.25, 8))
+    every = (*layer.matrices(), *layer.expert_matrices())
+    assert sum(each.rows * each.parameters for each in every) == layer.active_parameters
 
 
 def test_iteration__ends_with_the_law_s_overhead():

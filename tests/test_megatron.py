@@ -9,7 +9,8 @@ from hops.sweep import _plan
 
 
 def of(*words):
-    return flags(prepare_plan(_plan(words, sweep=False)).cases[0].scenario)
+    case = prepare_plan(_plan(words, sweep=False)).cases[0]
+    return flags(case.scenario, case.weights.costs.partition)
 
 
 def test_flags__of_a_dense_model():
@@ -29,6 +30,38 @@ def test_flags__of_experts_grouped_queries_chunks_and_full_recomputation():
     ):
         assert words in found
     assert "--sequence-parallel" not in found
+
+
+def test_flags__of_deepseek_v3():
+    found = of("model=deepseek_v3", "pp=4", "tp=2", "cp=2", "dp=8", "ep=16", "etp=1", "model.precision=fp8", "model.mtp_layers=1")
+    for words in (
+        "--pipeline-model-parallel-layout 'Et*16|t*15|t*15|t*15mL'",
+        "--context-parallel-size 2 --cp-comm-type p2p --sequence-parallel",
+        "--multi-latent-attention --q-lora-rank 1536 --kv-lora-rank 512 --qk-head-dim 128 --qk-pos-emb-head-dim 64 --v-head-dim 128",
+        "--num-experts 256 --moe-router-topk 8 --moe-ffn-hidden-size 2048 --moe-shared-expert-intermediate-size 2048",
+        "--moe-layer-freq '([0]*3+[1]*58)'",
+        "--expert-model-parallel-size 16 --moe-token-dispatcher-type alltoall --expert-tensor-parallel-size 1",
+        "--mtp-num-layers 1 --fp8-format hybrid",
+    ):
+        assert words in found
+    assert "--num-query-groups" not in found
+
+
+def test_flags__of_a_head_width_of_its_own():
+    assert "--kv-channels 128 --group-query-attention --num-query-groups 4" in of("model=qwen3_235b", "pp=2", "dp=32", "ep=32")
+
+
+@pytest.mark.parametrize(
+    ("layout", "flag"),
+    [
+        ("even", False),
+        ("Et*23|t*25L", True),
+        ("Et*24|t*24L", False),
+        ("balanced", False),
+    ],
+)
+def test_flags__a_layout_only_where_megatron_would_not_choose_it(layout, flag):
+    assert ("--pipeline-model-parallel-layout" in of("pp=2", f'model.layout="{layout}"')) == flag
 
 
 @pytest.mark.parametrize("words", [("model=explicit",), ("schedule=zb",)])

@@ -7,12 +7,13 @@ import pytest
 from test_costs import GPT, line
 
 import hops
-from hops.collectives import Ring
+from hops.checks import Infeasible
+from hops.collectives import Crowd, Groups, Ring
 from hops.costs import Explicit
 from hops.hardware import GPUS
-from hops.memory import peak_memory
+from hops.memory import Allowances, check_room, headroom, offloaded, peak_memory, states
 
-FOUR = (Ring(4, 1e-6, 1e11),) * 8
+FOUR = (Groups(Ring(4, 1e-6, 1e11), expert_tensor=Ring(4, 1e-6, 1e11)),) * 8
 
 
 def test_activations__are_korthikantis_formula():
@@ -28,9 +29,10 @@ def test_activations__count_grouped_queries_gated_mlps_and_experts():
     """Llama 3 70B, a token and layer in bf16: queries h, keys and values h / 4 together, three widths of 28672 in the MLP."""
     h, ffn = 8192, 28672
     llama = replace(GPT, hidden=h, heads=64, kv_heads=8, ffn_hidden=ffn, gated=True, recompute="selective")
-    assert llama.kept_bytes() == 2 * (3 * h + h // 4 + h + 3 * ffn + 2 * h) + 2 * h
+    kept = llama.kept_bytes(llama.kinds[1])
+    assert kept == 2 * (3 * h + h // 4 + h + 3 * ffn + 2 * h) + 2 * h
     mixture = replace(llama, experts=8, active_experts=2)
-    assert mixture.kept_bytes() - llama.kept_bytes() == 2 * (h + 3 * ffn)
+    assert mixture.kept_bytes(mixture.kinds[1]) - kept == 2 * (h + 3 * ffn)
 
 
 def test_selective__repeats_the_attention_core():
@@ -42,18 +44,18 @@ def test_selective__repeats_the_attention_core():
 
 def test_peak__by_hand():
     costs = replace(GPT, recompute="selective").costs(GPUS["h100"], line(8), 1, FOUR)
-    peak = peak_memory(costs, line(8), [8 - rank for rank in range(8)], dp=16)
+    peak = peak_memory(costs, line(8), [8 - rank for rank in range(8)], 16)
     n = costs.parameters[3]
     assert peak[3][:3] == (2 * n, 4 * n, 12 * n / 16)
     assert peak[3].activations == 5 * costs.activations[3]
     assert peak[3].logits == 0
-    assert peak[7].logits == 2048 * 51200 * 6 / 4
+    assert (peak[7].logits, peak[7].loss) == (2048 * 51200 * 2 / 4, 2048 * 51200 * 4 / 4)
     assert peak[3].total == sum(peak[3])
 
 
 def test_peak__chunks_of_a_rank_add_up_their_weights():
     costs = replace(GPT, recompute="selective").costs(GPUS["h100"], (0, 1, 0, 1), 1)
-    peak = peak_memory(costs, (0, 1, 0, 1), [5, 4], dp=1)
+    peak = peak_memory(costs, (0, 1, 0, 1), [5, 4], 1)
     assert peak[0].weights == 2 * (costs.parameters[0] + costs.parameters[2])
     assert peak[0].activations == 5 * costs.activations[0]
 
@@ -84,3 +86,96 @@ def test_cube__cells_of_explicit_times_have_no_memory_beside_others():
     cube = hops.sweep_cube("model=gpt_22b,explicit", "draws=2", "microbatches=8")
     assert np.isnan(cube["peak_memory"].sel(model="explicit")).all()
     assert cube["fits"].values.tolist() == [True, False]
+
+
+def test_zero__divides_what_its_stages_say():
+    """1e9 parameters on four GPUs: 2, 4 and 12 bytes each; and ZeRO-3 has one layer's weights whole."""
+    for zero, expected in ((0, (2e9, 4e9, 12e9)), (1, (2e9, 4e9, 3e9)), (2, (2e9, 1e9, 3e9)), (3, (0.5e9, 1e9, 3e9))):
+        assert states(1e9, 4, zero) == expected
+    costs = replace(GPT, recompute="selective").costs(GPUS["h100"], line(8), 1)
+    one, three = (peak_memory(costs, line(8), [1] * 8, 4, zero=zero)[3] for zero in (1, 3))
+    assert three.weights == one.weights / 4 + 2 * 12 * 6144**2
+    assert (three.gradients, three.optimizer) == (one.gradients / 4, one.optimizer)
+
+
+def test_peak__experts_are_divided_over_those_that_hold_the_same():
+    group = Groups(expert=Crowd(4))
+    costs = replace(GPT, experts=8, active_experts=2).costs(GPUS["h100"], line(8), 1, (group,) * 8)
+    dense, experts = 6 * (4 * 6144**2 + 8 * 6144), 6 * 2 * 8 * 6144**2
+    peak = peak_memory(costs, line(8), [1] * 8, 8, 2)[3]
+    assert peak[:3] == (2 * (dense + experts), 4 * (dense + experts), 12 * (dense / 8 + experts / 2))
+
+
+def test_allowances__by_hand():
+    costs = replace(GPT, recompute="selective").costs(GPUS["h100"], line(8), 1)
+    plain = peak_memory(costs, line(8), [8 - rank for rank in range(8)], 1)
+    more = peak_memory(costs, line(8), [8 - rank for rank in range(8)], 1, allowances=Allowances(3e9, 0.1, 0.75))
+    a, logits = costs.activations[0], 2048 * 51200
+    for rank in (0, 6, 7):
+        held = 8 - rank
+        assert plain[rank].activations == held * a
+        kept = 0.25 * held * a + 0.75 * min(held, 2) * a  # two chunks are on the device in whole
+        assert more[rank].activations == pytest.approx(kept)
+        dynamic = kept + (6 * logits if rank == 7 else 0)
+        assert more[rank].total == pytest.approx(sum(plain[rank][:3]) + 1.1 * dynamic + 3e9)
+
+
+def test_offload__a_pass_takes_at_least_its_transfer():
+    costs = replace(GPT, recompute="selective", split_overhead=0.5).costs(GPUS["h100"], line(8), 1)
+    gpu = replace(GPUS["h100"], host_bandwidth=1e9)
+    slow = offloaded(costs, gpu, 0.5)
+    transfer = 0.5 * costs.activations[3] / 1e9
+    assert slow.forward[3] == slow.backward[3] == slow.backward_input[3] == transfer
+    assert slow.backward_weight == costs.backward_weight
+    assert offloaded(costs, gpu, 0.0) == costs
+    assert offloaded(costs, replace(gpu, host_bandwidth=1e15), 1.0) == costs
+
+
+def test_headroom__is_that_of_the_tightest_rank():
+    costs = replace(GPT, recompute="selective").costs(GPUS["h100"], line(8), 1)
+    peak = peak_memory(costs, line(8), [1] * 8, 1)
+    room = [80e9] * 8
+    assert headroom(peak, room) == 80e9 - max(each.total for each in peak)
+    room[3] = 24e9  # another device
+    assert headroom(peak, room) == 24e9 - peak[3].total
+
+
+def test_room__a_device_that_cannot_hold_one_layer_is_refused():
+    """GPT 1T: 12 x 25600^2 weights a layer, 18 bytes each; the optimizer's 12 over the replicas."""
+    sentence = r"one layer's .* take 141.6 GB of a GPU of rank 0, which has 80 GB \(try more tp or dp\)"
+    with pytest.raises(Infeasible, match=sentence):
+        hops.simulate("model=gpt_1t", "latency=none")
+    assert not bool(hops.simulate("model=gpt_1t", "latency=none", "dp=8", "microbatches=8")["fits"])
+    cube = hops.sweep_cube("model=gpt_1t", "latency=none", "tp=1,2", "microbatches=8")
+    assert cube["evaluated"].values.tolist() == [False, True]
+    costs = replace(GPT, layers=8).costs(GPUS["h100"], line(8), 1)
+    n = 12 * 6144**2
+    check_room(costs, [18 * n] * 8, 1, 1)
+    with pytest.raises(Infeasible, match="of a GPU of rank 5"):
+        check_room(costs, [18 * n] * 5 + [18 * n - 1] * 3, 1, 1)
+    check_room(costs, [9 * n] * 8, 4, 1)
+    check_room(costs, [4.5 * n] * 8, 4, 1, zero=3)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("memory.reserve=-1", "memory.reserve must be a finite number at least 0; got -1"),
+        ("memory.offload=1.5", "memory.offload must be a share of the activations, from 0 to 1; got 1.5"),
+        ("+memory.reserv=1", "no key of memory named 'reserv'; did you mean 'reserve'"),
+    ],
+)
+def test_bad_input__is_refused_by_name(words, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        hops.simulate(words)
+
+
+def test_cube__headroom_and_offload():
+    cube = hops.sweep_cube("memory.offload=0,0.5", "memory.reserve=0,2e9", "latency=none", "microbatches=8")
+    left = 80e9 - cube["peak_memory"].max("rank")
+    assert np.allclose(cube["headroom"], left)
+    assert np.allclose(cube["headroom"].isel(reserve=0) - cube["headroom"].isel(reserve=1), 2e9)
+    assert (cube["headroom"].sel(offload=0.5) > cube["headroom"].sel(offload=0)).all()
+    cell = hops.simulate("latency=none", "microbatches=8", "memory.offload=0.5")
+    assert float(cell["headroom"]) == float(cube["headroom"].sel(offload=0.5, reserve=2e9))
+    assert cell["headroom"].attrs["units"] == "byte"

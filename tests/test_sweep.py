@@ -154,7 +154,7 @@ MISTAKES = [
     (["model=explicit", "model.forward=-1"], "model.forward must be a finite number above 0; got -1"),
     (["model=explicit", "model.backward_input=0"], "model.backward_input must be a finite number above 0; got 0"),
     (["model=explicit", "model.backward_weight=inf"], "model.backward_weight must be a finite number above 0; got inf"),
-    (["cp=2"], "cp=2 is not modelled yet"),
+    (["cp=3"], "cp=3 cuts a sequence into 6 blocks"),
     (["topology.nodes=1", "pp=9"], "dgx has 8 devices; the job needs 9"),
     (["topology.order=5"], "topology.order must be a list of device numbers"),
     (["latency.op=5"], "latency.op must be a section of keys; got 5"),
@@ -186,7 +186,7 @@ SWEPT_MISTAKES = [
     (["microbatches=4,0"], "microbatches must be a whole number from 1 to 1048576; got 0"),
     (["microbatches=4,abc"], "microbatches must be a whole number from 1 to 1048576; got 'abc'"),
     (["model=explicit", "model.forward=1e-3,nan"], "model.forward must be a finite number above 0; got nan"),
-    (["cp=1,2"], "cp=2 is not modelled yet"),
+    (["cp_comm=p2p,ring"], "no cp_comm named .ring."),
     (["microbatchs=4,8"], r"microbatchs is not a key of this config"),
     (["pp=49,64"], "no cell of the sweep can be evaluated"),
     (["pp=4,64", "hydra.sweeper.strict=true"], "the model has 48 layers, too few for 64 stages"),
@@ -528,10 +528,13 @@ def test_sections__given_whole_keep_the_keys_that_they_do_not_name():
     cube = hops.sweep_cube("latency=lognormal,gamma", "latency.op={cv: 0.2}", *small)
     alone = hops.simulate("latency=lognormal", "latency.op={cv: 0.2}", *small)
     assert float(cube["iteration_time_std"][0]) == alone["iteration_time"].values.std(ddof=1) > 0
-    tall, whole = hops.simulate("model=gpt_1t", "model={layers: 24}", *small), hops.simulate("model=gpt_1t", "model.layers=24", *small)
+    tall, whole = (
+        hops.simulate("model=llama3_405b", "model={layers: 24}", *small),
+        hops.simulate("model=llama3_405b", "model.layers=24", *small),
+    )
     assert (tall["iteration_time"] == whole["iteration_time"]).all()
-    both = hops.sweep_cube("model=gpt_22b,gpt_1t", "model={layers: 24}", *small)
-    assert both["model"].values.tolist() == ["gpt_22b", "gpt_1t"]
+    both = hops.sweep_cube("model=gpt_22b,llama3_405b", "model={layers: 24}", *small)
+    assert both["model"].values.tolist() == ["gpt_22b", "llama3_405b"]
 
 
 def test_laws__a_parameter_of_one_law_means_nothing_to_the_others_of_a_sweep(tmp_path):

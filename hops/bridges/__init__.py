@@ -197,20 +197,16 @@ def _supported(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str], st
     from hops.compositions import has
     from hops.config import compose, make_loader, plain
     from hops.cube_sweeper import register
-    from hops.scenario import LATER
 
     register()
     config = plain(compose(make_loader(), [f"schedule={values['schedule']}"] if "schedule" in values else []))
     kept: dict[str, Any] = {}
     left_out: list[str] = []
     for key, value in values.items():
-        if (key in LATER and value != 1) or not (key in ("schedule", "model") or has(config, key)):
+        if key not in ("schedule", "model") and not has(config, key):
             left_out += [f"{key}={_typed(value)}"] if WITHOUT.get(key) != value else []
         else:
             kept[key] = value
-    if "cp" in values and "cp" not in kept and "gpus" in kept and values["cp"] > 1:
-        left_out[left_out.index(f"cp={values['cp']}")] += f" (and with it all but gpus={kept['gpus'] // values['cp']} of {kept['gpus']})"
-        kept["gpus"] //= values["cp"]
     topology = config["topology"]
     return kept, left_out, f"{topology['name']} of {topology.get('gpu', 'any')}"
 

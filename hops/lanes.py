@@ -1,0 +1,82 @@
+"""Lanes: which replicas have noise of their own, which go in lock-step, and what those that hold the same weights exchange."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hops.checks import Infeasible
+from hops.cluster import PATH_CLASSES, Cluster
+from hops.collectives import ALONE, Ring, ring
+from hops.costs import Costs
+from hops.data_parallel import DataParallel, Exchange, exchange
+from hops.layout import Layout
+
+
+class Lane(NamedTuple):
+    """Replicas that go in lock-step: evaluated as one, as slow as the slowest of them."""
+
+    replicas: tuple[int, ...]
+
+    @property
+    def n(self) -> int:
+        return len(self.replicas)
+
+
+def lanes(layout: Layout, data_parallel: DataParallel) -> list[Lane]:
+    """Replicas that have noise of their own, or wait for each other in every layer or stage.
+
+    With ZeRO 3 those of a shard group gather weights from each other, and with ``ep_coupling="lockstep"`` those of an expert
+    group tokens. The truth lies between lock-step and independence: who is late once may catch up before he is asked.
+    """
+    n = shard_size(layout, data_parallel) if data_parallel.unshards else 1
+    if layout.ep_coupling == "lockstep":
+        wanted = -(-layout.ep * layout.n_expert_shards // (layout.tp * layout.cp))
+        n = max(n, next(size for size in range(wanted, layout.dp + 1) if layout.dp % size == 0))
+    return [Lane(tuple(range(at, at + n))) for at in range(0, layout.dp, n)]
+
+
+def shard_size(layout: Layout, data_parallel: DataParallel) -> int:
+    """Replicas that share optimizer states; a group that does not divide dp is an `Infeasible`."""
+    n = data_parallel.shard or layout.dp
+    if layout.dp % n:
+        raise Infeasible(f"dp_shard={n} does not divide dp={layout.dp}")
+    return n
+
+
+def sharers(layout: Layout, data_parallel: DataParallel) -> tuple[int, int]:
+    """GPUs that share the states of what they all hold: outside the experts, and of experts."""
+    n_groups = layout.dp // shard_size(layout, data_parallel)
+    if layout.n_expert_replicas % n_groups:
+        raise Infeasible(
+            f"dp_shard={data_parallel.shard} makes {n_groups} groups of the {layout.n_expert_replicas} GPUs with the same experts"
+        )
+    return layout.n_replicas // n_groups, layout.n_expert_replicas // n_groups
+
+
+def stage_exchanges(
+    cluster: Cluster, layout: Layout, costs: Costs, stage_ranks: Sequence[int], data_parallel: DataParallel
+) -> tuple[list[Exchange], NDArray[np.int64], NDArray[np.int64]]:
+    """What replicas exchange for every stage [s], experts after the rest; class of the narrowest links, and number of buckets."""
+    none = (0.0,) * len(stage_ranks)
+    held = ((costs.parameters or none, layout.replicas), (costs.expert_parameters or none, layout.expert_replicas))
+    groups: dict[tuple[int, int], tuple[Ring, Ring]] = {}
+    found, rings, n_buckets = [], [], []
+    for stage, rank in enumerate(stage_ranks):
+        total, n, narrowest = Exchange(0.0, 0.0, 0.0), 0, ALONE
+        for kind, ((parameters, members), size) in enumerate(zip(held, sharers(layout, data_parallel), strict=True)):
+            if not parameters[stage]:
+                continue
+            if (kind, rank) not in groups:
+                gpus = members(rank)
+                split = ((), gpus) if data_parallel.zero == 0 else (gpus[:size], gpus[::size])
+                groups[kind, rank] = ring(cluster, split[0]), ring(cluster, split[1])
+            shard, replicate = groups[kind, rank]
+            pieces = data_parallel.buckets(parameters[stage], shard.n * replicate.n)
+            total, n = total + exchange(parameters[stage], pieces, cluster.device(layout.gpu(rank)), shard, replicate), n + pieces
+            narrowest = min(narrowest, shard, replicate, key=lambda each: each.bandwidth)
+        found.append(total)
+        n_buckets.append(n)
+        rings.append(PATH_CLASSES.index(narrowest.path_class))
+    return found, np.array(rings), np.array(n_buckets)
