@@ -17,6 +17,7 @@ from hops.collectives import Ring
 
 # bytes a parameter, Megatron-Core's distributed optimizer with bf16 (docs/source/api-guide/dist_optimizer.md)
 GRADIENT, WEIGHT = 4, 2  # fp32 gradients are reduced, bf16 weights gathered
+MOST_UNSHARDED = 3  # stages whose weights a rank gathers ahead with ZeRO 3, the running one included (torch's max_active_stages)
 ADAM = 4 + 3 * 4 + 3 * 4 + 2  # read a gradient, read and write master weight and two moments, write a weight
 
 

@@ -11,11 +11,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from hops.data_parallel import MOST_UNSHARDED
 from hops.noise import op_identity
 from hops.programs import KINDS, Op, Program
 
 NO_LAG = 0
-MOST_UNSHARDED = 3  # stages whose weights a rank gathers ahead, the running one included (torch's max_active_stages)
 
 
 type Ints = NDArray[np.int32]

@@ -58,9 +58,9 @@ class Timer:
         """Of all linear layers of ``layer``."""
         return sum(self.product(each, moved) for each in (*layer.matrices(split), *layer.expert_matrices(split)))
 
-    def core(self, layer: Layer, split: Split, sequence: int) -> float:
-        """Of the attention core."""
-        flops = 2.0 * self.tokens * sequence * layer.attention.core_width
+    def core(self, layer: Layer, split: Split, attended: float) -> float:
+        """Of the attention core; every query computes ``attended`` scores."""
+        flops = 2.0 * self.tokens * attended * layer.attention.core_width
         return flops / (split.tp * split.cp) / (self.gpu.peak_flops * self.law.attention_share)
 
     def moved(self, values: float) -> float:
@@ -84,9 +84,9 @@ class Passes(NamedTuple):
     expert: float
 
 
-def passes(timer: Timer, layer: Layer, groups: Groups, split: Split, sequence: int, recompute: str) -> Passes:
+def passes(timer: Timer, layer: Layer, groups: Groups, split: Split, attended: float, recompute: str) -> Passes:
     """What one microbatch takes in ``layer``."""
-    linear, core = timer.linear(layer, split), timer.core(layer, split, sequence) * groups.context.causal_share
+    linear, core = timer.linear(layer, split), timer.core(layer, split, attended) * groups.context.causal_share
     forward, backward_input = max(linear + core, timer.law.floor), max(linear + 2 * core, timer.law.floor)
     tensor, expert = _tensor(timer, layer, groups, split), _expert(timer, layer, groups, split)
     there = _context(timer, layer, groups, split, core, backward=False)

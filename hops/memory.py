@@ -2,7 +2,7 @@
 
 Weights, gradients and optimizer states as Megatron-Core's distributed optimizer keeps them with bf16 (2, 4 and 12 bytes a
 parameter), divided over the GPUs that hold the same as ZeRO's stages say (Rajbhandari et al. 2020, arXiv:1910.02054): 1 the
-optimizer states, 2 the gradients too, 3 the weights too, of which one layer is then whole at a time. Activations of every
+optimizer states, 2 the gradients too, 3 the weights too, of which a few stages' are then whole at a time. Activations of every
 microbatch in flight; on the last stage logits and what the loss keeps, of one microbatch.
 """
 
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from hops.checks import Infeasible, no_such, positive
 from hops.cluster import Gpu
 from hops.costs import Costs
-from hops.data_parallel import GRADIENT, WEIGHT
+from hops.data_parallel import GRADIENT, MOST_UNSHARDED, WEIGHT
 
 OPTIMIZER = 12  # fp32 master weight and two moments
 IN_TRANSIT = 2  # chunks whose offloaded activations are on the device all the same: one is computed with, one on its way
@@ -86,18 +86,19 @@ def peak_memory(
     chunks: list[list[int]] = [[] for _ in in_flight]
     for stage, rank in enumerate(stage_ranks):
         chunks[rank].append(stage)
-    whole = max((WEIGHT * (dense + experts) for dense, experts in costs.layer_parameters), default=0.0) if zero == 3 else 0.0
     found = []
     for stages, held in zip(chunks, in_flight, strict=True):
         dense, experts = (sum(each[stage] for stage in stages) for each in (costs.parameters, costs.expert_parameters))
         pairs = zip(states(dense, replicas, zero), states(experts, expert_replicas, zero), strict=True)
         weights, gradients, optimizer = map(sum, pairs)
+        if zero == 3:
+            weights += WEIGHT * sum(sorted(costs.parameters[stage] + costs.expert_parameters[stage] for stage in stages)[-MOST_UNSHARDED:])
         chunk = max(costs.activations[stage] for stage in stages)
         activations = chunk * (held * (1 - allowances.offload) + min(held, IN_TRANSIT) * allowances.offload)
         last = len(stage_ranks) - 1 in stages
         logits, loss = (each or 0.0 if last else 0.0 for each in (costs.logits, costs.loss))
         lost = allowances.fragmentation * (activations + logits + loss)
-        found.append(Memory(weights + whole, gradients, optimizer, activations, logits, loss, lost, allowances.reserve))
+        found.append(Memory(weights, gradients, optimizer, activations, logits, loss, lost, allowances.reserve))
     return tuple(found)
 
 

@@ -1,7 +1,8 @@
 """Transformers: from the shape of a model to what each of its stages costs on a device.
 
 FLOPs per layer and microbatch of b sequences, forward: the linear layers 2 b s (their parameters), the attention core
-2 b s^2 (widths of its heads; all of the score matrix, as Narayanan et al. 2021 count, arXiv:2104.04473 appendix). Backward: a
+2 b s^2 (widths of its heads; all of the score matrix, as Narayanan et al. 2021 count, arXiv:2104.04473 appendix; half of it if
+``causal``). Backward: a
 linear layer costs its forward once for the input and once for the weight; the attention core has no weights, so its
 backward, twice its forward, is all for the input. Before the backward for the input ``recompute="full"`` runs the layers'
 forward once more, ``"selective"`` the attention core, whose scores are then not kept.
@@ -74,6 +75,7 @@ class Transformer:
     shared_experts: int = 0
     expert_imbalance: float = 1.0
     mtp_layers: int = 0
+    causal: bool = False
     recompute_repeat: bool = False
     split_overhead: float = 0.0
     precision: str = "bf16"
@@ -89,6 +91,7 @@ class Transformer:
         count("model.dense_layers", self.dense_layers, least=0, most=self.layers)
         flag("model.gated", self.gated)
         flag("model.recompute_repeat", self.recompute_repeat)
+        flag("model.causal", self.causal)
         one_of("model.recompute", self.recompute, ("none", "selective", "full"))
         one_of("model.precision", self.precision, ("bf16", "fp8"))
         if positive("model.efficiency", self.efficiency) > 1:
@@ -109,6 +112,11 @@ class Transformer:
             raise ValueError(f"model.layout must be even, balanced, or a string such as 'Et*3|(tt|)*29,m|L'; got {self.layout!r}")
         if self.layout not in ("even", "balanced"):
             parse(self.layout)
+
+    @property
+    def attended(self) -> float:
+        """Tokens whose scores a token's query computes, on average."""
+        return self.sequence / 2 if self.causal else float(self.sequence)
 
     @property
     def attention(self) -> Attention | LatentAttention:
@@ -241,9 +249,9 @@ class Transformer:
 
     def _layer(self, timer: Timer, kind: Layer, groups: Groups, split: Split) -> Part:
         linear = 2.0 * timer.tokens * kind.active_parameters
-        core = 2.0 * timer.tokens * self.sequence * kind.attention.core_width
+        core = 2.0 * timer.tokens * self.attended * kind.attention.core_width
         return Part(
-            *passes(timer, kind, groups, split, self.sequence, self.recompute),
+            *passes(timer, kind, groups, split, self.attended, self.recompute),
             flops=3 * (linear + core),
             flops_again={"none": 0.0, "selective": core, "full": linear + core}[self.recompute],
             parameters=kind.parameters(split),

@@ -257,7 +257,10 @@ def test_flags__read_back_are_the_same_scenario(words, tmp_path):
 
 def test_torchtitan__a_job_config():
     overrides, notes = bridge([f"from={JOBS}/llama3_405b.toml"])
-    made, preset = scenario(*overrides), scenario("model=llama3_405b", "model.vocabulary=128256", "model.recompute=full")
+    made, preset = (
+        scenario(*overrides),
+        scenario("model=llama3_405b", "model.vocabulary=128256", "model.recompute=full", "model.precision=fp8"),
+    )
     assert (made.model, made.schedule.name) == (preset.model, "interleaved")
     assert (made.tp, made.pp, made.vpp, made.dp, made.microbatches, made.microbatch_size) == (8, 8, 2, 8, 16, 1)
     assert re.search(r"warning.*parallelism.enable_async_tensor_parallel; compile.enable", notes[-1])
