@@ -13,7 +13,8 @@ from omegaconf import ListConfig
 
 from hops.checks import no_such
 from hops.plan import MOST_CELLS, Axis, Dim, label, short_names
-from hops.scenario import DOORS, NOT_SCENARIO, hashable
+from hops.scenario import DOORS, NOT_SCENARIO
+from hops.sections import hashable
 
 
 class Fixed(NamedTuple):

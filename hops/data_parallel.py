@@ -32,7 +32,7 @@ class DataParallel:
     bucket_size: int | None = None  # parameters; None: Megatron's
 
     def __post_init__(self) -> None:
-        count("zero", self.zero, least=0, most=3)
+        object.__setattr__(self, "zero", count("zero", self.zero, least=0, most=3))
         if self.shard is not None:
             object.__setattr__(self, "shard", count("dp_shard", self.shard))
         flag("overlap_grad_reduce", self.overlap_grad_reduce)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from hops.checks import flag, no_such, positive
+from hops.checks import no_such, positive
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,10 @@ def make_slowdown(section: Mapping[str, Any]) -> Slowdown:
     return Slowdown(**_known("overlap_slowdown", section, Slowdown))
 
 
-def make_host(section: Mapping[str, Any], cuda_graph: object) -> Host:
+def make_host(section: Mapping[str, Any], cuda_graph: bool) -> Host:
     """Check the config section ``host``; with ``cuda_graph`` it costs nothing."""
     host = Host(**_known("host", section, Host))
-    return Host() if flag("cuda_graph", cuda_graph) else host
+    return Host() if cuda_graph else host
 
 
 def _known(noun: str, section: Mapping[str, Any], kind: type[Any]) -> dict[str, Any]:

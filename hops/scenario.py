@@ -1,9 +1,8 @@
 """A scenario: everything that one cell of a sweep is, as one frozen and checked value."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 from hops.checks import Infeasible, count, flag, no_such, one_of
 from hops.data_parallel import DataParallel
@@ -17,31 +16,13 @@ from hops.noise import MICROBATCH_BITS, REPLICA_BITS, STAGE_BITS
 from hops.overheads import Host, Slowdown, make_host, make_slowdown
 from hops.registry import Registry
 from hops.schedules import SCHEDULES
+from hops.sections import Choice, Frozen, check_keys, remember, section_of, type_of, values_of
 from hops.topologies import TOPOLOGIES
 
 DOORS: dict[str, Registry[Any]] = {"schedule": SCHEDULES, "topology": TOPOLOGIES}
 P2P = ("latency", "channel", "blocking", "rendezvous")
 DERIVED = {"gpus": "dp", "global_batch_size": "microbatches"}  # key -> the size that it derives where that is null
 NOT_SCENARIO = ("executor", "output", "timeline")  # how to run and what to show: no result depends on them
-
-
-class Choice(NamedTuple):
-    """A name from a door with its parameters, sorted by key.
-
-    Lists and sections in them are tuples; ``types`` are theirs, one a parameter: choices are keys of what is remembered, and
-    ``true`` must not find what 1 left there.
-    """
-
-    name: str
-    params: tuple[tuple[str, Any], ...] = ()
-    types: Any = ()
-
-    @property
-    def kwargs(self) -> dict[str, Any]:
-        """The parameters as a builder takes them, sections as dicts again."""
-        if not self.types:
-            return dict(self.params)
-        return {key: _thawed(kind, value) for (key, value), kind in zip(self.params, self.types, strict=True)}
 
 
 @dataclass(frozen=True)
@@ -121,15 +102,15 @@ class Scenario:
         tp, cp, ep = (count(key, config[key]) for key in ("tp", "cp", "ep"))
         dp = derived_dp(pp * tp * cp, config["gpus"], config["dp"])
         microbatches = derived_microbatches(dp, microbatch_size, config["global_batch_size"], config["microbatches"])
-        latency = _latency(_section("latency", config))
+        latency = _latency(section_of("latency", config))
         draws = count("draws", config["draws"], most=2**33)  # what fits the noise address
         return cls(
-            schedule=_choice("schedule", _section("schedule", config)),
-            topology=_choice("topology", _section("topology", config)),
-            model=_model(_section("model", config)),
-            efficiency=_efficiency(_section("efficiency", config)),
+            schedule=_choice("schedule", section_of("schedule", config)),
+            topology=_choice("topology", section_of("topology", config)),
+            model=_model(section_of("model", config)),
+            efficiency=_efficiency(section_of("efficiency", config)),
             latency=latency,
-            memory=_memory(_section("memory", config)),
+            memory=_memory(section_of("memory", config)),
             pp=pp,
             dp=dp,
             tp=tp,
@@ -147,9 +128,9 @@ class Scenario:
             p2p=one_of("p2p", config["p2p"], P2P),
             barrier=flag("barrier", config["barrier"]),
             contention=_contention(config["contention"], config["p2p"]),
-            data_parallel=_data_parallel(*((config[key], _type(config[key])) for key in DATA_PARALLEL)),
-            host=_host(_section("host", config), config["cuda_graph"]),
-            slowdown=_slowdown(_section("overlap_slowdown", config)),
+            data_parallel=_data_parallel(*((config[key], type_of(config[key])) for key in DATA_PARALLEL)),
+            host=_host(section_of("host", config), flag("cuda_graph", config["cuda_graph"])),
+            slowdown=_slowdown(section_of("overlap_slowdown", config)),
         )
 
 
@@ -189,66 +170,22 @@ def derived_microbatches(dp: int, microbatch_size: int, global_batch_size: Any, 
     return samples // step
 
 
-type Frozen = tuple[tuple[str, Any, Any], ...]  # (key, type, value)
-
-
-def _section(name: str, config: Mapping[str, Any]) -> Frozen:
-    if not isinstance(config[name], Mapping):
-        raise ValueError(f"{name} must be a section of keys; got {config[name]!r}")
-    return _frozen(config[name])
-
-
-def _frozen(section: Mapping[str, Any]) -> Frozen:
-    """A config section as a hashable value; with the types, as 1, 1.0 and true are equal but different questions."""
-    return tuple((key, _type(section[key]), hashable(section[key])) for key in sorted(section, key=str))
-
-
-def _type(value: Any) -> Any:
-    return tuple(map(_type, value)) if isinstance(value, (list, tuple)) else type(value)
-
-
-def hashable(value: Any) -> Any:
-    """A config value with tuples for lists and sections."""
-    if isinstance(value, Mapping):
-        return _frozen(value)
-    return tuple(map(hashable, value)) if isinstance(value, (list, tuple)) else value
-
-
-def _thawed(kind: Any, value: Any) -> Any:
-    """A config value from what `_type` and `hashable` made of it; lists stay tuples."""
-    if isinstance(kind, tuple):
-        return tuple(map(_thawed, kind, value))
-    return {key: _thawed(inner, each) for key, inner, each in value} if kind is dict else value
-
-
-def _values(noun: str, section: Frozen, sections: tuple[str, ...] = ()) -> dict[str, Any]:
-    for key, kind, value in section:
-        if (kind is dict) != (key in sections) and value is not None:
-            wanted = "a section of keys" if key in sections else "a value or a list"
-            found = "a section" if kind is dict else repr(value)
-            raise ValueError(f"{noun}.{key} must be {wanted}; got {found}")
-    return {key: value for key, _, value in section}
-
-
-remember = lru_cache(maxsize=65536)  # the sections of a sweep repeat from cell to cell: each is checked once
-
-
 @remember
 def _choice(noun: str, section: Frozen) -> Choice:
     door = DOORS[noun]
     name = door.canonical(str(next((value for key, _, value in section if key == "name"), None)))
     parameters, given = door[name].parameters, tuple(each for each in section if each[0] != "name")
-    _known_keys(noun, name, [key for key, *_ in given], parameters)
-    _values(noun, given, tuple(key for key, default in parameters.items() if isinstance(default, Mapping)))
+    check_keys(noun, name, [key for key, *_ in given], parameters)
+    values_of(noun, given, tuple(key for key, default in parameters.items() if isinstance(default, Mapping)))
     return Choice(name, tuple((key, value) for key, _, value in given), tuple(kind for _, kind, _ in given))
 
 
 @remember
 def _model(section: Frozen) -> Model:
-    values = _values("model", section)
+    values = values_of("model", section)
     family = one_of("model.family", values.pop("family", None), list(FAMILIES))
     keys = model_keys(family)
-    _known_keys("model", family, values, keys)
+    check_keys("model", family, values, keys)
     for key, needed in keys.items():
         if needed and values.get(key) is None:
             needs = ", ".join(each for each in keys if keys[each])
@@ -283,7 +220,7 @@ def forget_files() -> None:
 
 @remember
 def _efficiency(section: Frozen) -> Efficiency | None:
-    return make_efficiency(_values("efficiency", section))
+    return make_efficiency(values_of("efficiency", section))
 
 
 def _contention(value: Any, p2p: str) -> str:
@@ -299,23 +236,23 @@ def _data_parallel(*values: tuple[Any, type]) -> DataParallel:
 
 @remember
 def _host(section: Frozen, cuda_graph: Any) -> Host:
-    return make_host(_values("host", section), cuda_graph)
+    return make_host(values_of("host", section), cuda_graph)
 
 
 @remember
 def _slowdown(section: Frozen) -> Slowdown:
-    return make_slowdown(_values("overlap_slowdown", section))
+    return make_slowdown(values_of("overlap_slowdown", section))
 
 
 @remember
 def _memory(section: Frozen) -> Allowances:
-    return make_allowances(_values("memory", section))
+    return make_allowances(values_of("memory", section))
 
 
 @remember
 def _latency(section: Frozen) -> Latency:
-    _known_keys("latency", "latency", [key for key, *_ in section], [*TERMS, "per"])
-    values = _values("latency", section, TERMS)
+    check_keys("latency", "latency", [key for key, *_ in section], [*TERMS, "per"])
+    values = values_of("latency", section, TERMS)
     per = one_of("latency.per", values.get("per", "rank"), ("rank", "gpu"))
     return Latency(per=per, **{term: _term(f"latency.{term}", values.get(term) or ()) for term in TERMS})
 
@@ -324,7 +261,7 @@ SECTIONS = ("parameters",)  # of a term of the latency: those of a law of scipy
 
 
 def _term(prefix: str, section: Frozen) -> Choice | None:
-    values = _values(prefix, section, SECTIONS)
+    values = values_of(prefix, section, SECTIONS)
     name = values.pop("law", None)
     given = {key: value for key, value in values.items() if value is not None}
     if name in (None, "none"):
@@ -332,9 +269,3 @@ def _term(prefix: str, section: Frozen) -> Choice | None:
     law = LAWS[str(name)]
     parameters = law.checked(prefix, given)
     return None if parameters == {"cv": 0} else Choice(law.name, tuple(sorted(parameters.items())))
-
-
-def _known_keys(noun: str, name: str, values: Iterable[str], known: Iterable[str]) -> None:
-    for key in values:
-        if key not in known:
-            raise ValueError(f"{noun}.{key} has no meaning for {name} (it takes {', '.join(known) or 'no parameters'})")

@@ -22,8 +22,9 @@ from hops.memory import Memory, check_room, peak_memory
 from hops.messages import shared
 from hops.noise import extreme_factors, quantile_table
 from hops.programs import KINDS, Program
-from hops.scenario import Choice, Scenario
+from hops.scenario import Scenario
 from hops.schedules import SCHEDULES, program
+from hops.sections import Choice
 from hops.weights import TICKS, Floats, Question, Weights, check_clock, weights
 
 MOST_PASSES = 1 << 20  # of a microbatch through a stage; lowering takes 2.1 kB each at its peak (ZB-H1, tracemalloc), so about 2 GB

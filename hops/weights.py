@@ -22,7 +22,7 @@ from hops.messages import Message, messages
 from hops.models import Model, stage_costs
 from hops.overheads import Host, Slowdown, dilated
 from hops.programs import KINDS
-from hops.scenario import Choice
+from hops.sections import Choice
 from hops.topologies import TOPOLOGIES
 from hops.transformer import Transformer
 

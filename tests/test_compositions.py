@@ -129,12 +129,10 @@ def test_sweep__of_ten_options_in_three_groups_evaluates_every_tuple():
     cube = hops.sweep_cube(
         "schedule=glob(*)", "topology=glob(*)", "model=glob(*)", "latency=none,lognormal", "draws=2", "pp=4", "microbatches=4"
     )
-    assert dict(cube["evaluated"].sizes) == {"schedule": 7, "topology": 13, "model": 8, "latency": 2}
-    asked = cube["topology"] != "custom"  # which is nothing without a file
-    assert bool((cube["evaluated"] == asked).all())
-    assert dict(cube["evaluated"].sizes) == {"schedule": 7, "topology": 7, "model": 11, "latency": 2}
+    assert dict(cube["evaluated"].sizes) == {"schedule": 7, "topology": 13, "model": 11, "latency": 2}
     too_large = ["deepseek_v3", "gpt_1t", "gpt_530b"]  # one layer of them, for one GPU of some topologies
-    assert bool(cube["evaluated"].drop_sel(model=too_large).all())
+    asked = cube["topology"] != "custom"  # which is nothing without a file
+    assert bool((cube["evaluated"].drop_sel(model=too_large) == asked).all())
     alone = hops.simulate("schedule=zb_h2", "topology=pcie", "model=llama3_70b", "latency=none", "pp=4", "microbatches=4")
     found = cube.sel(schedule="zb_h2", topology="pcie", model="llama3_70b", latency="none")
     assert float(found["iteration_time_mean"]) == float(alone["iteration_time"].mean())

@@ -50,6 +50,7 @@ LAYERS = [
     "kernels",
     "contended",
     "noiseless",
+    "sections",
     "scenario",
     "weights",
     "metrics",

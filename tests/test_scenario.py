@@ -8,7 +8,8 @@ from conftest import config, scenario
 
 from hops.checks import Infeasible
 from hops.executor import make_executor
-from hops.scenario import Choice, Scenario
+from hops.scenario import Scenario
+from hops.sections import Choice
 from hops.simulation import prepare
 
 
