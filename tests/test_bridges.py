@@ -205,6 +205,14 @@ def test_megatron__one_string_for_a_shell_and_directives_of_the_scheduler():
             "--pipeline-model-parallel-size 2 --decoder-first-pipeline-num-layers 3 --mtp-num-layers 1",
             {"vpp": None, "model.layout": "Et*3|t*5mL"},
         ),
+        (
+            "--pipeline-model-parallel-size 5 --pipeline-model-parallel-layout 'E|t*4|t*4|m|L' --mtp-num-layers 1 --num-layers 8",
+            {"model.layout": "E|t*4|t*4|m|L"},
+        ),
+        (
+            "--pipeline-model-parallel-size 4 --pipeline-model-parallel-layout 'E|t|t|L' --num-layers 2",  # more stages than layers
+            {"model.layout": "E|t|t|L"},
+        ),
         ("--vocab-size 1000 --tensor-model-parallel-size 2", {"model.vocabulary": 1024}),
         ("--vocab-size 1000 --make-vocab-size-divisible-by 100", {"model.vocabulary": 1000}),
         ("--padded-vocab-size 1001", {"model.vocabulary": 1001}),
@@ -228,7 +236,7 @@ def test_megatron__one_string_for_a_shell_and_directives_of_the_scheduler():
                 "model.v_head_dim": 96,
             },
         ),
-        ("--multi-latent-attention --q-lora-rank 256 --kv-channels 32", {"model.q_lora_rank": 256, "model.head_dim": None}),
+        ("--multi-latent-attention --q-lora-rank 256 --kv-channels 32", {"model.kv_lora_rank": 32, "model.head_dim": None}),
         ("--kv-lora-rank 512 --qk-head-dim 128", {"model.kv_lora_rank": None, "model.qk_nope_head_dim": None}),
         ("--kv-channels 128", {"model.head_dim": 128}),
         ("--kv-channels 64", {"model.head_dim": None}),
@@ -343,6 +351,13 @@ def test_dense_layers__refuse_another_list(text, words):
 )
 def test_megatron__what_it_can_only_approximate_is_a_warning(words, said, tmp_path):
     assert said in megatron(tmp_path, f"x.py {MODEL} {words}")[1][-1]
+
+
+def test_megatron__layers_that_it_would_not_divide_are_spread_as_hops_does(tmp_path):
+    for pp, n in ((3, 1), (4, 0)):
+        (tmp_path / "run.sh").write_text(f"x.py {MODEL} --pipeline-model-parallel-size {pp}")
+        said = read_job(f"{tmp_path}/run.sh").assumed
+        assert sum("Megatron refuses 8 layers over 3 stages" in each for each in said) == n
 
 
 def test_megatron__the_model_keeps_the_presets_causal_and_says_so(tmp_path):
@@ -468,15 +483,34 @@ def n_parameters(model, tied=False):
     return everything + tables, sum(n * kind.active_parameters for n, kind in kinds) + tables
 
 
+# billions of weights, and of those that a token passes; model cards of the released models, from memory
+WEIGHTS = {
+    "llama3 8B": (8.03, None),
+    "llama3 70B": (70.6, None),
+    "llama3 405B": (406, None),
+    "deepseek_v3 16B": (15.7, 2.7),  # DeepSeek-V2-Lite; the card says 2.4, without the embedding
+    "deepseek_v3 236B": (236, 21),
+    "deepseek_v3 671B": (671, 37.6),  # the card says 37
+    "qwen3 0.6B": (0.6, None),
+    "qwen3 1.7B": (1.7, None),
+    "qwen3 4B": (4.0, None),
+    "qwen3 8B": (8.2, None),
+    "qwen3 14B": (14.8, None),
+    "qwen3 32B": (32.8, None),
+    "qwen3 30B-A3B": (30.5, 3.3),
+    "qwen3 235B-A22B": (235, 22),
+}
+
+
 @pytest.mark.parametrize("flavor", FLAVORS, ids=" ".join)
-def test_torchtitan__every_flavor_has_the_size_of_its_name(flavor, tmp_path):
-    """As rounded there: 14B are 14.8; Qwen's up to 4B have one table for both ends."""
+def test_torchtitan__every_flavor_has_the_weights_of_its_model(flavor, tmp_path):
     (tmp_path / "job.toml").write_text("[model]\nname = '{}'\nflavor = '{}'".format(*flavor))
     model = scenario(f"from={tmp_path}/job.toml").model
-    everything, active = n_parameters(model, tied=flavor[0] == "qwen3" and model.hidden < 4096 and model.experts == 1)
-    named, _, named_active = flavor[1].partition("-A")
-    assert everything / 1e9 == pytest.approx(float(named.removesuffix("B")), rel=0.06)
-    assert not named_active or active / 1e9 == pytest.approx(float(named_active.removesuffix("B")), rel=0.12)
+    tied = flavor[0] == "qwen3" and model.hidden < 4096 and model.experts == 1  # one table for both ends
+    everything, active = (n / 1e9 for n in n_parameters(model, tied))
+    theirs, theirs_active = WEIGHTS[" ".join(flavor)]
+    assert everything == pytest.approx(theirs, rel=0.02)
+    assert theirs_active is None or active == pytest.approx(theirs_active, rel=0.03)
 
 
 def test_torchtitan__a_flavor_is_the_preset_of_its_name(tmp_path):
@@ -599,6 +633,12 @@ def test_typed__a_layout_of_other_stages_is_dropped_and_the_user_told(more, type
     overrides, notes = megatron(tmp_path, text, typed)
     assert any(word.startswith("model.layout='E") for word in overrides) == kept
     assert ("model.layout=even (that of the file has other stages)" in "".join(notes)) == (not kept and not typed.startswith("model="))
+
+
+def test_typed__experts_that_the_file_leaves_open_keep_their_width(tmp_path):
+    text = f"x.py {MODEL} --num-experts $N --moe-ffn-hidden-size 512 --expert-tensor-parallel-size 1"
+    overrides, _ = megatron(tmp_path, text, "model.experts=4")
+    assert {"model.moe_ffn_hidden=512", "etp=1", "model.experts=4"} <= {*overrides}
 
 
 def test_typed__what_the_file_leaves_open(tmp_path):

@@ -180,6 +180,8 @@ def _stages(flags: Mapping[str, str], values: dict[str, Any], missing: dict[str,
     accounts = [f"account-for-{end}-in-pipeline-split" in flags for end in ("embedding", "loss")]
     if (first or last or any(accounts)) and pp and layers and layout is None:
         values["model.layout"] = layout_of(slices(uneven(layers, pp, chunks, first, last, *accounts), mtp))
+    elif pp and layers and layout is None and layers % (pp * chunks):
+        notes.append(f"model.layout=even (Megatron refuses {layers} layers over {pp * chunks} stages)")
     if values.get("model.layout") == "even":
         del values["model.layout"]
     values["schedule"] = "interleaved" if chunks > 1 or "vpp" in missing else "1f1b"
