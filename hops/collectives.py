@@ -95,6 +95,13 @@ class Context(NamedTuple):
         return (2 * self.ring.n - 1) / self.ring.n if self.balance == "naive" and self.comm != "a2a" else 1.0
 
 
+class Beside(NamedTuple):
+    """How many times longer compute takes beside an exchange that runs at the same time; None: compute waits for the exchange."""
+
+    tp: float | None = None
+    ep: float | None = None
+
+
 class Groups(NamedTuple):
     """Who shares the work of a pipeline rank."""
 
@@ -102,6 +109,7 @@ class Groups(NamedTuple):
     context: Context = Context()
     expert: Crowd = Crowd()
     expert_tensor: Ring = Ring()
+    beside: Beside = Beside()
 
 
 ALONE = Ring()

@@ -7,12 +7,13 @@ A linear layer takes the longest of its FLOPs / (peak x efficiency, see `hops.ef
 What the groups exchange, each pass:
 
 tp: two all-reduces of the activations a layer (Shoeybi et al. 2019, arXiv:1909.08053; or, of sequence parallelism, as many
-all-gathers and reduce-scatters, which take as long), none of it hidden.
+all-gathers and reduce-scatters, which take as long), none of it hidden unless ``tp_comm_overlap``.
 cp: keys and values, see `hops.collectives.Context`. In the ring (p2p) a step waits for its block only as far as that takes longer
 than the core of the block before; in the backward blocks travel with their gradients. With all_gather the backward gathers
 once more, as only a device's own part is kept, and then scatters the gradients. a2a trades queries, keys, values and output.
-ep: an all-to-all brings each token's vector to its experts, one brings back what they made of it, none of it hidden; with etp
-an all-gather and a reduce-scatter besides. The backward for the input sends the same back.
+ep: an all-to-all brings each token's vector to its experts, one brings back what they made of it, none of it hidden unless
+``ep_comm_overlap`` (other microbatches or shared experts are computed meanwhile); with etp an all-gather and a reduce-scatter
+besides. The backward for the input sends the same back.
 """
 
 from dataclasses import dataclass
@@ -20,10 +21,11 @@ from typing import NamedTuple
 
 from hops.blocks import Experts, Layer, Matrix, Split
 from hops.checks import Infeasible
-from hops.collectives import Groups, Ring
+from hops.collectives import Beside, Groups, Ring
 from hops.efficiency import Efficiency
 from hops.hardware import GPUS
 from hops.nodes import Gpu
+from hops.overheads import dilated
 
 LAUNCH = 4e-6  # s, of a kernel however small (3 to 5 us on recent GPUs, from memory)
 WEIGHT, GRADIENT = 2, 2 * 4  # bytes a parameter that a product moves: bf16 weights read; fp32 gradients read and written
@@ -92,16 +94,33 @@ def passes(timer: Timer, layer: Layer, groups: Groups, split: Split, attended: f
     there = _context(timer, layer, groups, split, core, backward=False)
     back = _context(timer, layer, groups, split, (3 if recompute == "selective" else 2) * core, backward=True)
     full = recompute == "full"
-    again = {"none": 0.0, "selective": core, "full": forward + tensor + there + expert}[recompute]
+    (first, *shown), (second, *shown_back) = (_beside(each, tensor, expert, groups.beside) for each in (forward, backward_input))
+    again = {"none": 0.0, "selective": core, "full": first + there}[recompute]
+    tensor, expert = ((1 + full) * one + other for one, other in zip(shown, shown_back, strict=True))
     return Passes(
-        forward + tensor + there + expert,
-        backward_input + tensor + back + expert + again,
+        first + there,
+        second + back + again,
         timer.linear(layer, split, GRADIENT),
         again,
-        (2 + full) * tensor,
+        tensor,
         (1 + full) * there + back,
-        (2 + full) * expert,
+        expert,
     )
+
+
+def _beside(compute: float, tensor: float, expert: float, beside: Beside) -> tuple[float, float, float]:
+    """Seconds of a pass with its exchanges, and what of these shows: all of one that compute waits for, what is left of one beside it."""
+    total = compute
+    shown = []
+    for exchange, factor in ((tensor, beside.tp), (expert, beside.ep)):
+        if factor is not None:
+            longer = max(dilated(total, exchange, factor), exchange)
+            shown.append(max(0.0, exchange - total))
+            total = longer
+        else:
+            shown.append(exchange)
+    waits = sum(each for each, factor in zip(shown, beside, strict=True) if factor is None)
+    return total + waits, shown[0], shown[1]
 
 
 def _message(timer: Timer, split: Split) -> float:

@@ -10,7 +10,7 @@ from functools import cached_property
 from itertools import product
 from math import prod
 
-from hops.checks import Infeasible, one_of
+from hops.checks import Infeasible, flag, one_of
 
 DIMENSIONS = ("tp", "cp", "ep", "dp", "pp")
 ORDER = "-".join(DIMENSIONS)  # Megatron's words: the first changes from one device to the next, the last slowest
@@ -25,7 +25,7 @@ class Layout:
 
     ``etp`` is None where experts are split as all else (tp). ``cp_comm`` is how the GPUs of a sequence exchange keys and values,
     ``cp_balance`` which tokens each of them has: see `hops.collectives.Context`; ``ep_coupling`` whether replicas that send each
-    other tokens go in lock-step: see `hops.lanes.lanes`.
+    other tokens go in lock-step: see `hops.lanes.lanes`. ``tp_comm_overlap`` and ``ep_comm_overlap``: these exchanges run beside compute.
     """
 
     pp: int
@@ -38,6 +38,8 @@ class Layout:
     cp_comm: str = "p2p"
     cp_balance: str = "zigzag"
     ep_coupling: str = "lockstep"
+    tp_comm_overlap: bool = False
+    ep_comm_overlap: bool = False
 
     def __post_init__(self) -> None:
         words = str(self.order).split("-")
@@ -46,6 +48,8 @@ class Layout:
         one_of("cp_comm", self.cp_comm, CP_COMM)
         one_of("cp_balance", self.cp_balance, CP_BALANCE)
         one_of("ep_coupling", self.ep_coupling, EP_COUPLING)
+        flag("tp_comm_overlap", self.tp_comm_overlap)
+        flag("ep_comm_overlap", self.ep_comm_overlap)
         if self.n_replicas * self.tp % (self.n_expert_shards * self.ep):
             room = self.n_replicas * self.tp
             works = [n for n in range(1, room + 1) if room % (n * self.n_expert_shards) == 0]

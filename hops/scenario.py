@@ -69,6 +69,8 @@ class Scenario:
     cp_comm: str
     cp_balance: str
     ep_coupling: str
+    tp_comm_overlap: bool
+    ep_comm_overlap: bool
     vpp: int | None
     microbatches: int
     microbatch_size: int
@@ -85,7 +87,8 @@ class Scenario:
     def layout(self) -> Layout:
         order = self.topology.kwargs.get("order")
         order = order if isinstance(order, str) else ORDER
-        return Layout(self.pp, self.dp, self.tp, order, self.cp, self.ep, self.etp, self.cp_comm, self.cp_balance, self.ep_coupling)
+        how = (self.cp_comm, self.cp_balance, self.ep_coupling, self.tp_comm_overlap, self.ep_comm_overlap)
+        return Layout(self.pp, self.dp, self.tp, order, self.cp, self.ep, self.etp, *how)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Scenario":
@@ -120,6 +123,8 @@ class Scenario:
             cp_comm=one_of("cp_comm", config["cp_comm"], CP_COMM),
             cp_balance=one_of("cp_balance", config["cp_balance"], CP_BALANCE),
             ep_coupling=one_of("ep_coupling", config["ep_coupling"], EP_COUPLING),
+            tp_comm_overlap=flag("tp_comm_overlap", config["tp_comm_overlap"]),
+            ep_comm_overlap=flag("ep_comm_overlap", config["ep_comm_overlap"]),
             vpp=None if config["vpp"] is None else count("vpp", config["vpp"]),
             microbatches=count("microbatches", microbatches, most=2**MICROBATCH_BITS),
             microbatch_size=microbatch_size,

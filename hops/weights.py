@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hops.cluster import Cluster
-from hops.collectives import groups
+from hops.collectives import Beside, groups
 from hops.costs import Costs
 from hops.data_parallel import DataParallel
 from hops.efficiency import Efficiency
@@ -143,7 +143,9 @@ def weights(asked: Question) -> Weights:
 def _costs(cluster: Cluster, asked: Question) -> dict[Gpu, Costs]:
     """Costs by type of GPU, the first GPU's first; all types have the layers on the same stages, as that one balances them."""
     layout, model = asked.layout, asked.model
-    shared = tuple(groups(cluster, layout, rank) for rank in range(layout.pp))
+    slowdown = asked.slowdown
+    beside = Beside(slowdown.tp if layout.tp_comm_overlap else None, slowdown.ep if layout.ep_comm_overlap else None)
+    shared = tuple(groups(cluster, layout, rank)._replace(beside=beside) for rank in range(layout.pp))
     found: dict[Gpu, Costs] = {}
     types = dict.fromkeys(kind.gpu for kind, _ in cluster.nodes)
     for gpu in (cluster.gpu, *(each for each in types if each != cluster.gpu)):

@@ -29,6 +29,8 @@ CONFIG = {
     "cp_comm": "p2p",
     "cp_balance": "zigzag",
     "ep_coupling": "lockstep",
+    "tp_comm_overlap": False,
+    "ep_comm_overlap": False,
     "ep": 1,
     "etp": None,
     "microbatches": 8,

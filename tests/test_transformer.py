@@ -7,7 +7,7 @@ from test_costs import GPT, line, preset, weights
 
 from hops.blocks import Split
 from hops.checks import Infeasible
-from hops.collectives import Context, Crowd, Groups, Ring, Wires
+from hops.collectives import Beside, Context, Crowd, Groups, Ring, Wires
 from hops.efficiency import Efficiency
 from hops.hardware import GPUS
 from hops.layers import LAUNCH
@@ -373,3 +373,29 @@ def test_layout__must_add_up(layout, sentence):
 def test_balanced__is_by_the_law_that_times_the_layers():
     law = Efficiency(0.5, 0.01)  # a core fifty times as slow: the head weighs next to nothing
     assert of(replace(GPT, layout="balanced", layers=16), law=law)[0].partition.endswith("ttL")
+
+
+@pytest.mark.parametrize("bandwidth", [300e9, 5e9])
+def test_overlap__a_pass_takes_the_longer_of_compute_and_exchange(bandwidth):
+    """Of six layers; 5 GB/s make the exchange the longer. At 1.5 a third of the time that both run is lost."""
+    wire = Ring(2, 0.0, bandwidth)
+    groups = Groups(wire, expert_tensor=wire)
+    exchange = LAYERS * 2 * wire.all_reduce(S * H * 2)
+    compute = forward(GPT, groups=groups) - exchange
+    assert (exchange > compute) == (bandwidth == 5e9)
+    assert forward(GPT, groups=groups._replace(beside=Beside(tp=1.0))) == pytest.approx(max(compute, exchange))
+    beside = groups._replace(beside=Beside(tp=1.5))
+    assert forward(GPT, groups=beside) == pytest.approx(max(compute + min(exchange, 1.5 * compute) / 3, exchange))
+    costs, stage = of(GPT, groups=beside)
+    assert costs.tensor_communication[stage] <= 2 * exchange
+    assert (costs.tensor_communication[stage] > 0) == (bandwidth == 5e9)
+
+
+def test_overlap__of_experts_leaves_those_of_tensors_alone():
+    groups = experts(4, bandwidth=1e10)
+    alone, beside = (of(MIXTURE, groups=each)[0] for each in (groups, groups._replace(beside=Beside(ep=1.0))))
+    assert beside.forward[3] < alone.forward[3]
+    assert beside.forward[3] >= alone.forward[3] - alone.expert_communication[3] / 2 * 1.0001
+    assert beside.tensor_communication == alone.tensor_communication
+    unused = of(MIXTURE, groups=groups._replace(beside=Beside(tp=2.0)))[0]
+    assert unused.forward == alone.forward
