@@ -182,7 +182,8 @@ def _sampled(cases: list[Case], n_draws: int, tile: int, team: Team, keep_draws:
 def _by_events(case: Case, graph: Graph, cell: Work, law: NDArray[np.int64], tables: Floats, first: int, *results: NDArray[Any]) -> None:
     """Evaluate draws of one cell whose messages share links, in the event loop."""
     indptr, pred = joint(graph, case.n_lanes)
-    links = meeting(graph, case.weights.sent, case.weights.costs.n_stages)
+    costs = case.weights.costs
+    links = meeting(graph, case.weights.sent, costs.n_stages, costs.p2p_bytes)
     found = tuple(np.ascontiguousarray(each) for each in results)
     evaluate_contended(graph, indptr, pred, links, case.scenario.contention == "fair", cell, law, tables, first, *found)
     for given, made in zip(results, found, strict=True):

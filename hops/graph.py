@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hops.data_parallel import MOST_UNSHARDED
+from hops.jit import kernel
 from hops.noise import op_identity
 from hops.programs import KINDS, Op, Program
 
@@ -113,7 +114,7 @@ def lower(program: Program, p2p: str, reduce_each: bool = False, unshard: bool =
         nodes.last[here] = Edge(node, NO_LAG, node)
         if kind == "W" or not 0 <= stage + step < n_stages:
             continue
-        there = program.rank_of(stage + step)
+        there = program.stage_ranks[stage + step]
         if there != here:  # on the same rank the order of the rank says it all
             message = nodes.last[here]
             if p2p == "latency":
@@ -156,7 +157,8 @@ def finish_graph(
     reduce_each: bool,
 ) -> Graph:
     """Add to nodes in topological order what follows from their order: first and last ops, rows of finish times and factors."""
-    slot, n_slots = _reuse(indptr.tolist(), pred.tolist(), origin.tolist())
+    slot = np.empty(rank.size, np.int32)
+    n_slots = reuse(indptr, pred, origin, slot)
     factor, fresh = _factors(rank.tolist(), work.tolist(), identity.tolist())
     first, last = np.zeros(rank.size, bool), np.zeros(rank.size, bool)
     for r in range(n_ranks):
@@ -178,7 +180,7 @@ def finish_graph(
         last=last,
         opens=np.where(opens >= 0, opening[opens], np.int32(-1)),
         milestone=milestone,
-        slot=np.array(slot, np.int32),
+        slot=slot,
         indptr=indptr,
         pred=pred,
         lag=lag,
@@ -254,26 +256,38 @@ def _marks(rank: Ints, stage: Ints, chosen: NDArray[np.int64], n_ranks: int) -> 
     return number, stage[ordered], np.searchsorted(rank[ordered], np.arange(n_ranks + 1)).astype(np.int32)
 
 
-def _reuse(indptr: list[int], pred: list[int], origin: list[int]) -> tuple[list[int], int]:
-    """Give each node a row for its finish time; rows whose last reader has run serve again, so the live ones fit the cache."""
-    n = len(indptr) - 1
-    last_reader = list(range(n))
+@kernel
+def reuse(indptr, pred, origin, slot):  # type: ignore[no-untyped-def]
+    """Give each node a row ``slot`` (o,) for its finish time; returns how many there are.
+
+    Rows whose last reader has run serve again, so the live ones fit the cache.
+    """
+    n = slot.size
+    last_reader = np.arange(n)
     for node in range(n):
         for edge in range(indptr[node], indptr[node + 1]):
             last_reader[pred[edge]] = last_reader[origin[edge]] = node
-    leaving: list[list[int]] = [[] for _ in range(n)]
-    for node, reader in enumerate(last_reader):
-        leaving[reader].append(node)
-    slot, free, n_slots = [0] * n, list[int](), 0
+    leaves, following = np.full(n, -1), np.full(n, -1)  # the first of those that node is the last reader of, and the next of each
+    for node in range(n - 1, -1, -1):
+        following[node], leaves[last_reader[node]] = leaves[last_reader[node]], node
+    free, n_free, n_slots = np.empty(n, np.int32), 0, 0
     for node in range(n):
-        free.extend(slot[gone] for gone in leaving[node] if gone != node)
-        if free:
-            slot[node] = free.pop()
+        gone = leaves[node]
+        while gone >= 0:
+            if gone != node:
+                free[n_free] = slot[gone]
+                n_free += 1
+            gone = following[gone]
+        if n_free:
+            n_free -= 1
+            slot[node] = free[n_free]
         else:
-            slot[node], n_slots = n_slots, n_slots + 1
+            slot[node] = n_slots
+            n_slots += 1
         if last_reader[node] == node:
-            free.append(slot[node])
-    return slot, n_slots
+            free[n_free] = slot[node]
+            n_free += 1
+    return n_slots
 
 
 def _factors(rank: list[int], work: list[int], identity: list[int]) -> tuple[list[int], list[bool]]:

@@ -7,11 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hops.checks import Infeasible
-from hops.cluster import PATH_CLASSES, Cluster
+from hops.cluster import Cluster
 from hops.collectives import ALONE, Ring, ring
 from hops.costs import Costs
 from hops.data_parallel import DataParallel, Exchange, exchange
 from hops.layout import Layout
+from hops.paths import PATH_CLASSES
 
 
 class Lane(NamedTuple):
@@ -75,7 +76,7 @@ def stage_exchanges(
             shard, replicate = groups[kind, rank]
             pieces = data_parallel.buckets(parameters[stage], shard.n * replicate.n)
             total, n = total + exchange(parameters[stage], pieces, cluster.device(layout.gpu(rank)), shard, replicate), n + pieces
-            narrowest = min(narrowest, shard, replicate, key=lambda each: each.bandwidth)
+            narrowest = min(narrowest, shard, replicate, key=lambda each: each.rate)
         found.append(total)
         n_buckets.append(n)
         rings.append(PATH_CLASSES.index(narrowest.path_class))

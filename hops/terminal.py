@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from hops.cluster import Path
 from hops.distributions import TERMS
 from hops.memory import Memory
 from hops.metrics import quantile_interval
+from hops.paths import Path
 from hops.simulation import Case
 
 WIDTH = 100
@@ -116,7 +116,7 @@ def _slowest(paths: Sequence[Path], size: float) -> str:
     """The path between neighbouring stages on which a message of ``size`` bytes takes longest."""
 
     def duration(path: Path) -> float:
-        return path.latency + size / path.bandwidth
+        return path.latency + path.seconds(size)
 
     slowest = max(paths, key=duration)
     return f"slowest path between stages: {slowest}; a message of {size / 1e6:.4g} MB takes {seconds(duration(slowest))}"

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hops.cluster import Cluster, Gpu
+from hops.cluster import Cluster
 from hops.collectives import Beside, groups
 from hops.costs import Costs
 from hops.data_parallel import DataParallel
@@ -20,8 +20,10 @@ from hops.layout import Layout
 from hops.memory import offloaded
 from hops.messages import Message, messages
 from hops.models import Model, stage_costs
+from hops.nodes import Gpu
 from hops.overheads import Host, Slowdown, dilated
 from hops.programs import KINDS
+from hops.replicas import alike
 from hops.sections import Choice
 from hops.topologies import TOPOLOGIES
 from hops.transformer import Transformer
@@ -87,19 +89,23 @@ def weights(asked: Question) -> Weights:
     np.add.at(update, list(stage_ranks), [each.update * TICKS for each in exchanges])
     unshard, gather = (gather * n_buckets, np.zeros(n_stages)) if data_parallel.unshards else (np.zeros(n_stages), gather)
 
-    sent = [[messages(cluster, layout, stage_ranks, replica) for replica in lane.replicas] for lane in together]
+    like = alike(cluster, layout)
+    transfers = {each: _transfers(messages(cluster, layout, stage_ranks, each), costs.p2p_bytes, n_stages, asked.p2p) for each in set(like)}
     computed = _compute(cluster, layout, by_type, stage_ranks, together)
     variants: dict[bytes, tuple[int, Floats, Ints, Ints]] = {}
+    known: dict[tuple[bytes, tuple[int, ...]], int] = {}
     variant = []
-    for compute, lane in zip(computed, sent, strict=True):
-        made = [_transfers(each, costs.p2p_bytes, n_stages, asked.p2p) for each in lane]
-        transfer, lag, link = (np.max(each, axis=0) for each in zip(*made, strict=True))
-        work = np.concatenate([compute, transfer, unshard])
-        if asked.p2p in ("channel", "rendezvous"):
-            _slow_beside_messages(work, n_stages, asked.slowdown.p2p)
-        link[unshard_lag(n_stages, 0) :] = rings
-        key = work.tobytes() + lag.tobytes() + link.tobytes()
-        variant.append(variants.setdefault(key, (len(variants), work, lag, link))[0])
+    for compute, lane in zip(computed, together, strict=True):
+        parts = compute.tobytes(), tuple(dict.fromkeys(like[replica] for replica in lane.replicas))
+        if parts not in known:
+            transfer, lag, link = (np.max(each, axis=0) for each in zip(*(transfers[each] for each in parts[1]), strict=True))
+            work = np.concatenate([compute, transfer, unshard])
+            if asked.p2p in ("channel", "rendezvous"):
+                _slow_beside_messages(work, n_stages, asked.slowdown.p2p)
+            link[unshard_lag(n_stages, 0) :] = rings
+            key = work.tobytes() + lag.tobytes() + link.tobytes()
+            known[parts] = variants.setdefault(key, (len(variants), work, lag, link))[0]
+        variant.append(known[parts])
     works, lags, links = (np.stack([each[i] for each in variants.values()]) for i in (1, 2, 3))
 
     n_layers = costs.layers or (1,) * n_stages
@@ -123,7 +129,10 @@ def weights(asked: Question) -> Weights:
         slow=_slow_beside_exchange(computed[0], reduce * n_buckets, gather * n_buckets, data_parallel, asked.slowdown.dp),
         update=np.floor(update + 0.5).astype(np.int64),
         overlap=np.array([data_parallel.overlap_grad_reduce, data_parallel.overlap_param_gather]),
-        sent=tuple(tuple(lane[0]) for lane in (sent if asked.contention in DISCIPLINES else sent[:1])),
+        sent=tuple(
+            tuple(messages(cluster, layout, stage_ranks, lane.replicas[0]))
+            for lane in (together if asked.contention in DISCIPLINES else together[:1])
+        ),
     )
     for array in found:
         if isinstance(array, np.ndarray):

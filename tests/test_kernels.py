@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hops import kernels
-from hops.cluster import PATH_CLASSES
 from hops.distributions import LAWS, TERMS
 from hops.executor import Executor, Team, evaluate
 from hops.metrics import rank_metrics
+from hops.paths import PATH_CLASSES
 from hops.scenario import Scenario
 from hops.schedules import SCHEDULES
 from hops.simulation import prepare
