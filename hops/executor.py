@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from hops import kernels
 from hops.checks import count, no_such
-from hops.contended import evaluate_contended
+from hops.contended import Joint, evaluate_contended
 from hops.contention import joint, meeting
 from hops.distributions import TERMS
 from hops.graph import Graph
@@ -181,12 +181,16 @@ def _sampled(cases: list[Case], n_draws: int, tile: int, team: Team, keep_draws:
 
 def _by_events(case: Case, graph: Graph, cell: Work, law: NDArray[np.int64], tables: Floats, first: int, *results: NDArray[Any]) -> None:
     """Evaluate draws of one cell whose messages share links, in the event loop."""
-    indptr, pred = joint(graph, case.n_lanes)
-    links = meeting(graph, case.weights.sent, case.weights.costs.n_stages)
     found = tuple(np.ascontiguousarray(each) for each in results)
-    evaluate_contended(graph, indptr, pred, links, case.scenario.contention == "fair", cell, law, tables, first, *found)
+    evaluate_contended(graph, side_by_side(case, graph), cell, law, tables, first, *found)
     for given, made in zip(results, found, strict=True):
         given[...] = made
+
+
+def side_by_side(case: Case, graph: Graph) -> Joint:
+    """The replicas of a case whose messages share links, for the event loop."""
+    links = meeting(graph, case.weights.sent, case.weights.costs.n_stages)
+    return Joint(*joint(graph, case.n_lanes), links, case.scenario.contention == "fair")
 
 
 def _plain(cases: list[Case], team: Team, keep_draws: bool) -> Ticks:

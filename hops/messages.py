@@ -1,4 +1,7 @@
-"""Messages between stages: which links each crosses, and how long it takes alone. All GPUs of a rank send at the same time."""
+"""Messages between stages: which links each crosses, and how long it takes alone.
+
+All GPUs of a rank send at the same time, and so do replicas that go in lock-step.
+"""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -15,7 +18,7 @@ class Message(NamedTuple):
 
     stage: int
     backward: bool
-    paths: tuple[Path, ...]  # of every GPU of the rank
+    paths: tuple[Path, ...]  # of every GPU of the rank, in all replicas of the lane
     links: Counter[Link]  # how many of them cross it
 
     @property
@@ -29,19 +32,19 @@ class Message(NamedTuple):
         return max(PATH_CLASSES.index(path.path_class) for path in self.paths)
 
     def seconds(self, size: float) -> float:
-        """Time on the wire for ``size`` bytes a GPU; GPUs of the rank that cross one link share it evenly."""
+        """Time on the wire for ``size`` bytes a GPU; GPUs that cross one link share it evenly."""
         narrowest = min(path.bandwidth for path in self.paths)
         return max([size / narrowest, *(n * size / link.bandwidth for link, n in self.links.items())])
 
 
-def messages(cluster: Cluster, layout: Layout, stage_ranks: Sequence[int], replica: int) -> list[Message]:
-    """All messages of a replica that go from rank to rank, in the order of stages; forward first."""
+def messages(cluster: Cluster, layout: Layout, stage_ranks: Sequence[int], replicas: Sequence[int]) -> list[Message]:
+    """All messages from rank to rank of replicas that go in lock-step, in the order of stages; forward first."""
     found = []
     for stage, here in enumerate(stage_ranks):
         for backward, neighbour in ((False, stage + 1), (True, stage - 1)):
             if 0 <= neighbour < len(stage_ranks) and stage_ranks[neighbour] != here:
-                pairs = zip(layout.gpus(here, replica), layout.gpus(stage_ranks[neighbour], replica), strict=True)
-                paths = tuple(cluster.between(a, b) for a, b in pairs)
+                ends = [(layout.gpus(here, replica), layout.gpus(stage_ranks[neighbour], replica)) for replica in replicas]
+                paths = tuple(cluster.between(a, b) for each in ends for a, b in zip(*each, strict=True))
                 found.append(Message(stage, backward, paths, Counter(link for path in paths for link in path.links)))
     return found
 

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from hops import kernels
 from hops.checks import count
-from hops.executor import law_rows, stacked
+from hops.contended import trace_contended
+from hops.executor import law_rows, side_by_side, stacked
 from hops.graph import Graph, unshard_index
 from hops.plots import Message
 from hops.simulation import Case
@@ -96,7 +97,10 @@ def node_ticks(case: Case, draw: int, graph: Graph | None = None) -> Trace:
     reductions = (graph.reduced.size, n_buckets)
     sizes = (n_nodes, n_nodes, cells.lag.shape[2], reductions, reductions, (graph.opening.size, n_buckets))
     found = Trace(*(np.zeros(size, np.int64) for size in sizes))
-    kernels.trace(graph, cells, law, tables, draw, *found)
+    if case.by_events:
+        trace_contended(graph, side_by_side(case, graph), cells, law, tables, draw, *found)
+    else:
+        kernels.trace(graph, cells, law, tables, draw, *found)
     return found
 
 

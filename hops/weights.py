@@ -18,7 +18,7 @@ from hops.graph import lag_index, transfer_index, unshard_lag, work_index
 from hops.lanes import Lane, lanes, stage_exchanges
 from hops.layout import Layout
 from hops.memory import offloaded
-from hops.messages import Message, messages
+from hops.messages import Message, messages, shared
 from hops.models import Model, stage_costs
 from hops.overheads import Host, Slowdown, dilated
 from hops.programs import KINDS
@@ -69,6 +69,7 @@ class Weights(NamedTuple):
     update: Ints  # (ranks,) ticks of the optimizer, and of what else ends an iteration
     overlap: NDArray[np.bool_]  # (2,) gradients are reduced when ready; weights gathered before a stage's first forward
     sent: tuple[tuple[Message, ...], ...]  # messages of every lane, or of the first where the event loop is not asked
+    meet: tuple[bool, bool]  # whether messages of the first lane share links, and of any lanes; empty ones never do
 
 
 @lru_cache(maxsize=4096, typed=True)
@@ -87,13 +88,12 @@ def weights(asked: Question) -> Weights:
     np.add.at(update, list(stage_ranks), [each.update * TICKS for each in exchanges])
     unshard, gather = (gather * n_buckets, np.zeros(n_stages)) if data_parallel.unshards else (np.zeros(n_stages), gather)
 
-    sent = [[messages(cluster, layout, stage_ranks, replica) for replica in lane.replicas] for lane in together]
+    sent = [tuple(messages(cluster, layout, stage_ranks, lane.replicas)) for lane in together]
     computed = _compute(cluster, layout, by_type, stage_ranks, together)
-    variants: dict[bytes, tuple[int, Floats, Ints, Ints]] = {}
+    variants: dict[bytes, tuple[int, Floats, Floats, Ints]] = {}
     variant = []
-    for compute, lane in zip(computed, sent, strict=True):
-        made = [_transfers(each, costs.p2p_bytes, n_stages, asked.p2p) for each in lane]
-        transfer, lag, link = (np.max(each, axis=0) for each in zip(*made, strict=True))
+    for compute, each in zip(computed, sent, strict=True):
+        transfer, lag, link = _transfers(each, costs.p2p_bytes, n_stages, asked.p2p)
         work = np.concatenate([compute, transfer, unshard])
         if asked.p2p in ("channel", "rendezvous"):
             _slow_beside_messages(work, n_stages, asked.slowdown.p2p)
@@ -123,7 +123,8 @@ def weights(asked: Question) -> Weights:
         slow=_slow_beside_exchange(computed[0], reduce * n_buckets, gather * n_buckets, data_parallel, asked.slowdown.dp),
         update=np.floor(update + 0.5).astype(np.int64),
         overlap=np.array([data_parallel.overlap_grad_reduce, data_parallel.overlap_param_gather]),
-        sent=tuple(tuple(lane[0]) for lane in (sent if asked.contention in DISCIPLINES else sent[:1])),
+        sent=tuple(sent if asked.contention in DISCIPLINES else sent[:1]),
+        meet=(_meet(costs, sent[:1]), _meet(costs, sent)),
     )
     for array in found:
         if isinstance(array, np.ndarray):
@@ -174,8 +175,12 @@ def _peak_flops(cluster: Cluster, layout: Layout, mixed: bool) -> float:
     return sum(cluster.device(gpu).peak_flops for gpu in range(layout.n_gpus))
 
 
+def _meet(costs: Costs, sent: Sequence[Sequence[Message]]) -> bool:
+    return costs.p2p_bytes > 0 and bool(shared([message for lane in sent for message in lane]))
+
+
 def _transfers(sent: Sequence[Message], size: float, n_stages: int, p2p: str) -> tuple[Floats, Floats, Ints]:
-    """Of every message of a replica the occupation of its channel (2 s,) [ticks]; and as (1 + 3 s,) its delay [ticks] and link class."""
+    """Of every message of a lane the occupation of its channel (2 s,) [ticks]; and as (1 + 3 s,) its delay [ticks] and link class."""
     occupied, lag, link = np.zeros(2 * n_stages), np.zeros(1 + 3 * n_stages), np.zeros(1 + 3 * n_stages, np.int64)
     for message in sent:
         time = message.seconds(size) * TICKS
