@@ -10,14 +10,11 @@ from numpy.typing import NDArray
 
 from hops.events import run_events
 from hops.jit import kernel
-from hops.kernels import add_metrics, add_replica, begin_replicas, most_buckets, show_exchanges
+from hops.kernels import add_metrics, add_replica, begin_replicas
 from hops.links import Links
 from hops.noise import LANES
 from hops.synchronization import release, synchronize
 from hops.window import GATHER, REDUCE, draw_links, run_window
-from hops.workspace import workspace
-
-MOST_TIMES = 1 << 22  # nodes of all replicas times draws that are held at once: 128 MB and edges; more draws take turns
 
 
 class Joint(NamedTuple):
@@ -41,18 +38,10 @@ class Times(NamedTuple):
     order: NDArray[np.int64]  # (a,)
 
 
-@kernel
-def make_times(width, n_all, n_edges):  # type: ignore[no-untyped-def]
+def make_times(width: int, n_all: int, n_edges: int) -> Times:
     """Allocate `Times` for ``width`` draws at once."""
-    return Times(
-        np.empty((width, n_all), np.int64),
-        np.empty((width, n_all), np.int64),
-        np.empty((width, n_all), np.int64),
-        np.empty((width, n_edges), np.int64),
-        np.empty(n_all, np.int64),
-        np.empty(n_all, np.int64),
-        np.empty(n_all, np.int64),
-    )
+    sizes: tuple[tuple[int, ...], ...] = ((width, n_all),) * 3 + ((width, n_edges),) + ((n_all,),) * 3
+    return Times(*(np.empty(size, np.int64) for size in sizes))
 
 
 @kernel
@@ -62,7 +51,7 @@ def run_contended(graph, slot, joint, cells, law, tables, window, lo, hi, times,
     draw_links(graph, cells.seed[0], law, tables, window, lo, hi, space)
     if cells.overlap[0, GATHER]:
         release(graph, cells, 0, law, n, space)
-    for replica in range(cells.n_replicas[0]):
+    for replica in range(cells.n_replicas[0] - 1, -1, -1):  # so that the lags in ``space`` are those of the first, as in a trace
         run_window(graph, slot, cells, 0, law, tables, replica, window, lo, hi, space)
         for node in range(n_nodes):
             at = replica * n_nodes + node
@@ -84,36 +73,21 @@ def run_contended(graph, slot, joint, cells, law, tables, window, lo, hi, times,
 
 
 @kernel
-def evaluate_contended(graph, joint, cells, law, tables, first_draw, per_draw, moments, per_rank):  # type: ignore[no-untyped-def]
-    """Evaluate the one cell of ``cells`` (`Work`), whose replicas are a `Joint`; the rest as in `evaluate`."""
-    n_nodes, n_draws, n_replicas = graph.rank.size, per_draw.shape[2], cells.n_replicas[0]
-    space, slot = workspace(graph, n_nodes, n_nodes, most_buckets(cells)), np.arange(n_nodes)
-    width = max(1, min(LANES, MOST_TIMES // (n_nodes * n_replicas)))
-    times = make_times(width, n_nodes * n_replicas, joint.pred.size)
+def evaluate_contended(graph, joint, cells, law, tables, first_draw, times, space, per_draw, moments, per_rank):  # type: ignore[no-untyped-def]
+    """Evaluate the one cell of ``cells`` (`Work`), whose replicas are a `Joint`; the rest as in `evaluate`.
+
+    As many draws at once as ``times`` has room for; ``space`` has a row for every node. What one draw left in them is a trace.
+    """
+    n_draws, slot = per_draw.shape[2], np.arange(graph.rank.size)
     for window in range(first_draw // LANES, (first_draw + n_draws - 1) // LANES + 1):
         begin = max(first_draw - window * LANES, 0)
         end = min(first_draw + n_draws - window * LANES, LANES)
-        for lo in range(begin, end, width):
-            hi = min(lo + width, end)
+        for lo in range(begin, end, times.ticks.shape[0]):
+            hi = min(lo + times.ticks.shape[0], end)
             run_contended(graph, slot, joint, cells, law[0], tables, window, lo, hi, times, space)
             synchronize(graph, cells, 0, law[0], hi - lo, space)
-            add_metrics(0, graph.n_ranks, n_replicas, hi - lo, window * LANES + lo - first_draw, space, per_draw, moments, per_rank)
-
-
-@kernel
-def trace_contended(graph, joint, cells, law, tables, draw, start, finish, lags, reducing, reduced, released):  # type: ignore[no-untyped-def]
-    """One draw of the one cell of ``cells``, as `trace` shows it."""
-    n_nodes = graph.rank.size
-    space, slot = workspace(graph, n_nodes, n_nodes, reduced.shape[1]), np.arange(n_nodes)
-    times = make_times(1, n_nodes * cells.n_replicas[0], joint.pred.size)
-    window, lane = draw // LANES, draw % LANES
-    run_contended(graph, slot, joint, cells, law[0], tables, window, lane, lane + 1, times, space)
-    synchronize(graph, cells, 0, law[0], 1, space)
-    show_exchanges(space, reducing, reduced, released)
-    run_window(graph, slot, cells, 0, law[0], tables, 0, window, lane, lane + 1, space)
-    lags[:] = space.lag[:, 0]
-    for node in range(n_nodes):
-        start[node], finish[node] = times.start[node], times.finish[node]
+            at = window * LANES + lo - first_draw
+            add_metrics(0, graph.n_ranks, cells.n_replicas[0], hi - lo, at, space, per_draw, moments, per_rank)
 
 
 @kernel

@@ -144,22 +144,11 @@ def trace(graph, cells, law, tables, draw, start, finish, lags, reducing, reduce
     And of all replicas starts and ends of the reductions (milestones, buckets) and ends of the gatherings of weights (stages,
     buckets). All in ticks; the same window as in `evaluate`, with a row for every node.
     """
-    n_nodes = graph.rank.size
-    space = workspace(graph, n_nodes, n_nodes, reduced.shape[1])
+    n_nodes, n_buckets = graph.rank.size, reduced.shape[1]
+    space = workspace(graph, n_nodes, n_nodes, n_buckets)
     window, lane, slot = draw // LANES, draw % LANES, np.arange(n_nodes)
     run_replicas(graph, slot, cells, 0, law[0], tables, window, lane, lane + 1, space)
     synchronize(graph, cells, 0, law[0], 1, space)
-    show_exchanges(space, reducing, reduced, released)
-    run_window(graph, slot, cells, 0, law[0], tables, 0, window, lane, lane + 1, space)
-    lags[:] = space.lag[:, 0]
-    for node in range(n_nodes):
-        start[node], finish[node] = space.begun[node, 0], space.finish[node, 0]
-
-
-@kernel
-def show_exchanges(space, reducing, reduced, released):  # type: ignore[no-untyped-def]
-    """Take from lane 0 of ``space`` when what replicas exchange begins and ends."""
-    n_buckets = reduced.shape[1]
     for i in range(reduced.shape[0]):
         for part in range(n_buckets):
             reducing[i, part] = space.ready[i * n_buckets + part, 0]
@@ -167,3 +156,8 @@ def show_exchanges(space, reducing, reduced, released):  # type: ignore[no-untyp
     for i in range(released.shape[0]):
         for part in range(n_buckets):
             released[i, part] = space.released[i * n_buckets + part, 0]
+    run_window(graph, slot, cells, 0, law[0], tables, 0, window, lane, lane + 1, space)
+    for i in range(lags.size):
+        lags[i] = space.lag[i, 0]
+    for node in range(n_nodes):
+        start[node], finish[node] = space.begun[node, 0], space.finish[node, 0]

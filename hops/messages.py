@@ -18,6 +18,7 @@ class Message(NamedTuple):
 
     stage: int
     backward: bool
+    ranks: tuple[int, int]  # from, to
     paths: tuple[Path, ...]  # of every GPU of the rank, in all replicas of the lane
     links: Counter[Link]  # how many of them cross it
 
@@ -45,11 +46,14 @@ def messages(cluster: Cluster, layout: Layout, stage_ranks: Sequence[int], repli
             if 0 <= neighbour < len(stage_ranks) and stage_ranks[neighbour] != here:
                 ends = [(layout.gpus(here, replica), layout.gpus(stage_ranks[neighbour], replica)) for replica in replicas]
                 paths = tuple(cluster.between(a, b) for each in ends for a, b in zip(*each, strict=True))
-                found.append(Message(stage, backward, paths, Counter(link for path in paths for link in path.links)))
+                found.append(
+                    Message(stage, backward, (here, stage_ranks[neighbour]), paths, Counter(link for path in paths for link in path.links))
+                )
     return found
 
 
-def shared(sent: Sequence[Message]) -> set[Link]:
-    """Links that more than one of the messages crosses."""
-    uses = Counter(link for message in sent for link in message.links)
+def shared(sent: Sequence[Sequence[Message]]) -> set[Link]:
+    """Links on which messages of lanes can meet: those from one rank to another follow each other anyway."""
+    users = {(link, lane, message.ranks) for lane, each in enumerate(sent) for message in each for link in message.links}
+    uses = Counter(link for link, *_ in users)
     return {link for link, n in uses.items() if n > 1}

@@ -176,7 +176,7 @@ def _peak_flops(cluster: Cluster, layout: Layout, mixed: bool) -> float:
 
 
 def _meet(costs: Costs, sent: Sequence[Sequence[Message]]) -> bool:
-    return costs.p2p_bytes > 0 and bool(shared([message for lane in sent for message in lane]))
+    return costs.p2p_bytes > 0 and bool(shared(sent))
 
 
 def _transfers(sent: Sequence[Message], size: float, n_stages: int, p2p: str) -> tuple[Floats, Floats, Ints]:
