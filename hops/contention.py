@@ -78,7 +78,8 @@ def planned(graph: Graph, work: NDArray[np.float64], lag: NDArray[np.int64], lin
     links, unless other edges say so already; without ``everywhere`` only where it waits in that run too. Nodes are in the
     order in which they begin there. What a transfer waits for a link counts as exposed communication of the op that needs it.
 
-    Without noise this is the event loop, exactly. With noise and ``everywhere`` it is so in draws whose transfers pass every
+    Without noise this is the event loop, exactly, where no op waits for its host or for gathered weights: the plan knows nothing
+    of these. With noise and ``everywhere`` it is so in draws whose transfers pass every
     link in that order. In others a transfer waits for one that is late, as no network would. 1F1B p=8 m=32, a network card
     for four ranks, messages of a tenth of a forward, op cv 0.05 (0.3): makespan off the event loop's by 1.5 % (5.3 %) on
     average; where only those wait that meet, by 0.3 % (1.2 %); with links not shared at all, by 1.1 % (0.3 %).

@@ -1,6 +1,7 @@
 """Lanes: which replicas have noise of their own, which go in lock-step, and what those that hold the same weights exchange."""
 
 from collections.abc import Sequence
+from math import lcm
 from typing import NamedTuple
 
 import numpy as np
@@ -34,7 +35,7 @@ def lanes(layout: Layout, data_parallel: DataParallel) -> list[Lane]:
     n = shard_size(layout, data_parallel) if data_parallel.unshards else 1
     if layout.ep_coupling == "lockstep":
         wanted = -(-layout.ep * layout.n_expert_shards // (layout.tp * layout.cp))
-        n = max(n, next(size for size in range(wanted, layout.dp + 1) if layout.dp % size == 0))
+        n = lcm(n, next(size for size in range(wanted, layout.dp + 1) if layout.dp % size == 0))  # groups that overlap are one
     return [Lane(tuple(range(at, at + n))) for at in range(0, layout.dp, n)]
 
 

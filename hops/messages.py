@@ -1,4 +1,7 @@
-"""Messages between stages: which links each crosses, and how long it takes alone. All GPUs of a rank send at the same time."""
+"""Messages between stages: which links each crosses, and how long it takes alone.
+
+All GPUs of a rank send at the same time, and so do replicas that go in lock-step.
+"""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -18,7 +21,8 @@ class Message:
 
     stage: int
     backward: bool
-    paths: tuple[Path, ...]  # of every GPU of the rank
+    ranks: tuple[int, int]  # from, to
+    paths: tuple[Path, ...]  # of every GPU of the rank, in all replicas of the lane
 
     @cached_property
     def links(self) -> Counter[Link]:
@@ -36,7 +40,7 @@ class Message:
         return max(PATH_CLASSES.index(route.path_class) for route in self._routes)
 
     def seconds(self, size: float) -> float:
-        """Time on the wire for ``size`` bytes a GPU; GPUs of the rank that cross one link share it evenly."""
+        """Time on the wire for ``size`` bytes a GPU; GPUs that cross one link share it evenly."""
         alone = [route.seconds(size) for route in self._routes]
         crowded = Counter(link for path in self.paths if path.route.crowded for link in path.links_on(path.route.crowded))
         return max([*alone, *(link.seconds(n * size) for link, n in crowded.items() if n > 1)])
@@ -51,9 +55,9 @@ class Message:
         return unique_routes(self.paths)
 
 
-def messages(cluster: Cluster, layout: Layout, stage_ranks: Sequence[int], replica: int) -> list[Message]:
-    """All messages of a replica that go from rank to rank, in the order of stages; forward first."""
-    gpus = {rank: layout.gpus(rank, replica) for rank in stage_ranks}
+def messages(cluster: Cluster, layout: Layout, stage_ranks: Sequence[int], replicas: Sequence[int]) -> list[Message]:
+    """All messages from rank to rank of replicas that go in lock-step, in the order of stages; forward first."""
+    gpus = {rank: [gpu for replica in replicas for gpu in layout.gpus(rank, replica)] for rank in stage_ranks}
     paths: dict[tuple[int, int], tuple[Path, ...]] = {}
     found = []
     for stage, here in enumerate(stage_ranks):
@@ -62,11 +66,12 @@ def messages(cluster: Cluster, layout: Layout, stage_ranks: Sequence[int], repli
                 ends = here, stage_ranks[neighbour]
                 if ends not in paths:
                     paths[ends] = tuple(cluster.between(a, b) for a, b in zip(gpus[ends[0]], gpus[ends[1]], strict=True))
-                found.append(Message(stage, backward, paths[ends]))
+                found.append(Message(stage, backward, ends, paths[ends]))
     return found
 
 
-def shared(sent: Sequence[Message]) -> set[Link]:
-    """Links that more than one of the messages crosses."""
-    uses = Counter(link for message in sent for link in message.links)
+def shared(sent: Sequence[Sequence[Message]]) -> set[Link]:
+    """Links on which messages of lanes can meet: those from one rank to another follow each other anyway."""
+    users = {(link, lane, message.ranks) for lane, each in enumerate(sent) for message in each for link in message.links}
+    uses = Counter(link for link, *_ in users)
     return {link for link, n in uses.items() if n > 1}

@@ -49,7 +49,7 @@ def cell_report(cell: xr.Dataset, case: Case, notes: Sequence[str] = ()) -> str:
         sizes += f", tp={s.tp}, dp={s.dp}{besides}: {s.layout.n_gpus} GPUs"
     lines = [
         f"{s.schedule.name} on {cluster.name} ({cluster.gpu.name}): {s.pp} ranks, {costs.n_stages} stages, {sizes}",
-        f"  {n_ops} ops, {graph.rank.size - n_ops} transfers, p2p={s.p2p}",
+        f"  {n_ops} ops, {graph.rank.size - n_ops} transfers, p2p={s.p2p}{_contention(case)}",
         f"  {law}",
         *(f"  {note}" for note in notes),
         "",
@@ -85,6 +85,16 @@ def _memory(memory: Sequence[Memory], room: Sequence[float]) -> str:
     parts = ", ".join(f"{name} {value / 1e9:.3g}" for name, value in memory[tight]._asdict().items() if value)
     verdict = "fits" if left[tight] >= 0 else "DOES NOT FIT"
     return f"memory                  {verdict}: {memory[tight].total / 1e9:.4g} of {room[tight] / 1e9:g} GB on rank {tight} ({parts})"
+
+
+def _contention(case: Case) -> str:
+    """What becomes of messages that meet on links, where that matters or was asked."""
+    asked, found = case.scenario.contention, case.contention
+    if found == "ignored":
+        return f"; messages meet on links, which is ignored (contention={asked})"
+    if asked == "none":
+        return ""
+    return f", contention={asked}" + (" (no messages meet)" if found == "none" else "")
 
 
 def _told(params: Sequence[tuple[str, Any]]) -> Iterator[str]:
