@@ -1,14 +1,13 @@
 """Megatron-LM: its arguments and what it derives from them (megatron/training/arguments.py, read in public at commit 000c4ac)."""
 
-import ast
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from hops.bridges import CAUSAL, Found, Key, choice, layout_of, on, read_table, size, whole
+from hops.bridges import CAUSAL, Found, Key, choice, on, read_table, size, whole
+from hops.bridges.megatron_layers import dense_layers, number, stages
 from hops.megatron import OTHER_ORDER
-from hops.partition import parse, slices
 
 FLAGS = {
     # layout
@@ -130,21 +129,12 @@ def found_job(framework: str, flags: Mapping[str, str], gpus: int | None, why: s
             values[key] = 1
             notes.append(f"{key}=1")
     _world(values, missing, notes, gpus, why)
-    _stages(flags, values, missing, notes, spell)
+    stages(flags, values, missing, notes, spell)
     _shape(flags, values, missing, notes, unmodelled, spell)
     _experts(flags, values, missing, notes, unmodelled, spell)
     _contexts(flags, values, unmodelled, spell)
     _memory(flags, values, missing, notes, unmodelled, spell)
     return Found(framework, values, notes, ignored, unmodelled, missing)
-
-
-def _number(
-    flags: Mapping[str, str], word: str, missing: dict[str, str], key: str, spell: Any, read: Callable[[str], int] = size
-) -> int | None:
-    values, why = read_table({word: Key(key, read)}, flags, spell)
-    missing.update(why)
-    number: int | None = values.get(key)
-    return number
 
 
 def _world(values: dict[str, Any], missing: Mapping[str, str], notes: list[str], gpus: int | None, why: str) -> None:
@@ -158,58 +148,6 @@ def _world(values: dict[str, Any], missing: Mapping[str, str], notes: list[str],
         notes.append("microbatches=1 (no global batch size)")
 
 
-def _stages(flags: Mapping[str, str], values: dict[str, Any], missing: dict[str, str], notes: list[str], spell: Any) -> None:
-    """Schedule, chunks a rank and layers a stage."""
-    pp, layers = values.get("pp"), values.get("model.layers")
-    each = _number(flags, "num-layers-per-virtual-pipeline-stage", missing, "vpp", spell)
-    if each and pp and layers:
-        extra = sum(f"account-for-{end}-in-pipeline-split" in flags for end in ("embedding", "loss"))
-        if (layers + extra) % (pp * each):
-            raise ValueError(f"{layers + extra} layers are no multiple of {pp} ranks x {each} layers a virtual stage")
-        values["vpp"] = (layers + extra) // (pp * each)
-    elif each:
-        missing.setdefault("vpp", f"{spell('num-layers-per-virtual-pipeline-stage')} needs pp and the layers")
-    layout, mtp = values.pop("model.layout", None), values.get("model.mtp_layers", 0)
-    if layout is not None and pp:
-        parts = parse(layout)
-        if len(parts) % pp:
-            raise ValueError(f"the layout {layout} has {len(parts)} stages, no multiple of {pp} ranks")
-        values |= {"vpp": len(parts) // pp, "model.layout": layout_of(parts)}
-    chunks = values.get("vpp", 1)
-    first, last = (_number(flags, f"decoder-{end}-pipeline-num-layers", missing, "model.layout", spell) for end in ("first", "last"))
-    accounts = [f"account-for-{end}-in-pipeline-split" in flags for end in ("embedding", "loss")]
-    if (first or last or any(accounts)) and pp and layers and layout is None:
-        values["model.layout"] = layout_of(slices(uneven(layers, pp, chunks, first, last, *accounts), mtp))
-    elif pp and layers and layout is None and layers % (pp * chunks):
-        notes.append(f"model.layout=even (Megatron refuses {layers} layers over {pp * chunks} stages)")
-    if values.get("model.layout") == "even":
-        del values["model.layout"]
-    values["schedule"] = "interleaved" if chunks > 1 or "vpp" in missing else "1f1b"
-    if chunks == 1:
-        values.pop("vpp", None)
-        values.pop("schedule.group_size", None)
-
-
-def uneven(layers: int, pp: int, chunks: int, first: int | None, last: int | None, embedding: bool, loss: bool) -> list[int]:
-    """Layers a stage: the first and last rank have as many as asked for, or one less for the table they hold; the others are even."""
-    if embedding or loss:
-        stage, rest = divmod(layers + embedding + loss, pp * chunks)
-        if rest:
-            raise ValueError(f"{layers} layers and {embedding + loss} tables do not divide over {pp} ranks of {chunks} chunks")
-        counts = [stage] * (pp * chunks)
-        counts[0] -= embedding
-        counts[-1] -= loss
-        return counts
-    given = [each for each in (first, last) if each is not None]
-    between, rest = divmod(layers - sum(given), max(pp - len(given), 1))
-    if rest or between < 0 or pp < len(given) or any(each % chunks for each in (*given, between)):
-        raise ValueError(
-            f"{layers} layers with {first} on the first and {last} on the last of {pp} ranks of {chunks} chunks do not come out"
-        )
-    ranks = [first or between, *[between] * (pp - 2), last or between] if pp > 1 else [layers]
-    return [each // chunks for each in ranks] * chunks
-
-
 def _shape(
     flags: Mapping[str, str], values: dict[str, Any], missing: dict[str, str], notes: list[str], unmodelled: list[str], spell: Any
 ) -> None:
@@ -220,7 +158,7 @@ def _shape(
         gated = values["model.gated"]
         values["model.ffn_hidden"] = int(4 * hidden * 2 / 3 / 64) * 64 if gated else 4 * hidden
         notes.append(f"model.ffn_hidden={values['model.ffn_hidden']} ({'8/3, a multiple of 64' if gated else '4'} x hidden)")
-    groups = _number(flags, "num-query-groups", missing, "model.kv_heads", spell)
+    groups = number(flags, "num-query-groups", missing, "model.kv_heads", spell)
     if heads and "model.kv_heads" not in missing:
         values["model.kv_heads"] = (groups or 1) if "group-query-attention" in flags else heads
         if groups not in (None, heads) and "group-query-attention" not in flags:
@@ -234,7 +172,7 @@ def _shape(
             values.pop(key, None)
     if latent and heads:
         values["model.kv_heads"] = heads
-    channels = _number(flags, "kv-channels", missing, "model.head_dim", spell)
+    channels = number(flags, "kv-channels", missing, "model.head_dim", spell)
     if channels and hidden and heads and channels * heads != hidden and not latent:
         values["model.head_dim"] = channels
     _vocabulary(flags, values, missing, notes, spell)
@@ -259,7 +197,7 @@ def _experts(
         values["model.active_experts"] = 2
         notes.append("model.active_experts=2")
     width = values.get("model.moe_ffn_hidden", values.get("model.ffn_hidden"))
-    shared = _number(flags, "moe-shared-expert-intermediate-size", missing, "model.shared_experts", spell, whole)
+    shared = number(flags, "moe-shared-expert-intermediate-size", missing, "model.shared_experts", spell, whole)
     if shared and width:
         values["model.shared_experts"] = -(-shared // width)
         if shared % width:
@@ -267,42 +205,13 @@ def _experts(
             unmodelled.append(f"{word} {shared} (as {values['model.shared_experts']} of {width})")
     if layers:
         read = partial(dense_layers, layers=layers)
-        n_dense = _number(flags, "moe-layer-freq", missing, "model.dense_layers", spell, lambda text: sum(read(text)))
+        n_dense = number(flags, "moe-layer-freq", missing, "model.dense_layers", spell, lambda text: sum(read(text)))
         if n_dense:
             values["model.dense_layers"] = n_dense
             if not all(read(flags["moe-layer-freq"])[:n_dense]):
                 unmodelled.append(f"{spell('moe-layer-freq')} (its {n_dense} dense layers are the first ones here)")
         elif "model.moe_ffn_hidden" in values and "model.dense_layers" not in missing:  # no layer has the other width
             notes[:] = [note for note in notes if not note.startswith("model.ffn_hidden")]
-
-
-def dense_layers(text: str, layers: int) -> list[bool]:
-    """Which layers have no experts: of N layers all but the first, or where a list such as ``([0]*3+[1]*58)`` has a 0."""
-    if re.fullmatch(r"\d+", text):
-        return [i % size(text) > 0 for i in range(layers)]
-    words = re.fullmatch(r"[01]( [01])+", text)
-    try:
-        found = [int(word) for word in text.split()] if words else _list(ast.parse(text.strip(), mode="eval").body, layers)
-    except (SyntaxError, ValueError):
-        raise ValueError(f"must be a whole number or a list such as '([0]*3+[1]*58)'; got {text!r}") from None
-    if len(found) != layers:
-        raise ValueError(f"must say it of {layers} layers; got {len(found)} in {text!r}")
-    return [each == 0 for each in found]
-
-
-def _list(node: ast.expr, most: int) -> list[int]:
-    """A list of 0 and 1, added and repeated."""
-    if isinstance(node, ast.List):
-        found = [int(each.value == 1) for each in node.elts if isinstance(each, ast.Constant) and each.value in (0, 1)]
-        if len(found) == len(node.elts):
-            return found
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-        return _list(node.left, most) + _list(node.right, most)
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult) and isinstance(node.right, ast.Constant):
-        times = node.right.value
-        if isinstance(times, int) and times <= most:
-            return _list(node.left, most) * times
-    raise ValueError("no list of 0 and 1")
 
 
 def _contexts(flags: Mapping[str, str], values: dict[str, Any], unmodelled: list[str], spell: Any) -> None:
@@ -321,9 +230,9 @@ def _contexts(flags: Mapping[str, str], values: dict[str, Any], unmodelled: list
 
 def _vocabulary(flags: Mapping[str, str], values: dict[str, Any], missing: dict[str, str], notes: list[str], spell: Any) -> None:
     """The vocabulary, padded as Megatron does, or where only the tokenizer knows it as its usual one."""
-    padded = _number(flags, "padded-vocab-size", missing, "model.vocabulary", spell)
-    multiple = _number(flags, "make-vocab-size-divisible-by", missing, "model.vocabulary", spell) or 128
-    given = _number(flags, "vocab-size", missing, "model.vocabulary", spell)
+    padded = number(flags, "padded-vocab-size", missing, "model.vocabulary", spell)
+    multiple = number(flags, "make-vocab-size-divisible-by", missing, "model.vocabulary", spell) or 128
+    given = number(flags, "vocab-size", missing, "model.vocabulary", spell)
     if "model.vocabulary" in missing:
         return
     tokenizer = flags.get("tokenizer-type", "")
@@ -352,7 +261,7 @@ def _memory(
     modules = flags.get("recompute-modules", "core_attn").split()
     if values["model.recompute"] == "selective" and modules != ["core_attn"]:
         unmodelled.append(f"{spell('recompute-modules')} {' '.join(modules)} (the attention core is recomputed)")
-    offloaded = _number(flags, "cpu-offloading-num-layers", missing, "memory.offload", spell, whole)
+    offloaded = number(flags, "cpu-offloading-num-layers", missing, "memory.offload", spell, whole)
     if offloaded and values.get("model.layers"):
         values["memory.offload"] = min(1.0, offloaded / values["model.layers"])  # only without a pipeline, says Megatron
     elif offloaded is None and "cpu-offloading" in flags:
@@ -367,7 +276,7 @@ def _memory(
         values["overlap_grad_reduce"] = True  # FSDP reduces while the pipeline runs
     if values["zero"] == 3:
         values.pop("overlap_param_gather", None)  # gathers where a stage needs it
-    instances = _number(flags, "num-distributed-optimizer-instances", missing, "dp_shard", spell) or 1
+    instances = number(flags, "num-distributed-optimizer-instances", missing, "dp_shard", spell) or 1
     replicas = values.get("gpus", 0) // (values.get("tp", 1) * values.get("pp", 1) * values.get("cp", 1))
     if instances > 1 and replicas:
         values["dp_shard"] = replicas // instances
