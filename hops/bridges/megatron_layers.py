@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from hops.bridges import layout_of, size
+from hops.bridges import Key, layout_of, read_table, size
 from hops.partition import parse, slices
 
 
