@@ -1,20 +1,17 @@
-"""Lowering: a program becomes a graph of who waits for whom, as flat arrays for the kernel. Still no time.
+"""Graphs: who waits for whom, as flat arrays for the kernel. Still no time.
 
 Nodes are the ops in an order in which each follows what it needs and, with ``channel``, the transfers between
 ranks. Times come later as two small vectors that the nodes and edges index, so one graph serves every cell of a
 sweep that has its program.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hops.data_parallel import MOST_UNSHARDED
 from hops.jit import kernel
-from hops.noise import op_identity
-from hops.programs import KINDS, Op, Program
+from hops.programs import KINDS
 
 NO_LAG = 0
 
@@ -75,73 +72,6 @@ def unshard_lag(n_stages: int, stage: int) -> int:
     return 1 + 2 * n_stages + stage
 
 
-def lower(program: Program, p2p: str, reduce_each: bool = False, unshard: bool = False) -> Graph:
-    """Lower ``program``; how messages travel is ``p2p``.
-
-    ``latency``: a delay on an edge. ``channel``: a node of its own, which waits for the message before it on its ordered
-    pair of ranks, in the sender's program order, and occupies the channel as long as its work says; the delay
-    follows. ``blocking``: as channel, and the sender runs nothing until the message has arrived. ``rendezvous``: a node of
-    its own that begins when both sides have posted, the sender by computing, the receiver by having nothing left to do
-    before the op that needs the message; so a receiver takes one message at a time, and channels need no order.
-
-    Milestones are the ops that make gradients ready to be reduced: the last backward of each stage (B, or W), or with
-    ``reduce_each`` every one. With ``unshard`` a stage's weights are gathered before it runs, by an UNSHARD node on a
-    channel of the rank's own, and given up (RESHARD, which takes no time) when others are needed sooner.
-    """
-    nodes, n_stages = _Nodes(), program.n_stages
-    ahead = [_unshards(ops) if unshard else [] for ops in program.ranks]
-    step_of = [0] * program.pp
-    gathered: dict[int, Edge] = {}  # stage -> the edge that waits for its weights
-    if any(ahead):
-        start = nodes.add(-1, None, transfer_index(n_stages, n_stages - 1, backward=False))  # a message that nobody sends takes no time
-    sent: dict[tuple[int, bool, int], Edge] = {}  # (stage, backward, microbatch) -> the edge that waits for its message
-    for here, op in program.order:
-        stage, kind, k = op
-        backward = kind != "F"
-        step = -1 if backward else 1
-        arrival = sent.get((stage - step, backward, k)) if kind != "W" else None
-        if arrival is not None and p2p == "rendezvous":
-            transfer = nodes.add(-1, None, transfer_index(n_stages, stage - step, backward), nodes.last.get(here), arrival)
-            arrival = Edge(transfer, lag_index(stage - step, backward), arrival.origin)
-        if unshard:
-            for wanted in ahead[here][step_of[here]]:
-                issued = nodes.last.get(here) or Edge(start, NO_LAG, start)
-                node = nodes.add(-1, None, unshard_index(n_stages, wanted), nodes.last.get((here, here)), issued)
-                nodes.last[here, here] = Edge(node, NO_LAG, node)
-                gathered[wanted] = Edge(node, unshard_lag(n_stages, wanted), issued.origin)
-            step_of[here] += 1
-        node = nodes.add(here, op, work_index(stage, kind), nodes.last.get(here), arrival, gathered.pop(stage, None))
-        nodes.last[here] = Edge(node, NO_LAG, node)
-        if kind == "W" or not 0 <= stage + step < n_stages:
-            continue
-        there = program.stage_ranks[stage + step]
-        if there != here:  # on the same rank the order of the rank says it all
-            message = nodes.last[here]
-            if p2p == "latency":
-                message = Edge(node, lag_index(stage, backward), node)
-            elif p2p in ("channel", "blocking"):
-                transfer = nodes.add(-1, None, transfer_index(n_stages, stage, backward), nodes.last.get((here, there)), message)
-                nodes.last[here, there] = Edge(transfer, NO_LAG, transfer)
-                message = Edge(transfer, lag_index(stage, backward), node)
-            sent[stage, backward, k] = message
-            if p2p == "blocking":
-                nodes.last[here] = message
-
-    return finish_graph(
-        rank=np.array(nodes.rank, np.int32),
-        work=np.array(nodes.work, np.int32),
-        identity=np.array([op_identity(op.stage, op.kind != "F", op.microbatch) if op else 0 for op in nodes.op], np.uint32),
-        op=np.cumsum([op is not None for op in nodes.op], dtype=np.int32) - 1,
-        indptr=np.array(nodes.indptr, np.int32),
-        pred=np.array(nodes.pred, np.int32),
-        lag=np.array(nodes.lag, np.int32),
-        origin=np.array(nodes.origin, np.int32),
-        n_ranks=program.pp,
-        n_microbatches=program.microbatches,
-        reduce_each=reduce_each,
-    )
-
-
 def finish_graph(
     *,
     rank: NDArray[np.int32],
@@ -198,51 +128,6 @@ def finish_graph(
         if isinstance(array, np.ndarray):
             array.flags.writeable = False
     return graph
-
-
-class Edge(NamedTuple):
-    """A wait for ``pred`` and then ``lag``; ``origin``: see `Graph`."""
-
-    pred: int
-    lag: int
-    origin: int
-
-
-class _Nodes:
-    """Nodes in the making; ``last`` is what the next node of a rank, or of a channel (a pair of ranks), waits for."""
-
-    def __init__(self) -> None:
-        self.rank, self.work, self.op = list[int](), list[int](), list[Op | None]()
-        self.indptr, self.pred, self.lag, self.origin = [0], list[int](), list[int](), list[int]()
-        self.last: dict[int | tuple[int, int], Edge] = {}
-
-    def add(self, rank: int, op: Op | None, work: int, *edges: Edge | None) -> int:
-        """Append a node (of a transfer: rank -1, no op) that waits for ``edges``; returns its number."""
-        self.rank.append(rank)
-        self.work.append(work)
-        self.op.append(op)
-        for edge in edges:
-            if edge is not None:
-                self.pred.append(edge.pred)
-                self.lag.append(edge.lag)
-                self.origin.append(edge.origin)
-        self.indptr.append(len(self.pred))
-        return len(self.rank) - 1
-
-
-def _unshards(ops: Sequence[Op]) -> list[list[int]]:
-    """Stages to gather before each op of a rank: the next `MOST_UNSHARDED` different ones are kept, others given up."""
-    upcoming: list[list[int]] = []
-    soon: list[int] = []
-    for op in reversed(ops):
-        soon = [op.stage, *(stage for stage in soon if stage != op.stage)][:MOST_UNSHARDED]
-        upcoming.append(soon)
-    wanted: list[list[int]] = []
-    here: list[int] = []
-    for soon in reversed(upcoming):
-        wanted.append([stage for stage in soon if stage not in here])
-        here = soon
-    return wanted
 
 
 def _marks(rank: Ints, stage: Ints, chosen: NDArray[np.int64], n_ranks: int) -> tuple[Ints, Ints, Ints]:

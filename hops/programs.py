@@ -133,9 +133,9 @@ class Program:
             for step in range(position[rank], len(ops)):
                 op = ops[step]
                 stage, kind, k = op
-                missing = next((need for need in needs(op, last) if need not in done), None)
-                if missing is not None:
-                    waiting.setdefault(missing, []).append(rank)
+                missing = [need for need in needs(op, last) if need not in done]
+                if missing:
+                    waiting.setdefault(missing[0], []).append(rank)
                     break
                 position[rank] = step + 1
                 order.append((rank, op))

@@ -15,6 +15,7 @@ ROOT = Path(hops.__file__).parent
 DOORS = ("schedules", "topologies", "distributions")
 LAYERS = [
     "checks",
+    "garbage",
     "registry",
     "programs",
     "schedules",
@@ -44,6 +45,7 @@ LAYERS = [
     "jit",
     "noise",
     "graph",
+    "lowering",
     "agenda",
     "links",
     "events",
