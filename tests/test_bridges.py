@@ -10,8 +10,8 @@ import yaml
 import hops
 from hops import cube_sweeper, sweep
 from hops.bridges import bridge, read_job
-from hops.bridges.megatron import FLAGS, NO_MATTER, RULED
-from hops.bridges.megatron_layers import dense_layers, uneven
+from hops.bridges.megatron import FLAGS, NO_MATTER, RULED, uneven
+from hops.bridges.shape import dense_layers
 from hops.bridges.shell import read_script
 from hops.bridges.torchtitan import FLAVORS, KEYS
 from hops.checks import Infeasible

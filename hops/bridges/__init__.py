@@ -78,6 +78,16 @@ def read_table(table: Mapping[str, Key], given: Mapping[str, str], spell: Callab
     return values, missing
 
 
+def read_number(
+    flags: Mapping[str, str], word: str, missing: dict[str, str], key: str, spell: Callable[[str], str], read: Callable[[str], int] = size
+) -> int | None:
+    """The number of one word, None where it does not stand; why it has none goes to ``missing``."""
+    values, why = read_table({word: Key(key, read)}, flags, spell)
+    missing.update(why)
+    number: int | None = values.get(key)
+    return number
+
+
 def leaves(section: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Keys of nested sections, with the sections they stand in, and their values."""
     for key, value in section.items():

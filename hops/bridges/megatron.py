@@ -2,12 +2,12 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
-from hops.bridges import CAUSAL, Found, Key, choice, on, read_table, size, whole
-from hops.bridges.megatron_layers import dense_layers, number, stages
+from hops.bridges import CAUSAL, Found, Key, choice, layout_of, on, read_number, read_table, size, whole
+from hops.bridges.shape import read_shape
 from hops.megatron import OTHER_ORDER
+from hops.partition import parse, slices
 
 FLAGS = {
     # layout
@@ -52,14 +52,6 @@ FLAGS = {
     "cuda-graph-impl": Key("cuda_graph", lambda text: text != "none"),
     "enable-cuda-graph": Key("cuda_graph", on),
     "external-cuda-graph": Key("cuda_graph", on),
-}
-# of latent attention, and what Megatron takes where no flag says; without a rank queries have no latent vector
-LATENT = {
-    "model.q_lora_rank": 0,
-    "model.kv_lora_rank": 32,
-    "model.qk_nope_head_dim": 128,
-    "model.qk_rope_head_dim": 64,
-    "model.v_head_dim": 128,
 }
 CP_COMM = {"p2p": "p2p", "all_gather": "all_gather", "allgather": "all_gather", "a2a": "a2a", "a2a+p2p": None}
 # read by the rules below
@@ -111,7 +103,6 @@ NO_MATTER = re.compile(
     r"|no-gradient|accumulate-allreduce|manual-gc|local-rank|no-create|no-mmap|no-async|no-persist|no-shared|overlap-p2p|deterministic"
     r"|enable-experimental|fp8-(?!format|param)|enable-msc|rerun"
 )
-TOKENIZERS = {"GPT2BPETokenizer": 50257, "Llama2Tokenizer": 32000}  # words of the one vocabulary each has, from memory
 
 
 def found_job(framework: str, flags: Mapping[str, str], gpus: int | None, why: str, spell: Any, assumed: Sequence[str] = ()) -> Found:
@@ -129,9 +120,8 @@ def found_job(framework: str, flags: Mapping[str, str], gpus: int | None, why: s
             values[key] = 1
             notes.append(f"{key}=1")
     _world(values, missing, notes, gpus, why)
-    stages(flags, values, missing, notes, spell)
-    _shape(flags, values, missing, notes, unmodelled, spell)
-    _experts(flags, values, missing, notes, unmodelled, spell)
+    _stages(flags, values, missing, notes, spell)
+    read_shape(flags, values, missing, notes, unmodelled, spell)
     _contexts(flags, values, unmodelled, spell)
     _memory(flags, values, missing, notes, unmodelled, spell)
     return Found(framework, values, notes, ignored, unmodelled, missing)
@@ -148,70 +138,56 @@ def _world(values: dict[str, Any], missing: Mapping[str, str], notes: list[str],
         notes.append("microbatches=1 (no global batch size)")
 
 
-def _shape(
-    flags: Mapping[str, str], values: dict[str, Any], missing: dict[str, str], notes: list[str], unmodelled: list[str], spell: Any
-) -> None:
-    """What Megatron derives of the model's shape where no flag gives it."""
-    hidden, heads = values.get("model.hidden"), values.get("model.heads")
-    values.setdefault("model.gated", False)
-    if hidden and "model.ffn_hidden" not in values and "model.ffn_hidden" not in missing:
-        gated = values["model.gated"]
-        values["model.ffn_hidden"] = int(4 * hidden * 2 / 3 / 64) * 64 if gated else 4 * hidden
-        notes.append(f"model.ffn_hidden={values['model.ffn_hidden']} ({'8/3, a multiple of 64' if gated else '4'} x hidden)")
-    groups = number(flags, "num-query-groups", missing, "model.kv_heads", spell)
-    if heads and "model.kv_heads" not in missing:
-        values["model.kv_heads"] = (groups or 1) if "group-query-attention" in flags else heads
-        if groups not in (None, heads) and "group-query-attention" not in flags:
-            unmodelled.append(f"{spell('num-query-groups')} (without {spell('group-query-attention')})")
-    latent = "multi-latent-attention" in flags
-    for key, usual in LATENT.items():
-        if latent and usual and key not in values and key not in missing:
-            values[key] = usual
-            notes.append(f"{key}={usual}")
-        if not latent or not values.get(key):
-            values.pop(key, None)
-    if latent and heads:
-        values["model.kv_heads"] = heads
-    channels = number(flags, "kv-channels", missing, "model.head_dim", spell)
-    if channels and hidden and heads and channels * heads != hidden and not latent:
-        values["model.head_dim"] = channels
-    _vocabulary(flags, values, missing, notes, spell)
-    if "untie-embeddings-and-output-weights" not in flags:
-        notes.append("two tables of the vocabulary, though Megatron ties input and output")
+def _stages(flags: Mapping[str, str], values: dict[str, Any], missing: dict[str, str], notes: list[str], spell: Any) -> None:
+    """Schedule, chunks a rank and layers a stage."""
+    pp, layers = values.get("pp"), values.get("model.layers")
+    each = read_number(flags, "num-layers-per-virtual-pipeline-stage", missing, "vpp", spell)
+    if each and pp and layers:
+        extra = sum(f"account-for-{end}-in-pipeline-split" in flags for end in ("embedding", "loss"))
+        if (layers + extra) % (pp * each):
+            raise ValueError(f"{layers + extra} layers are no multiple of {pp} ranks x {each} layers a virtual stage")
+        values["vpp"] = (layers + extra) // (pp * each)
+    elif each:
+        missing.setdefault("vpp", f"{spell('num-layers-per-virtual-pipeline-stage')} needs pp and the layers")
+    layout, mtp = values.pop("model.layout", None), values.get("model.mtp_layers", 0)
+    if layout is not None and pp:
+        parts = parse(layout)
+        if len(parts) % pp:
+            raise ValueError(f"the layout {layout} has {len(parts)} stages, no multiple of {pp} ranks")
+        values |= {"vpp": len(parts) // pp, "model.layout": layout_of(parts)}
+    chunks = values.get("vpp", 1)
+    first, last = (read_number(flags, f"decoder-{end}-pipeline-num-layers", missing, "model.layout", spell) for end in ("first", "last"))
+    accounts = [f"account-for-{end}-in-pipeline-split" in flags for end in ("embedding", "loss")]
+    if (first or last or any(accounts)) and pp and layers and layout is None:
+        values["model.layout"] = layout_of(slices(uneven(layers, pp, chunks, first, last, *accounts), mtp))
+    elif pp and layers and layout is None and layers % (pp * chunks):
+        notes.append(f"model.layout=even (Megatron refuses {layers} layers over {pp * chunks} stages)")
+    if values.get("model.layout") == "even":
+        del values["model.layout"]
+    values["schedule"] = "interleaved" if chunks > 1 or "vpp" in missing else "1f1b"
+    if chunks == 1:
+        values.pop("vpp", None)
+        values.pop("schedule.group_size", None)
 
 
-def _experts(
-    flags: Mapping[str, str], values: dict[str, Any], missing: dict[str, str], notes: list[str], unmodelled: list[str], spell: Any
-) -> None:
-    """Experts, those that all tokens pass, and which layers have them."""
-    if "model.experts" in missing:
-        return
-    layers, n = values.get("model.layers"), values.get("model.experts") or 1
-    values["model.experts"] = n
-    if n == 1:
-        values["model.active_experts"] = 1
-        for key in ("etp", "model.moe_ffn_hidden"):
-            values.pop(key, None)
-        return
-    if "model.active_experts" not in values and "model.active_experts" not in missing:
-        values["model.active_experts"] = 2
-        notes.append("model.active_experts=2")
-    width = values.get("model.moe_ffn_hidden", values.get("model.ffn_hidden"))
-    shared = number(flags, "moe-shared-expert-intermediate-size", missing, "model.shared_experts", spell, whole)
-    if shared and width:
-        values["model.shared_experts"] = -(-shared // width)
-        if shared % width:
-            word = spell("moe-shared-expert-intermediate-size")
-            unmodelled.append(f"{word} {shared} (as {values['model.shared_experts']} of {width})")
-    if layers:
-        read = partial(dense_layers, layers=layers)
-        n_dense = number(flags, "moe-layer-freq", missing, "model.dense_layers", spell, lambda text: sum(read(text)))
-        if n_dense:
-            values["model.dense_layers"] = n_dense
-            if not all(read(flags["moe-layer-freq"])[:n_dense]):
-                unmodelled.append(f"{spell('moe-layer-freq')} (its {n_dense} dense layers are the first ones here)")
-        elif "model.moe_ffn_hidden" in values and "model.dense_layers" not in missing:  # no layer has the other width
-            notes[:] = [note for note in notes if not note.startswith("model.ffn_hidden")]
+def uneven(layers: int, pp: int, chunks: int, first: int | None, last: int | None, embedding: bool, loss: bool) -> list[int]:
+    """Layers a stage: the first and last rank have as many as asked for, or one less for the table they hold; the others are even."""
+    if embedding or loss:
+        stage, rest = divmod(layers + embedding + loss, pp * chunks)
+        if rest:
+            raise ValueError(f"{layers} layers and {embedding + loss} tables do not divide over {pp} ranks of {chunks} chunks")
+        counts = [stage] * (pp * chunks)
+        counts[0] -= embedding
+        counts[-1] -= loss
+        return counts
+    given = [each for each in (first, last) if each is not None]
+    between, rest = divmod(layers - sum(given), max(pp - len(given), 1))
+    if rest or between < 0 or pp < len(given) or any(each % chunks for each in (*given, between)):
+        raise ValueError(
+            f"{layers} layers with {first} on the first and {last} on the last of {pp} ranks of {chunks} chunks do not come out"
+        )
+    ranks = [first or between, *[between] * (pp - 2), last or between] if pp > 1 else [layers]
+    return [each // chunks for each in ranks] * chunks
 
 
 def _contexts(flags: Mapping[str, str], values: dict[str, Any], unmodelled: list[str], spell: Any) -> None:
@@ -226,22 +202,6 @@ def _contexts(flags: Mapping[str, str], values: dict[str, Any], unmodelled: list
     values["cp_comm"] = next((CP_COMM[word] for word in words if CP_COMM[word]), "p2p")
     if kinds != {values["cp_comm"]}:
         unmodelled.append(f"{spell('cp-comm-type')} {' '.join(dict.fromkeys(words))} (cp_comm={values['cp_comm']})")
-
-
-def _vocabulary(flags: Mapping[str, str], values: dict[str, Any], missing: dict[str, str], notes: list[str], spell: Any) -> None:
-    """The vocabulary, padded as Megatron does, or where only the tokenizer knows it as its usual one."""
-    padded = number(flags, "padded-vocab-size", missing, "model.vocabulary", spell)
-    multiple = number(flags, "make-vocab-size-divisible-by", missing, "model.vocabulary", spell) or 128
-    given = number(flags, "vocab-size", missing, "model.vocabulary", spell)
-    if "model.vocabulary" in missing:
-        return
-    tokenizer = flags.get("tokenizer-type", "")
-    words = given or TOKENIZERS.get(tokenizer) or TOKENIZERS["GPT2BPETokenizer"]
-    step = multiple * (values.get("tp") or 1)
-    values["model.vocabulary"] = padded or -(-words // step) * step
-    if padded is None and (given is None or given != values["model.vocabulary"]):
-        source = "" if given else f"{words} of {tokenizer if TOKENIZERS.get(tokenizer) else 'GPT-2, as the tokenizer is not known'}, "
-        notes.append(f"model.vocabulary={values['model.vocabulary']} ({source}padded to a multiple of {step})")
 
 
 def _memory(
@@ -261,7 +221,7 @@ def _memory(
     modules = flags.get("recompute-modules", "core_attn").split()
     if values["model.recompute"] == "selective" and modules != ["core_attn"]:
         unmodelled.append(f"{spell('recompute-modules')} {' '.join(modules)} (the attention core is recomputed)")
-    offloaded = number(flags, "cpu-offloading-num-layers", missing, "memory.offload", spell, whole)
+    offloaded = read_number(flags, "cpu-offloading-num-layers", missing, "memory.offload", spell, whole)
     if offloaded and values.get("model.layers"):
         values["memory.offload"] = min(1.0, offloaded / values["model.layers"])  # only without a pipeline, says Megatron
     elif offloaded is None and "cpu-offloading" in flags:
@@ -276,7 +236,7 @@ def _memory(
         values["overlap_grad_reduce"] = True  # FSDP reduces while the pipeline runs
     if values["zero"] == 3:
         values.pop("overlap_param_gather", None)  # gathers where a stage needs it
-    instances = number(flags, "num-distributed-optimizer-instances", missing, "dp_shard", spell) or 1
+    instances = read_number(flags, "num-distributed-optimizer-instances", missing, "dp_shard", spell) or 1
     replicas = values.get("gpus", 0) // (values.get("tp", 1) * values.get("pp", 1) * values.get("cp", 1))
     if instances > 1 and replicas:
         values["dp_shard"] = replicas // instances
