@@ -1,12 +1,13 @@
-"""Shared by all tests: hypothesis profile, and a way to evaluate one cell down to ticks."""
+"""Shared by all tests: hypothesis profile, a way to evaluate one cell down to ticks, and the command line."""
 
+import sys
 from itertools import pairwise
 
 import numpy as np
 import pytest
 from hypothesis import settings
 
-from hops import kernels
+from hops import kernels, sweep
 from hops.executor import law_rows, stacked
 from hops.scenario import Scenario
 from hops.simulation import prepare
@@ -92,3 +93,22 @@ def run_ticks(case, first=0, n=None, split=(), graph=None):
 def _compiled():
     """Compile the kernels once, so that no test pays for it."""
     run_ticks(prepare(scenario(latency__op={"law": "lognormal"})))
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch, capsys):
+    """Run a command line in an empty folder: (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words, main=sweep.main):
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+        monkeypatch.setattr(sys, "argv", ["hops", *words])
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run

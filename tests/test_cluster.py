@@ -5,6 +5,7 @@ import math
 import pytest
 
 import hops
+from hops import __main__, sweep
 from hops.checks import Infeasible
 from hops.cluster import Cluster
 from hops.config import folder
@@ -242,3 +243,80 @@ def test_example__a_missing_network_is_refused_where_ranks_must_talk():
         hops.simulate("topology=custom_example", "+topology.hops.NIC.speed=2", *SMALL)
     with pytest.raises(Infeasible, match=r"topology.nodes is not set; custom needs nodes and kinds"):
         hops.simulate("topology=custom", *SMALL)
+
+
+RACKS = """# Two racks that nothing joins
+defaults: [custom, _self_]
+nodes: [[rack, 2]]
+kinds:
+  rack: {gpu: a100, gpus: 4, levels: [{name: rack, size: 4, class: NVL, up: [port]}]}
+hops:
+  port: {bandwidth: 200.0e9, latency: 2.0e-6, shared_by: 1}
+"""
+NO_PATH = "custom: no path between devices 3 and 4, as no level joins them"
+TOO_SMALL = "hetero has 16 devices; the job needs {} (try fewer GPUs, or a larger cluster)"
+LAYER = "one layer's weights, gradients and optimizer states take 32.61 GB of a GPU of rank 0, which has 24 GB (try more tp or dp)"
+REFUSED = {  # what fits, what does not, why
+    "a level is missing": (["topology=racks"], "pp=4", "pp=8", NO_PATH),
+    "no memory for a layer": (["topology=aws_g5"], "model=gpt_22b", "model=gpt3_175b", LAYER),
+    "cluster too small": (["topology=hetero", "topology.nodes=[[h100,1],[a100,1]]"], "pp=16", "pp=24", TOO_SMALL.format(24)),
+    "too small with replicas": (["topology=hetero", "topology.nodes=[[h100,1],[a100,1]]"], "dp=2", "dp=3", TOO_SMALL.format(24)),
+    "gpus do not divide": (["topology=hetero", "gpus=48"], "pp=8", "pp=10", "gpus=48 are no multiple of pp x tp x cp = 10"),
+    "too few layers": (["topology=hetero"], "pp=48", "pp=64", "the model has 48 layers, too few for 64 stages (try pp=48 or fewer)"),
+    "too few stages": (
+        ["topology=hetero", "pp=2"], "model.layout='Et*24|t*24,L'", "model.layout='Et*24|t*23|tL'", "makes 3 stages; pp x vpp is 2",
+    ),
+    "too few layers in them": (
+        ["topology=hetero", "pp=2"], "model.layout='Et*24|t*24,L'", "model.layout='Et*24|t*23,L'", "places 47 layers; model.layers is 48",
+    ),
+    "no such device": (
+        ["topology=hetero"], "topology.overrides.speed.7=0.5", "topology.overrides.speed.8=0.5", "no device 8 (hetero has devices 0 to 7)",
+    ),
+    "no such link": (
+        ["topology=hetero"], "topology.overrides.bandwidth.NIC_7=0.5", "topology.overrides.bandwidth.NIC_8=0.5", "no link 'NIC_8'",
+    ),
+}  # fmt: skip
+SWEEPS = [case for case in REFUSED if not case.startswith("no such")]  # of what is the value of one axis
+
+
+@pytest.fixture
+def racks(tmp_path, command):
+    """The command line, with a cluster of two racks in ``my``."""
+    (tmp_path / "my" / "topology").mkdir(parents=True)
+    (tmp_path / "my" / "topology" / "racks.yaml").write_text(RACKS)
+    return lambda *words, main: command("--config-dir", "my", *words, *SMALL, main=main)
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_command_line__refuses_by_name_what_a_cluster_cannot_serve(racks, case):
+    words, fits, _, _ = REFUSED[case]
+    code, out, err = racks(*words, fits, main=__main__.main)
+    assert (code, err) == (0, "")
+    assert "iteration time" in out
+    words, _, does_not, why = REFUSED[case]
+    code, out, err = racks(*words, does_not, main=__main__.main)
+    assert (code, out) == (1, "")
+    assert why in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("case", SWEEPS)
+def test_sweep__masks_what_a_cluster_cannot_serve_and_says_why(racks, case):
+    words, fits, does_not, why = REFUSED[case]
+    axis = f"{fits},{does_not.partition('=')[2]}"
+    code, _, err = racks("-m", *words, axis, "hydra.sweep.dir=results/x", main=sweep.main)
+    assert code == 0
+    assert err.startswith("1 of 2 cells left out: ")
+    assert why in err
+    assert hops.open_cube("results/x")["evaluated"].values.tolist() == [True, False]
+
+
+def test_sweep__over_a_slow_device_and_a_degraded_link_of_a_mixed_cluster(command):
+    words = ["topology=hetero", "topology.nodes=[[h100,1],[a100,1]]", "pp=16", *SMALL]
+    axes = ["topology.overrides.speed.12=0.5,1", "topology.overrides.bandwidth.NIC_8_in=1e-3,1"]
+    code, out, err = command("-m", *words, *axes, "hydra.sweep.dir=results/x")
+    assert (code, err) == (0, "")
+    assert out.split()[:2] == ["speed_12", "NIC_8_in"]
+    (both, slow), (degraded, healthy) = hops.open_cube("results/x")["iteration_time_mean"].values
+    assert both > max(slow, degraded)
+    assert min(slow, degraded) > healthy == float(hops.simulate(*words)["iteration_time"].mean())

@@ -19,25 +19,6 @@ from hops.schedules import SCHEDULES
 SMALL = ["microbatches=6", "draws=20", "pp=2"]
 
 
-@pytest.fixture
-def command(tmp_path, monkeypatch, capsys):
-    """Run a command line in an empty folder: (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words, main=sweep.main):
-        monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-        monkeypatch.setattr(sys, "argv", ["hops", *words])
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return run
-
-
 def files(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
