@@ -73,8 +73,12 @@ def flags(scenario: Scenario, partition: str | None = None) -> str | None:
 
 
 def _data_parallel(s: Scenario) -> list[str]:
-    """What replicas share and when they exchange it."""
-    words, dp = [], s.data_parallel
+    """What replicas share, and which exchanges run beside compute."""
+    words, dp = list[str](), s.data_parallel
+    if s.tp_comm_overlap:
+        words.append("--tp-comm-overlap")
+    if s.ep_comm_overlap:
+        words.append("--overlap-moe-expert-parallel-comm")
     if dp.overlap_grad_reduce:
         words.append("--overlap-grad-reduce")
     if dp.overlap_param_gather:

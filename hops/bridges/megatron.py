@@ -48,6 +48,8 @@ FLAGS = {
     "fp8-format": Key("model.precision", lambda _: "fp8"),
     "overlap-grad-reduce": Key("overlap_grad_reduce", on),
     "overlap-param-gather": Key("overlap_param_gather", on),
+    "tp-comm-overlap": Key("tp_comm_overlap", on),
+    "overlap-moe-expert-parallel-comm": Key("ep_comm_overlap", on),
     "ddp-bucket-size": Key("bucket_size", size),
     "cuda-graph-impl": Key("cuda_graph", lambda text: text != "none"),
     "enable-cuda-graph": Key("cuda_graph", on),

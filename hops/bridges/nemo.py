@@ -45,10 +45,7 @@ SECTIONS = {
 }
 # fields, not flags of Megatron, that time or memory may depend on where they are on
 MATTERS = {
-    "tp_comm_overlap",
-    "ub_tp_comm_overlap",
     "delay_wgrad_compute",
-    "overlap_moe_expert_parallel_comm",
     "moe_shared_expert_overlap",
     "moe_expert_capacity_factor",
     "fine_grained_activation_offloading",

@@ -36,7 +36,7 @@ PARALLEL_ARGS+=" --use-distributed-optimizer --overlap-grad-reduce"
 TRAINING_ARGS=(
     --micro-batch-size 1 --global-batch-size $((WORLD_SIZE * 12))
     --train-iters 500000 --lr 6.0e-5 --min-lr 6.0e-6 --lr-decay-style cosine  # as in the paper
-    --weight-decay 0.1 --clip-grad 1.0 --bf16 --tp-comm-overlap
+    --weight-decay 0.1 --clip-grad 1.0 --bf16 --tp-comm-overlap --defer-embedding-wgrad-compute
     --data-path "$DATA_PATH" --split 949,50,1
     --recompute-granularity selective
 )
