@@ -198,6 +198,13 @@ def finish_graph(
     return graph
 
 
+def unfolded(graph: Graph) -> Graph:
+    """The graph with a row for the finish time of every node, none used again."""
+    slot = np.arange(graph.rank.size, dtype=np.int32)
+    slot.flags.writeable = False
+    return graph._replace(slot=slot, n_slots=slot.size)
+
+
 class Edge(NamedTuple):
     """A wait for ``pred`` and then ``lag``; ``origin``: see `Graph`."""
 
