@@ -13,6 +13,7 @@ from hops import kernels
 from hops.executor import Executor, evaluate, law_rows, stacked
 from hops.plan import prepare_plan
 from hops.sweep import _plan
+from hops.workspace import workspace
 
 GOAL = 8.0
 SECONDS, HOP, CV = 10e-3, 100e-6, 0.05
@@ -32,7 +33,9 @@ def make_kernel(pp, m, n):
     (case,) = prepare_plan(_plan(("model=explicit", *model, *sizes, *link), sweep=False)).cases
     law, tables = law_rows([case])
     per_draw, moments = np.empty((6, 1, n), np.int64), np.zeros((1, 3, pp, kernels.N_LIMBS), np.int64)
-    return (case.structure.graph, stacked([case]), law, tables, 0, per_draw, moments, np.empty((3, 0, pp, n), np.int64)), per_draw
+    graph = case.structure.graph
+    space, nobody = workspace(graph, 0, 0), np.empty((3, 0, pp, n), np.int64)
+    return (graph, stacked([case]), law, tables, 0, space, per_draw, moments, nobody), per_draw
 
 
 @pytest.mark.benchmark(group="kernel")

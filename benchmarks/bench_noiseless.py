@@ -14,7 +14,7 @@ from hops import kernels
 from hops.executor import Team
 from hops.lowering import lower
 from hops.noiseless import WINDOW, evaluate_noiseless
-from hops.workspace import Work
+from hops.workspace import Work, workspace
 
 GOAL = 3e9
 CELLS = 1000
@@ -75,7 +75,8 @@ def test_noiseless__draw_kernel(benchmark, case):
 
     def some(at):
         here = slice(at, at + WINDOW)
-        kernels.evaluate(graph, Work._make(each[here] for each in cells), none[here], tables, 0, per_draw[:, here], moments[here], not_kept)
+        some_cells, results = Work._make(each[here] for each in cells), (per_draw[:, here], moments[here], not_kept)
+        kernels.evaluate(graph, some_cells, none[here], tables, 0, workspace(graph, 0, 0), *results)
 
     with Team(os.process_cpu_count()) as team:
         todo = [(at,) for at in range(0, n_cells, WINDOW)]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hops.events import run_events
-from hops.jit import kernel
+from hops.jit import inlined, kernel
 from hops.kernels import add_metrics, add_replica, begin_replicas
 from hops.links import Links
 from hops.noise import LANES
@@ -44,15 +44,15 @@ def make_times(width: int, n_all: int, n_edges: int) -> Times:
     return Times(*(np.empty(size, np.int64) for size in sizes))
 
 
-@kernel
-def run_contended(graph, slot, joint, cells, law, tables, window, lo, hi, times, space):  # type: ignore[no-untyped-def]
+@inlined
+def run_contended(graph, joint, cells, c, law, tables, window, lo, hi, times, space):  # type: ignore[no-untyped-def]
     """Evaluate draws lo <= . < hi of a window, all replicas; leaves their sums and extremes in ``space``, as `run_replicas` does."""
     n, n_nodes = hi - lo, graph.rank.size
-    draw_links(graph, cells.seed[0], law, tables, window, lo, hi, space)
-    if cells.overlap[0, GATHER]:
-        release(graph, cells, 0, law, n, space)
-    for replica in range(cells.n_replicas[0] - 1, -1, -1):  # so that the lags in ``space`` are those of the first, as in a trace
-        run_window(graph, slot, cells, 0, law, tables, replica, window, lo, hi, space)
+    draw_links(graph, cells.seed[c], law, tables, window, lo, hi, space)
+    if cells.overlap[c, GATHER]:
+        release(graph, cells, c, law, n, space)
+    for replica in range(cells.n_replicas[c] - 1, -1, -1):
+        run_window(graph, cells, c, law, tables, replica, window, lo, hi, space)
         for node in range(n_nodes):
             at = replica * n_nodes + node
             for d in range(n):
@@ -67,9 +67,9 @@ def run_contended(graph, slot, joint, cells, law, tables, window, lo, hi, times,
             joint.indptr, joint.pred, times.delay[d], times.ticks[d], times.earliest[d], joint.links, joint.fair,
             times.start, times.finish, times.order,
         )  # fmt: skip
-        for replica in range(cells.n_replicas[0]):
-            measure(graph, cells, replica, times.start, times.finish, times.delay[d], d, times.hosted, space)
-            add_replica(graph.n_ranks, replica, d, d + 1, space)
+        for replica in range(cells.n_replicas[c]):
+            measure(graph, cells, c, replica, times.start, times.finish, times.delay[d], d, times.hosted, space)
+            add_replica(graph.n_ranks, d, d + 1, space)
 
 
 @kernel
@@ -78,20 +78,20 @@ def evaluate_contended(graph, joint, cells, law, tables, first_draw, times, spac
 
     As many draws at once as ``times`` has room for; ``space`` has a row for every node. What one draw left in them is a trace.
     """
-    n_draws, slot = per_draw.shape[2], np.arange(graph.rank.size)
+    n_draws, c = per_draw.shape[2], np.int64(0)  # not a literal, for which numba would compile all anew
     for window in range(first_draw // LANES, (first_draw + n_draws - 1) // LANES + 1):
         begin = max(first_draw - window * LANES, 0)
         end = min(first_draw + n_draws - window * LANES, LANES)
         for lo in range(begin, end, times.ticks.shape[0]):
             hi = min(lo + times.ticks.shape[0], end)
-            run_contended(graph, slot, joint, cells, law[0], tables, window, lo, hi, times, space)
-            synchronize(graph, cells, 0, law[0], hi - lo, space)
+            run_contended(graph, joint, cells, c, law[c], tables, window, lo, hi, times, space)
+            synchronize(graph, cells, c, law[c], hi - lo, space)
             at = window * LANES + lo - first_draw
-            add_metrics(0, graph.n_ranks, cells.n_replicas[0], hi - lo, at, space, per_draw, moments, per_rank)
+            add_metrics(c, graph.n_ranks, cells.n_replicas[c], hi - lo, at, space, per_draw, moments, per_rank)
 
 
 @kernel
-def measure(graph, cells, replica, start, finish, delay, d, hosted, space):  # type: ignore[no-untyped-def]
+def measure(graph, cells, c, replica, start, finish, delay, d, hosted, space):  # type: ignore[no-untyped-def]
     """Take lane ``d`` of a replica from start, finish of all nodes and delay of all edges to ``space``, as `run_window` does."""
     first_node, first_edge = replica * graph.rank.size, replica * graph.pred.size
     most_buckets = space.released.shape[0] // graph.opening.size
@@ -115,8 +115,8 @@ def measure(graph, cells, replica, start, finish, delay, d, hosted, space):  # t
             space.first[rank, d] = ready
         if graph.last[node]:
             space.last[rank, d] = finish[at]
-        if graph.milestone[node] >= 0 and cells.overlap[0, REDUCE]:
-            n_parts = cells.n_buckets[0, graph.reduced[graph.milestone[node]]]
+        if graph.milestone[node] >= 0 and cells.overlap[c, REDUCE]:
+            n_parts = cells.n_buckets[c, graph.reduced[graph.milestone[node]]]
             for part in range(n_parts):
                 row = graph.milestone[node] * most_buckets + part
                 there = finish[at] - ticks * (n_parts - 1 - part) // n_parts

@@ -18,7 +18,7 @@ from hops.checks import count, no_such
 from hops.contended import Joint, evaluate_contended, make_times
 from hops.contention import joint, meeting
 from hops.distributions import TERMS
-from hops.graph import Graph
+from hops.graph import Graph, unfolded
 from hops.metrics import COLUMNS, draw_metrics, rank_draws, rank_metrics
 from hops.noise import LANES
 from hops.noiseless import WINDOW, evaluate_noiseless
@@ -161,7 +161,8 @@ def _sampled(cases: list[Case], n_draws: int, tile: int, team: Team, keep_draws:
                 cell = Work._make(each[c : c + 1] for each in work)
                 _by_events(cases[c], graph, cell, law[c : c + 1], tables, first, draws[:, here], sums[here], ranks[:, here])
         else:
-            kernels.evaluate(graph, Work._make(each[at:end] for each in work), law[at:end], tables, first, draws, sums, ranks)
+            cells, space = Work._make(each[at:end] for each in work), workspace(graph, 0, int(work.n_buckets.max()))
+            kernels.evaluate(graph, cells, law[at:end], tables, first, space, draws, sums, ranks)
         per_draw[:, at:end, first : first + n] = draws
         if keep_draws:
             per_rank[:, at:end, :, first : first + n] = ranks
@@ -183,10 +184,11 @@ def _sampled(cases: list[Case], n_draws: int, tile: int, team: Team, keep_draws:
 def _by_events(case: Case, graph: Graph, cell: Work, law: NDArray[np.int64], tables: Floats, first: int, *results: NDArray[Any]) -> None:
     """Evaluate draws of one cell whose messages share links, in the event loop."""
     found = tuple(np.ascontiguousarray(each) for each in results)
-    joined, n_draws = side_by_side(case, graph), results[0].shape[2]
+    graph, n_draws = unfolded(graph), results[0].shape[2]
+    joined = side_by_side(case, graph)
     n_all = joined.indptr.size - 1
     times = make_times(max(1, min(LANES, n_draws, BATCH_TIMES // n_all)), n_all, joined.pred.size)
-    space = workspace(graph, graph.rank.size, graph.rank.size, int(cell.n_buckets.max()))
+    space = workspace(graph, graph.rank.size, int(cell.n_buckets.max()))
     evaluate_contended(graph, joined, cell, law, tables, first, times, space, *found)
     for given, made in zip(results, found, strict=True):
         given[...] = made

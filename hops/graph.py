@@ -130,6 +130,13 @@ def finish_graph(
     return graph
 
 
+def unfolded(graph: Graph) -> Graph:
+    """The graph with a row for the finish time of every node, none used again."""
+    slot = np.arange(graph.rank.size, dtype=np.int32)
+    slot.flags.writeable = False
+    return graph._replace(slot=slot, n_slots=slot.size)
+
+
 def _marks(rank: Ints, stage: Ints, chosen: NDArray[np.int64], n_ranks: int) -> tuple[Ints, Ints, Ints]:
     """Number the nodes ``chosen``, rank by rank, in program order.
 

@@ -6,14 +6,14 @@ integers, so no order of evaluation, tile or thread can change a bit.
 
 import numpy as np
 
-from hops.jit import kernel
+from hops.jit import inlined, kernel
 from hops.noise import LANES
 from hops.synchronization import release, synchronize
 from hops.window import GATHER, draw_links, run_window
-from hops.workspace import workspace
 
 MAKESPAN, SPAN, TOTAL_BUSY, MOST_BUSY, STEP, OWN_STEP = range(6)  # rows of `per_draw`; the last two with what follows the pipeline
 BUSY, EXPOSED, UTILIZATION = range(3)  # rows of `moments` and `per_rank`
+NEVER = 1 << 62  # later than all ticks
 ONE = 1 << 40  # a utilization of 1 in `moments`, fixed point
 LIMB = 21  # moments are sums over limbs of 21 bits: exact for values below 2^63 and up to MOST_DRAWS draws a call
 N_LIMBS = 9
@@ -45,6 +45,7 @@ def begin_replicas(space):  # type: ignore[no-untyped-def]
     """Forget the sums and extremes of the window before."""
     space.all_busy[:] = 0
     space.all_exposed[:] = 0
+    space.earliest[:] = NEVER
     space.latest[:] = 0
     space.most[:] = 0
     space.makespan[:] = 0
@@ -53,7 +54,7 @@ def begin_replicas(space):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def add_replica(n_ranks, replica, begin, end, space):  # type: ignore[no-untyped-def]
+def add_replica(n_ranks, begin, end, space):  # type: ignore[no-untyped-def]
     """Add lanes begin <= d < end of a replica to the sums and extremes of all in ``space``."""
     for rank in range(n_ranks):
         for d in range(begin, end):
@@ -65,20 +66,19 @@ def add_replica(n_ranks, replica, begin, end, space):  # type: ignore[no-untyped
             space.span[d] = max(space.span[d], space.last[rank, d] - space.first[rank, d])
         for d in range(begin, end):
             space.latest[rank, d] = max(space.latest[rank, d], space.last[rank, d])
-            before = space.first[rank, d] if replica == 0 else space.earliest[rank, d]
-            space.earliest[rank, d] = min(before, space.first[rank, d])
+            space.earliest[rank, d] = min(space.earliest[rank, d], space.first[rank, d])
 
 
-@kernel
-def run_replicas(graph, slot, cells, c, law, tables, window, lo, hi, space):  # type: ignore[no-untyped-def]
-    """Evaluate all replicas of a window one after the other; leaves their sums and extremes in ``space``."""
+@inlined
+def run_replicas(graph, cells, c, law, tables, window, lo, hi, space):  # type: ignore[no-untyped-def]
+    """Evaluate all replicas of a window, the first one last; leaves their sums and extremes in ``space``, and its own times."""
     begin_replicas(space)
     draw_links(graph, cells.seed[c], law, tables, window, lo, hi, space)  # the same for all replicas
     if cells.overlap[c, GATHER]:
         release(graph, cells, c, law, hi - lo, space)
-    for replica in range(cells.n_replicas[c]):
-        run_window(graph, slot, cells, c, law, tables, replica, window, lo, hi, space)
-        add_replica(graph.n_ranks, replica, 0, hi - lo, space)
+    for replica in range(cells.n_replicas[c] - 1, -1, -1):
+        run_window(graph, cells, c, law, tables, replica, window, lo, hi, space)
+        add_replica(graph.n_ranks, 0, hi - lo, space)
 
 
 @kernel
@@ -107,57 +107,20 @@ def add_metrics(c, n_ranks, n_replicas, n, at, space, per_draw, moments, per_ran
 
 
 @kernel
-def evaluate(graph, cells, law, tables, first_draw, per_draw, moments, per_rank):  # type: ignore[no-untyped-def]
+def evaluate(graph, cells, law, tables, first_draw, space, per_draw, moments, per_rank):  # type: ignore[no-untyped-def]
     """Evaluate every cell of ``cells`` for as many draws as ``per_draw`` has room for, from ``first_draw`` on.
 
     cells: `Work`; law (c, 5) rows of tables (laws, cells, 2), -1 for a term that is off. Results: per_draw (6, c, n) ticks;
     moments (c, 3, r, 9) added to, and per_rank (3, c, r, n) ticks, or of no cells where only the moments are asked
-    for: both of sums over the replicas, utilization of their mean.
+    for: both of sums over the replicas, utilization of their mean. What the last draw left in ``space`` is a trace.
     """
-    space = workspace(graph, graph.n_slots, 0, most_buckets(cells))
     n_draws = per_draw.shape[2]
     for c in range(per_draw.shape[1]):
         for window in range(first_draw // LANES, (first_draw + n_draws - 1) // LANES + 1):
             lo = max(first_draw - window * LANES, 0)
             hi = min(first_draw + n_draws - window * LANES, LANES)
-            run_replicas(graph, graph.slot, cells, c, law[c], tables, window, lo, hi, space)
+            run_replicas(graph, cells, c, law[c], tables, window, lo, hi, space)
             synchronize(graph, cells, c, law[c], hi - lo, space)
             add_metrics(
                 c, graph.n_ranks, cells.n_replicas[c], hi - lo, window * LANES + lo - first_draw, space, per_draw, moments, per_rank
             )
-
-
-@kernel
-def most_buckets(cells):  # type: ignore[no-untyped-def]
-    """Most buckets that any stage has."""
-    most = 0
-    for c in range(cells.n_buckets.shape[0]):
-        for stage in range(cells.n_buckets.shape[1]):
-            most = max(most, cells.n_buckets[c, stage])
-    return most
-
-
-@kernel
-def trace(graph, cells, law, tables, draw, start, finish, lags, reducing, reduced, released):  # type: ignore[no-untyped-def]
-    """One draw of the one cell of ``cells``: start and finish (o,) of every node and lags (1 + 3 stages,) in replica 0.
-
-    And of all replicas starts and ends of the reductions (milestones, buckets) and ends of the gatherings of weights (stages,
-    buckets). All in ticks; the same window as in `evaluate`, with a row for every node.
-    """
-    n_nodes, n_buckets = graph.rank.size, reduced.shape[1]
-    space = workspace(graph, n_nodes, n_nodes, n_buckets)
-    window, lane, slot = draw // LANES, draw % LANES, np.arange(n_nodes)
-    run_replicas(graph, slot, cells, 0, law[0], tables, window, lane, lane + 1, space)
-    synchronize(graph, cells, 0, law[0], 1, space)
-    for i in range(reduced.shape[0]):
-        for part in range(n_buckets):
-            reducing[i, part] = space.ready[i * n_buckets + part, 0]
-            reduced[i, part] = space.reduced[i * n_buckets + part, 0]
-    for i in range(released.shape[0]):
-        for part in range(n_buckets):
-            released[i, part] = space.released[i * n_buckets + part, 0]
-    run_window(graph, slot, cells, 0, law[0], tables, 0, window, lane, lane + 1, space)
-    for i in range(lags.size):
-        lags[i] = space.lag[i, 0]
-    for node in range(n_nodes):
-        start[node], finish[node] = space.begun[node, 0], space.finish[node, 0]

@@ -10,7 +10,7 @@ from hops import kernels
 from hops.checks import count
 from hops.contended import evaluate_contended, make_times
 from hops.executor import law_rows, side_by_side, stacked
-from hops.graph import Graph, unshard_index
+from hops.graph import Graph, unfolded, unshard_index
 from hops.plots import Message
 from hops.simulation import Case
 from hops.weights import TICKS
@@ -92,21 +92,21 @@ def op_ticks(case: Case, found: Trace) -> tuple[NDArray[np.int64], NDArray[np.in
 
 def node_ticks(case: Case, draw: int, graph: Graph | None = None) -> Trace:
     """One draw, down to the nodes of the graph; ``graph``: instead of its own."""
-    graph, cells = graph or case.structure.graph, stacked([case])
+    graph, cells = unfolded(graph or case.structure.graph), stacked([case])
     law, tables = law_rows([case])
     n_nodes, n_buckets = graph.rank.size, max(1, int(cells.n_buckets.max()))
+    space, moments = workspace(graph, n_nodes, n_buckets), np.zeros((1, 3, graph.n_ranks, kernels.N_LIMBS), np.int64)
+    unread = np.empty((6, 1, 1), np.int64), moments, np.empty((3, 0, graph.n_ranks, 1), np.int64)
+    start, finish = space.begun[:, 0], space.finish[:, 0]
     if case.by_events:
         joined = side_by_side(case, graph)
-        times, space = make_times(1, joined.indptr.size - 1, joined.pred.size), workspace(graph, n_nodes, n_nodes, n_buckets)
-        nobody = np.empty((6, 1, 1), np.int64), np.zeros((1, 3, graph.n_ranks, kernels.N_LIMBS), np.int64)
-        evaluate_contended(graph, joined, cells, law, tables, draw, times, space, *nobody, np.empty((3, 0, graph.n_ranks, 1), np.int64))
-        parts = (each[:, 0].reshape(-1, n_buckets) for each in (space.ready, space.reduced, space.released))
-        return Trace(times.start[:n_nodes], times.finish[:n_nodes], space.lag[:, 0], *parts)
-    reductions = (graph.reduced.size, n_buckets)
-    sizes = (n_nodes, n_nodes, cells.lag.shape[2], reductions, reductions, (graph.opening.size, n_buckets))
-    found = Trace(*(np.zeros(size, np.int64) for size in sizes))
-    kernels.trace(graph, cells, law, tables, draw, *found)
-    return found
+        times = make_times(1, joined.indptr.size - 1, joined.pred.size)
+        evaluate_contended(graph, joined, cells, law, tables, draw, times, space, *unread)
+        start, finish = times.start[:n_nodes], times.finish[:n_nodes]
+    else:
+        kernels.evaluate(graph, cells, law, tables, draw, space, *unread)
+    exchanged = (each[:, 0].reshape(-1, n_buckets) for each in (space.ready, space.reduced, space.released))
+    return Trace(*(each.copy() for each in (start, finish, space.lag[:, 0], *exchanged)))
 
 
 def messages(case: Case, draw: int = 0) -> list[Message]:

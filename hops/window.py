@@ -20,7 +20,7 @@ def draw_links(graph, seed, law, tables, window, lo, hi, space):  # type: ignore
     if law[LINK] >= 0:
         for i in range(N_LINKS):
             draw_factors(
-                window, lo, hi, i, 0, LINK_STREAM, seed, 0, tables[law[LINK]],
+                window, lo, hi, i, np.int64(0), np.int64(LINK_STREAM), seed, 0, tables[law[LINK]],
                 space.words, space.bits, space.distance, space.pattern, space.cell, space.shared, graph.n_ranks + i,
             )  # fmt: skip
 
@@ -55,7 +55,7 @@ def issue(graph, node, base, law, tables, seed, replica, window, lo, hi, space):
     rank = graph.rank[node]
     if law[HOST] >= 0:
         draw_factors(
-            window, lo, hi, graph.identity[node], replica, HOST_STREAM, seed, 0, tables[law[HOST]],
+            window, lo, hi, np.int64(graph.identity[node]), replica, np.int64(HOST_STREAM), seed, 0, tables[law[HOST]],
             space.words, space.bits, space.distance, space.pattern, space.cell, space.shared, space.shared.shape[0] - 1,
         )  # fmt: skip
         for d in range(hi - lo):
@@ -66,10 +66,10 @@ def issue(graph, node, base, law, tables, seed, replica, window, lo, hi, space):
 
 
 @kernel
-def run_window(graph, slot, cells, c, law, tables, replica, window, lo, hi, space):  # type: ignore[no-untyped-def]
+def run_window(graph, cells, c, law, tables, replica, window, lo, hi, space):  # type: ignore[no-untyped-def]
     """Evaluate draws lo <= . < hi of ``window`` for a replica of cell ``c`` as lanes 0 .. n-1; leaves its results in ``space``.
 
-    cells: `Work`; law (5,) rows of tables (laws, cells, 2) or -1; slot (o,) rows of ``space.finish``.
+    cells: `Work`; law (5,) rows of tables (laws, cells, 2) or -1.
 
     ns per op and draw, one core (Zen 5), 1F1B p=8 m=32, p2p=latency: 1.94 in all; 0.58 of them remain with the noise off
     (longest path, busy time, waits, moments), so noise takes 1.36. Its loops timed alone (`draw_factors`) are Philox 0.26,
@@ -96,8 +96,8 @@ def run_window(graph, slot, cells, c, law, tables, replica, window, lo, hi, spac
         if rank >= 0 and (law[OP] >= 0 or many):
             if law[OP] >= 0 and graph.fresh[node]:
                 draw_factors(
-                    window, lo, hi, graph.identity[node], replica, OP_STREAM, seed, 0, table,
-                    space.words, space.bits, space.distance, space.pattern, space.cell, space.factor, row,
+                    window, lo, hi, np.int64(graph.identity[node]), replica, np.int64(OP_STREAM), seed, 0, table,
+                    space.words, space.bits, space.distance, space.pattern, space.cell, space.factor, np.int64(row),
                 )  # fmt: skip
             if not many:
                 for d in range(n):
@@ -124,16 +124,16 @@ def run_window(graph, slot, cells, c, law, tables, replica, window, lo, hi, spac
             for d in range(n):
                 ticks[d] = fixed
 
-        out, begin, n_edges = slot[node], graph.indptr[node], graph.indptr[node + 1] - graph.indptr[node]
+        out, begin, n_edges = graph.slot[node], graph.indptr[node], graph.indptr[node + 1] - graph.indptr[node]
         waits = False
         if n_edges == 1 and graph.lag[begin] == 0:
-            before = slot[graph.pred[begin]]
+            before = graph.slot[graph.pred[begin]]
             for d in range(n):
                 start[d] = finish[before, d]
         elif n_edges == 2:
             waits = True
-            a, a_lag, a_origin = slot[graph.pred[begin]], graph.lag[begin], slot[graph.origin[begin]]
-            b, b_lag, b_origin = slot[graph.pred[begin + 1]], graph.lag[begin + 1], slot[graph.origin[begin + 1]]
+            a, a_lag, a_origin = graph.slot[graph.pred[begin]], graph.lag[begin], graph.slot[graph.origin[begin]]
+            b, b_lag, b_origin = graph.slot[graph.pred[begin + 1]], graph.lag[begin + 1], graph.slot[graph.origin[begin + 1]]
             for d in range(n):
                 start[d] = max(finish[a, d] + delay[a_lag, d], finish[b, d] + delay[b_lag, d])
                 unhindered[d] = max(finish[a_origin, d], finish[b_origin, d])
@@ -142,7 +142,7 @@ def run_window(graph, slot, cells, c, law, tables, replica, window, lo, hi, spac
             for d in range(n):
                 start[d] = unhindered[d] = 0
             for edge in range(begin, begin + n_edges):
-                before, at_lag, origin = slot[graph.pred[edge]], graph.lag[edge], slot[graph.origin[edge]]
+                before, at_lag, origin = graph.slot[graph.pred[edge]], graph.lag[edge], graph.slot[graph.origin[edge]]
                 for d in range(n):
                     start[d] = max(start[d], finish[before, d] + delay[at_lag, d])
                     unhindered[d] = max(unhindered[d], finish[origin, d])

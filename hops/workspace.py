@@ -69,12 +69,12 @@ class Workspace(NamedTuple):
 
 
 @kernel
-def workspace(graph, n_slots, n_begun, n_buckets):  # type: ignore[no-untyped-def]
-    """Allocate a `Workspace`; at most ``n_buckets`` a stage."""
+def workspace(graph, n_begun, n_buckets):  # type: ignore[no-untyped-def]
+    """Allocate a `Workspace`; ``n_begun``: all nodes, or 0 where their starts are not asked for; at most ``n_buckets`` a stage."""
     n_ranks, n_stages, n_milestones = graph.n_ranks, graph.opening.size, graph.reduced.size
     words, distance = np.empty((4, BLOCKS), np.uint32), np.empty(LANES, np.float64)
     return Workspace(
-        np.empty((n_slots, LANES), np.int64),
+        np.empty((graph.n_slots, LANES), np.int64),
         np.empty((graph.n_factors, LANES), np.float64),
         np.empty((n_ranks + N_LINKS + graph.n_microbatches + 1, LANES), np.float64),
         np.empty((1 + 3 * n_stages, LANES), np.int64),

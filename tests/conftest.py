@@ -11,6 +11,7 @@ from hops import kernels, sweep
 from hops.executor import law_rows, stacked
 from hops.scenario import Scenario
 from hops.simulation import prepare
+from hops.workspace import workspace
 
 settings.register_profile("hops", deadline=None, derandomize=True)
 settings.load_profile("hops")
@@ -83,7 +84,9 @@ def run_ticks(case, first=0, n=None, split=(), graph=None):
     for a, b in pairwise(cuts):
         per_draw = np.empty((6, 1, b - a), np.int64)
         sums = np.zeros((1, 3, graph.n_ranks, kernels.N_LIMBS), np.int64)
-        kernels.evaluate(graph, stacked([case]), law, tables, first + a, per_draw, sums, np.empty((3, 0, graph.n_ranks, b - a), np.int64))
+        cells, nobody = stacked([case]), np.empty((3, 0, graph.n_ranks, b - a), np.int64)
+        space = workspace(graph, 0, int(cells.n_buckets.max()))
+        kernels.evaluate(graph, cells, law, tables, first + a, space, per_draw, sums, nobody)
         parts.append(per_draw[:, 0])
         moments += sums[0]
     return np.concatenate(parts, axis=1), moments

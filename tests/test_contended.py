@@ -13,6 +13,7 @@ from test_kernels import TABLE
 import hops
 from hops.contended import evaluate_contended, make_times
 from hops.executor import Executor, evaluate, law_rows, side_by_side, stacked
+from hops.graph import unfolded
 from hops.kernels import N_LIMBS
 from hops.scenario import Scenario
 from hops.simulation import prepare
@@ -128,11 +129,11 @@ def test_contention__tiles_and_threads_change_no_bit(contention):
     assert means["exposed_communication"] == pytest.approx(wanted["exposed_communication"].mean(axis=-1), rel=1e-12)
     if contention == "planned":
         return
-    graph, (law, tables) = cases[0].structure.graph, law_rows(cases[:1])
+    graph, (law, tables) = unfolded(cases[0].structure.graph), law_rows(cases[:1])
     for width in (1, 7):  # draws that are held at once
         per_draw, moments = np.empty((6, 1, 20), np.int64), np.zeros((1, 3, 8, N_LIMBS), np.int64)
         joint = side_by_side(cases[0], graph)
-        times, space = make_times(width, joint.indptr.size - 1, joint.pred.size), workspace(graph, graph.rank.size, graph.rank.size, 0)
+        times, space = make_times(width, joint.indptr.size - 1, joint.pred.size), workspace(graph, graph.rank.size, 0)
         nobody = np.empty((3, 0, 8, 20), np.int64)
         evaluate_contended(graph, joint, stacked(cases[:1]), law, tables, 250, times, space, per_draw, moments, nobody)
         assert (per_draw[0, 0] / 1e9 == wanted["makespan"][0, 250:270]).all()
