@@ -2,7 +2,7 @@
 
 import pytest
 
-from hops.cluster import PATH_CLASSES
+from hops.paths import PATH_CLASSES
 from hops.layout import Layout
 from hops.messages import messages, shared
 from hops.topologies import TOPOLOGIES
