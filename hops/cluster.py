@@ -93,7 +93,8 @@ class Cluster:
                         relay = a - here.gpu % level.rails + there.gpu % level.rails
                         first, then = self.path(a, relay), self.path(relay, b)
                         hops = first.hops + then.hops
-                        return Path(Route(level.path_class, hops, hops), first.legs + then.legs, self.bandwidths)
+                        names = frozenset(hop.name for hop in hops)
+                        return Path(Route(level.path_class, hops, names), first.legs + then.legs, self.bandwidths)
         raise Infeasible(f"{self.name}: no path between devices {a} and {b}, as no level joins them")
 
     def member(self, link: str, number: int) -> int:

@@ -69,7 +69,7 @@ class Route:
 
     path_class: str
     hops: tuple[Hop, ...]
-    crowded: tuple[Hop, ...] = ()  # which paths from different devices to different ones may have in common
+    crowded: frozenset[str] = frozenset()  # names of hops whose links paths from different devices to different ones may share
 
     @cached_property
     def latency(self) -> float:
@@ -139,11 +139,10 @@ class Path:
     @cached_property
     def links(self) -> tuple[Link, ...]:
         """Those of the hops that other traffic may use as well, in the order of the hops."""
-        return self.links_on(self.hops)
+        return self.links_on({hop.name for hop in self.hops})
 
-    def links_on(self, hops: Collection[Hop]) -> tuple[Link, ...]:
-        """Those that are instances of ``hops``."""
-        names = {hop.name for hop in hops}
+    def links_on(self, names: Collection[str]) -> tuple[Link, ...]:
+        """Those that are instances of the hops ``names``."""
         links = (link for leg in self.legs for link in _links_of(leg, names))
         return tuple(link.scaled(self.factors) for link in links) if self.factors else tuple(links)
 
@@ -174,7 +173,7 @@ def route(leg: Leg) -> Route:
     met = (*level.up, *level.across)
     crowded = [hop for hop in (*out, *into) if hop.shared_by != 1] + [hop for hop in met if not leg.inside or hop.shared_by != 1]
     hops = (*out, *met, *level.up[::-1], *into[::-1])
-    return Route(level.path_class, hops, tuple(hop for hop in crowded if hop.is_link))
+    return Route(level.path_class, hops, frozenset(hop.name for hop in crowded if hop.is_link))
 
 
 def _links_of(leg: Leg, names: Collection[str]) -> Iterator[Link]:

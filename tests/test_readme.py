@@ -47,6 +47,9 @@ def test_main_job__prints_what_readme_shows(folder):
 def test_commands__run(i, tmp_path):
     (script,) = [text for language, text in BLOCKS if language == "bash"]
     (tmp_path / "run.sh").write_text(script)
+    (cluster,) = [text for language, text in BLOCKS if language == "yaml"]
+    (tmp_path / "my" / "topology").mkdir(parents=True)
+    (tmp_path / "my" / "topology" / "mine.yaml").write_text(cluster)
     for words in commands(BLOCKS[i][1]):
         assert run(words, tmp_path)
 
