@@ -2,9 +2,9 @@
 
 import pytest
 
-from hops.paths import PATH_CLASSES
 from hops.layout import Layout
 from hops.messages import messages, shared
+from hops.paths import PATH_CLASSES
 from hops.topologies import TOPOLOGIES
 
 SIZE = 1e9
