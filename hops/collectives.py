@@ -4,7 +4,8 @@ Source: Patarasuk & Yuan 2009, bandwidth-optimal all-reduce; n - 1 steps of 1/n 
 all-to-all sends directly, as NCCL's grouped sends and receives do.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import inf
@@ -115,14 +116,21 @@ class Groups(NamedTuple):
 ALONE = Ring()
 
 
-def ring(cluster: Cluster, gpus: Sequence[int]) -> Ring:
-    """The ring over ``gpus``, in the order given."""
+def ring(cluster: Cluster, gpus: Sequence[int], beside: Iterable[Sequence[int]] = ()) -> Ring:
+    """The ring over ``gpus``, in the order given; rings ``beside`` it exchange at the same time, and share the links evenly."""
     if len(gpus) <= 1:
         return ALONE
-    routes = unique_routes(cluster.between(a, b) for a, b in pairwise([*gpus, gpus[0]]))
+    paths = [cluster.between(a, b) for a, b in pairwise([*gpus, gpus[0]])]
+    routes = unique_routes(paths)
     slowest = min(routes, key=lambda route: route.rate)
     tables = tuple(dict.fromkeys(table for route in routes for table in route.tables))
     bandwidth = min(route.bandwidth for route in routes)
+    crowded = {name for route in routes for name in route.crowded}
+    if crowded:
+        others = [cluster.between(a, b) for other in beside for a, b in pairwise([*other, other[0]]) if a != b]
+        crossing = Counter(link for path in (*paths, *others) for link in path.links_on(crowded))
+        own = {link for path in paths for link in path.links_on(crowded)}
+        bandwidth = min([bandwidth, *(link.bandwidth / crossing[link] for link in own)])
     return Ring(len(gpus), max(route.latency for route in routes), bandwidth, slowest.path_class, tables)
 
 

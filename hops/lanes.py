@@ -62,7 +62,7 @@ def stage_exchanges(
 ) -> tuple[list[Exchange], NDArray[np.int64], NDArray[np.int64]]:
     """What replicas exchange for every stage [s], experts after the rest; class of the narrowest links, and number of buckets."""
     none = (0.0,) * len(stage_ranks)
-    held = ((costs.parameters or none, layout.replicas), (costs.expert_parameters or none, layout.expert_replicas))
+    held = ((costs.parameters or none, layout.replica_groups), (costs.expert_parameters or none, layout.expert_replica_groups))
     groups: dict[tuple[int, int], tuple[Ring, Ring]] = {}
     found, rings, n_buckets = [], [], []
     for stage, rank in enumerate(stage_ranks):
@@ -71,9 +71,12 @@ def stage_exchanges(
             if not parameters[stage]:
                 continue
             if (kind, rank) not in groups:
-                gpus = members(rank)
-                split = ((), gpus) if data_parallel.zero == 0 else (gpus[:size], gpus[::size])
-                groups[kind, rank] = ring(cluster, split[0]), ring(cluster, split[1])
+                together = members(rank)  # all GPUs of a rank exchange at the same time
+                n_same = len(together[0])
+                size = 1 if data_parallel.zero == 0 else size
+                sharing = [gpus[at : at + size] for gpus in together for at in range(0, n_same, size)]
+                among = [gpus[at::size] for gpus in together for at in range(size)]
+                groups[kind, rank] = ring(cluster, sharing[0], sharing[1:]), ring(cluster, among[0], among[1:])
             shard, replicate = groups[kind, rank]
             pieces = data_parallel.buckets(parameters[stage], shard.n * replicate.n)
             total, n = total + exchange(parameters[stage], pieces, cluster.device(layout.gpu(rank)), shard, replicate), n + pieces

@@ -120,6 +120,16 @@ class Layout:
         """GPUs that hold the same weights as the first of ``rank``, outside the experts: dp x cp."""
         return tuple(sorted(self.gpu(rank, replica=i, context=j) for i in range(self.dp) for j in range(self.cp)))
 
+    def replica_groups(self, rank: int) -> list[tuple[int, ...]]:
+        """`replicas` of every shard of ``rank``; the first shard's first."""
+        return [tuple(gpu + shard * self.strides["tp"] for gpu in self.replicas(rank)) for shard in range(self.tp)]
+
+    def expert_replica_groups(self, rank: int) -> list[tuple[int, ...]]:
+        """`expert_replicas` of every expert and shard of ``rank``; the first's first."""
+        members, at = self.members(rank), self.expert_strides
+        firsts = [i * at["tp"] + j * at["ep"] for j in range(self.ep) for i in range(self.n_expert_shards)]
+        return [tuple(members[first + k * at["dp"]] for k in range(self.n_expert_replicas)) for first in firsts]
+
     def experts(self, rank: int) -> tuple[int, ...]:
         """GPUs that have different experts of ``rank`` and send each other tokens (the group of its first GPU)."""
         return self._experts(rank, "ep", self.ep)

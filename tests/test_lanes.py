@@ -6,6 +6,7 @@ from conftest import scenario
 
 import hops
 from hops.checks import Infeasible
+from hops.collectives import ring
 from hops.data_parallel import DataParallel
 from hops.lanes import lanes, sharers
 from hops.layout import Layout
@@ -13,6 +14,7 @@ from hops.noise import extreme_factors, quantile_table
 from hops.plan import prepare_plan
 from hops.simulation import prepare
 from hops.sweep import _plan
+from hops.topologies import TOPOLOGIES
 
 NOISE = {"op": {"law": "lognormal", "cv": 0.3}, "microbatch": {"law": "lognormal", "cv": 0.2}, "rank": {"law": "lognormal", "cv": 0.1}}
 MOE = ("model=mixtral_8x7b", "tp=2", "pp=4", "dp=8", "microbatches=8", "topology=dgx")
@@ -147,3 +149,22 @@ def test_clock__counts_the_busy_time_of_all_replicas():
     prepare(scenario(**long, dp=64))
     with pytest.raises(ValueError, match=r"times add up to .* s, beyond the 2\^62 ns"):
         prepare(scenario(**long, dp=64, latency=NOISE))
+
+
+def test_ring__shares_links_with_those_that_exchange_at_the_same_time():
+    """Two servers: the four GPUs of a socket share its card, those of another socket have one of their own; on DGX every GPU has."""
+    layout = Layout(pp=1, tp=8, dp=2)
+    pcie, dgx = (TOPOLOGIES[name].build(layout.n_gpus) for name in ("pcie", "dgx"))
+    first, *others = layout.replica_groups(0)
+    assert (first, len(others)) == ((0, 8), 7)
+    alone, together = ring(pcie, first), ring(pcie, first, others)
+    assert together.bandwidth == alone.bandwidth / 4
+    assert ring(pcie, first, others[3:]) == alone
+    assert ring(dgx, first, others) == ring(dgx, first)
+
+
+def test_replica_groups__are_all_gpus_of_a_rank_once():
+    layout = Layout(pp=2, tp=2, cp=2, dp=4, ep=4, etp=1)
+    for groups, own in ((layout.replica_groups(1), layout.replicas(1)), (layout.expert_replica_groups(1), layout.expert_replicas(1))):
+        assert groups[0] == own
+        assert sorted(gpu for group in groups for gpu in group) == sorted(layout.members(1))
