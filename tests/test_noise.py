@@ -82,7 +82,8 @@ def test_table__follows_the_quantile_function(name, parameters):
     """Relative error at most 1e-4 anywhere in 2^-33 .. 1 - 2^-33, at the worst point between knots and at random."""
     law, table = LAWS[name], noise.quantile_table(name, parameters)
     rng = np.random.Generator(np.random.PCG64(1))
-    v = np.concatenate([rng.integers(0, 2**31, 200_000), 2 ** rng.uniform(0, 31, 200_000)]).astype(np.int64)
+    n = 20_000 if name == "scipy" else 200_000  # some of its laws invert their distribution by iteration
+    v = np.concatenate([rng.integers(0, 2**31, n), 2 ** rng.uniform(0, 31, n)]).astype(np.int64)
     w = v + 0.5
     exponent = np.floor(np.log2(w)).astype(np.int64)
     cell = (exponent + 1) * noise.KNOTS + np.floor((w / 2.0**exponent - 1) * noise.KNOTS).astype(np.int64)

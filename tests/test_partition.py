@@ -31,11 +31,8 @@ def test_balanced__no_partition_is_faster():
         first, last = chance.choice([0.0, 0.5]), chance.choice([0.0, 1.0, 3.3])
         found = balanced(times, first, last, n_stages)
         least = 0 if last else 1
-        every = (
-            counts
-            for counts in itertools.product(range(n + 1), repeat=n_stages)
-            if sum(counts) == n and all(counts[:-1]) and counts[-1] >= least
-        )
+        cuts = ([0, *each, n] for each in itertools.combinations(range(1, n + 1), n_stages - 1))
+        every = [counts for counts in ([b - a for a, b in itertools.pairwise(each)] for each in cuts) if counts[-1] >= least]
         best = min(max(times_of(counts, times, first, last)) for counts in every)
         assert sum(found) == n
         assert all(found[:-1])
