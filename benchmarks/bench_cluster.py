@@ -23,7 +23,7 @@ def layout(request):
 def seconds(name, layout, replicas):
     """What every message takes, replica by replica."""
     cluster = TOPOLOGIES[name].build(layout.n_gpus)
-    sent = [messages(cluster, layout, range(layout.pp), replica) for replica in replicas(cluster)]
+    sent = [messages(cluster, layout, range(layout.pp), [replica]) for replica in replicas(cluster)]
     return [[message.latency + message.seconds(MESSAGE) for message in each] for each in sent]
 
 

@@ -129,10 +129,11 @@ def test_sweep__of_ten_options_in_three_groups_evaluates_every_tuple():
     cube = hops.sweep_cube(
         "schedule=glob(*)", "topology=glob(*)", "model=glob(*)", "latency=none,lognormal", "draws=2", "pp=4", "microbatches=4"
     )
-    assert dict(cube["evaluated"].sizes) == {"schedule": 7, "topology": 13, "model": 11, "latency": 2}
+    assert dict(cube["evaluated"].sizes) == {"schedule": 7, "topology": 14, "model": 11, "latency": 2}
     too_large = ["deepseek_v3", "gpt_1t", "gpt_530b"]  # one layer of them, for one GPU of some topologies
     asked = cube["topology"] != "custom"  # which is nothing without a file
-    assert bool((cube["evaluated"].drop_sel(model=too_large) == asked).all())
+    roomy = cube["evaluated"].drop_sel(model=too_large, topology="aws_g5")  # GPUs of 24 GB
+    assert bool((roomy == asked).all())
     alone = hops.simulate("schedule=zb_h2", "topology=pcie", "model=llama3_70b", "latency=none", "pp=4", "microbatches=4")
     found = cube.sel(schedule="zb_h2", topology="pcie", model="llama3_70b", latency="none")
     assert float(found["iteration_time_mean"]) == float(alone["iteration_time"].mean())

@@ -29,7 +29,7 @@ LAYOUTS = [
 
 
 def numbers(cluster, layout, replica):
-    sent = messages(cluster, layout, range(layout.pp), replica)
+    sent = messages(cluster, layout, range(layout.pp), [replica])
     return [(each.stage, each.backward, each.latency, each.path_class, each.seconds(1e6)) for each in sent]
 
 
@@ -56,6 +56,6 @@ def test_message__seconds_share_links_of_the_rank_as_names_say():
     for name, keys in CLUSTERS:
         for layout in LAYOUTS:
             cluster = TOPOLOGIES[name].build(layout.n_gpus, **keys)
-            for message in messages(cluster, layout, range(layout.pp), 1):
+            for message in messages(cluster, layout, range(layout.pp), [1]):
                 narrowest = min(path.bandwidth for path in message.paths)
                 assert message.seconds(1e6) == max(1e6 / narrowest, *(n * 1e6 / link.bandwidth for link, n in message.links.items()))
