@@ -57,26 +57,34 @@ def sharers(layout: Layout, data_parallel: DataParallel) -> tuple[int, int]:
     return layout.n_replicas // n_groups, layout.n_expert_replicas // n_groups
 
 
+type Rings = dict[tuple[int, int], tuple[Ring, Ring]]
+
+
+def rank_rings(cluster: Cluster, layout: Layout, data_parallel: DataParallel, experts: bool) -> Rings:
+    """Rings of shard groups and among them by (0: outside the experts or 1: of them, rank); all of a rank at the same time."""
+    found: Rings = {}
+    for kind, members in enumerate((layout.replica_groups, layout.expert_replica_groups)[: 1 + experts]):
+        size = 1 if data_parallel.zero == 0 else sharers(layout, data_parallel)[kind]
+        for rank in range(layout.pp):
+            together = members(rank)
+            sharing = [gpus[at : at + size] for gpus in together for at in range(0, len(gpus), size)]
+            among = [gpus[at::size] for gpus in together for at in range(size)]
+            found[kind, rank] = ring(cluster, sharing[0], sharing[1:]), ring(cluster, among[0], among[1:])
+    return found
+
+
 def stage_exchanges(
-    cluster: Cluster, layout: Layout, costs: Costs, stage_ranks: Sequence[int], data_parallel: DataParallel
+    cluster: Cluster, layout: Layout, costs: Costs, stage_ranks: Sequence[int], data_parallel: DataParallel, groups: Rings
 ) -> tuple[list[Exchange], NDArray[np.int64], NDArray[np.int64]]:
     """What replicas exchange for every stage [s], experts after the rest; class of the narrowest links, and number of buckets."""
     none = (0.0,) * len(stage_ranks)
-    held = ((costs.parameters or none, layout.replica_groups), (costs.expert_parameters or none, layout.expert_replica_groups))
-    groups: dict[tuple[int, int], tuple[Ring, Ring]] = {}
+    held = costs.parameters or none, costs.expert_parameters or none
     found, rings, n_buckets = [], [], []
     for stage, rank in enumerate(stage_ranks):
         total, n, narrowest = Exchange(0.0, 0.0, 0.0), 0, ALONE
-        for kind, ((parameters, members), size) in enumerate(zip(held, sharers(layout, data_parallel), strict=True)):
+        for kind, parameters in enumerate(held):
             if not parameters[stage]:
                 continue
-            if (kind, rank) not in groups:
-                together = members(rank)  # all GPUs of a rank exchange at the same time
-                n_same = len(together[0])
-                size = 1 if data_parallel.zero == 0 else size
-                sharing = [gpus[at : at + size] for gpus in together for at in range(0, n_same, size)]
-                among = [gpus[at::size] for gpus in together for at in range(size)]
-                groups[kind, rank] = ring(cluster, sharing[0], sharing[1:]), ring(cluster, among[0], among[1:])
             shard, replicate = groups[kind, rank]
             pieces = data_parallel.buckets(parameters[stage], shard.n * replicate.n)
             total, n = total + exchange(parameters[stage], pieces, cluster.device(layout.gpu(rank)), shard, replicate), n + pieces

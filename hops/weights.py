@@ -15,7 +15,7 @@ from hops.data_parallel import DataParallel
 from hops.efficiency import Efficiency
 from hops.events import DISCIPLINES
 from hops.graph import lag_index, transfer_index, unshard_lag, work_index
-from hops.lanes import Lane, lanes, stage_exchanges
+from hops.lanes import Lane, Rings, lanes, rank_rings, stage_exchanges
 from hops.layout import Layout
 from hops.memory import offloaded
 from hops.messages import Message, messages, shared
@@ -79,12 +79,12 @@ class Weights(NamedTuple):
 def weights(asked: Question) -> Weights:
     """Durations and delays of every stage, in ticks; `Infeasible` for sizes that model or cluster cannot serve."""
     layout, data_parallel, stage_ranks = asked.layout, asked.data_parallel, asked.stage_ranks
-    params = {key: None if key == "order" and isinstance(value, str) else value for key, value in asked.topology.kwargs.items()}
-    cluster: Cluster = TOPOLOGIES[asked.topology.name].build(layout.n_gpus, **params)
+    cluster = _cluster(asked.topology, layout.n_gpus)
     by_type = _costs(cluster, asked)
     costs, n_stages, together = by_type[cluster.gpu], len(stage_ranks), lanes(layout, data_parallel)
 
-    exchanges, rings, n_buckets = stage_exchanges(cluster, layout, costs, stage_ranks, data_parallel)
+    groups = _rings(asked.topology, layout, data_parallel, any(costs.expert_parameters or ()))
+    exchanges, rings, n_buckets = stage_exchanges(cluster, layout, costs, stage_ranks, data_parallel, groups)
     whole = np.maximum(n_buckets, 1)
     reduce, gather = (np.array([getattr(each, name) for each in exchanges]) * TICKS / whole for name in ("reduce", "gather"))
     update = np.full(layout.pp, costs.overhead * TICKS)
@@ -99,16 +99,16 @@ def weights(asked: Question) -> Weights:
     for compute, lane in zip(computed, together, strict=True):
         kind = (like[lane.replicas[0]],) if lane.n == 1 else lane.replicas
         if kind not in known:
-            known[kind] = _transfers(messages(cluster, layout, stage_ranks, kind), costs.p2p_bytes, n_stages, asked.p2p)
+            known[kind] = _transfers(_sent(asked.topology, layout, stage_ranks, kind), costs.p2p_bytes, n_stages, asked.p2p)
         transfer, lag, link = known[kind]
         work = np.concatenate([compute, transfer, unshard])
-        if asked.p2p in ("channel", "rendezvous"):
+        if asked.p2p in ("channel", "rendezvous") and asked.slowdown.p2p > 1:
             _slow_beside_messages(work, n_stages, asked.slowdown.p2p)
         link = np.concatenate([link[: unshard_lag(n_stages, 0)], rings])
         key = work.tobytes() + lag.tobytes() + link.tobytes()
         variant.append(variants.setdefault(key, (len(variants), work, lag, link))[0])
     seen = together if asked.contention in DISCIPLINES else together[:MOST_COMPARED]
-    sent = [tuple(messages(cluster, layout, stage_ranks, lane.replicas)) for lane in seen]
+    sent = [_sent(asked.topology, layout, stage_ranks, lane.replicas) for lane in seen]
     works, lags, links = (np.stack([each[i] for each in variants.values()]) for i in (1, 2, 3))
 
     n_layers = costs.layers or (1,) * n_stages
@@ -133,12 +133,30 @@ def weights(asked: Question) -> Weights:
         update=np.floor(update + 0.5).astype(np.int64),
         overlap=np.array([data_parallel.overlap_grad_reduce, data_parallel.overlap_param_gather]),
         sent=tuple(sent if asked.contention in DISCIPLINES else sent[:1]),
-        meet=(_meet(costs, sent[:1]), _meet(costs, sent)),
+        meet=_meet(asked.topology, layout, stage_ranks, tuple(lane.replicas for lane in seen)) if costs.p2p_bytes else (False, False),
     )
     for array in found:
         if isinstance(array, np.ndarray):
             array.flags.writeable = False
     return found
+
+
+@lru_cache(maxsize=64, typed=True)
+def _cluster(topology: Choice, n_gpus: int) -> Cluster:
+    params = {key: None if key == "order" and isinstance(value, str) else value for key, value in topology.kwargs.items()}
+    return TOPOLOGIES[topology.name].build(n_gpus, **params)
+
+
+@lru_cache(maxsize=256, typed=True)
+def _rings(topology: Choice, layout: Layout, data_parallel: DataParallel, experts: bool) -> Rings:
+    """`rank_rings`, remembered: layouts repeat in a sweep."""
+    return rank_rings(_cluster(topology, layout.n_gpus), layout, data_parallel, experts)
+
+
+@lru_cache(maxsize=1024, typed=True)
+def _sent(topology: Choice, layout: Layout, stage_ranks: tuple[int, ...], replicas: tuple[int, ...]) -> tuple[Message, ...]:
+    """`messages`, remembered."""
+    return tuple(messages(_cluster(topology, layout.n_gpus), layout, stage_ranks, replicas))
 
 
 def _costs(cluster: Cluster, asked: Question) -> dict[Gpu, Costs]:
@@ -184,8 +202,11 @@ def _peak_flops(cluster: Cluster, layout: Layout, mixed: bool) -> float:
     return sum(cluster.device(gpu).peak_flops for gpu in range(layout.n_gpus))
 
 
-def _meet(costs: Costs, sent: Sequence[Sequence[Message]]) -> bool:
-    return costs.p2p_bytes > 0 and bool(shared(sent))
+@lru_cache(maxsize=256, typed=True)
+def _meet(topology: Choice, layout: Layout, stage_ranks: tuple[int, ...], seen: tuple[tuple[int, ...], ...]) -> tuple[bool, bool]:
+    """Whether messages of the first lane share links, and messages of any."""
+    sent = [_sent(topology, layout, stage_ranks, replicas) for replicas in seen]
+    return bool(shared(sent[:1])), bool(shared(sent))
 
 
 def _transfers(sent: Sequence[Message], size: float, n_stages: int, p2p: str) -> tuple[Floats, Floats, Ints]:
