@@ -139,10 +139,6 @@ class Transformer:
     def n_dense(self) -> int:
         return self.layers if self.experts == 1 else self.dense_layers
 
-    def layers_of(self, n_stages: int) -> tuple[int, ...]:
-        """Layers a stage, as even as possible."""
-        return even(self.layers, n_stages)
-
     def kept_bytes(self, layer: Layer) -> float:
         """Activations that ``layer`` keeps of a token between forward and backward, on all shards together [bytes].
 

@@ -83,8 +83,9 @@ def weights(asked: Question) -> Weights:
     by_type = _costs(cluster, asked)
     costs, n_stages, together = by_type[cluster.gpu], len(stage_ranks), lanes(layout, data_parallel)
 
-    groups = _rings(asked.topology, layout, data_parallel, any(costs.expert_parameters or ()))
-    exchanges, rings, n_buckets = stage_exchanges(cluster, layout, costs, stage_ranks, data_parallel, groups)
+    has_weights, has_experts = costs.parameters is not None, any(costs.expert_parameters or ())
+    among = _rings(asked.topology, layout, data_parallel, has_experts) if has_weights else {}
+    exchanges, rings, n_buckets = stage_exchanges(cluster, layout, costs, stage_ranks, data_parallel, among)
     whole = np.maximum(n_buckets, 1)
     reduce, gather = (np.array([getattr(each, name) for each in exchanges]) * TICKS / whole for name in ("reduce", "gather"))
     update = np.full(layout.pp, costs.overhead * TICKS)

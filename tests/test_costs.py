@@ -11,6 +11,7 @@ from hops.checks import Infeasible
 from hops.collectives import Context, Crowd, Groups, Ring
 from hops.costs import Explicit
 from hops.hardware import GPUS
+from hops.partition import even
 from hops.transformer import Transformer
 
 SHAPE = {
@@ -131,7 +132,7 @@ def test_presets__activate_what_their_papers_say(name, billions):
 
 @pytest.mark.parametrize(("n", "expected"), [(4, (3, 2, 3, 2)), (3, (4, 3, 3)), (10, (1,) * 10), (1, (10,))])
 def test_transformer__layers_split_evenly_and_the_last_stage_has_fewest(n, expected):
-    assert replace(GPT, layers=10).layers_of(n) == expected
+    assert even(10, n) == expected
 
 
 def test_transformer__more_stages_than_layers_is_refused():
