@@ -35,6 +35,7 @@ class Op(NamedTuple):
 PLACEMENTS: dict[str, Callable[[int, int], int]] = {
     "line": lambda pp, stage: stage,
     "loop": lambda pp, stage: stage % pp,
+    "wave": lambda pp, stage: stage % pp if stage // pp % 2 == 0 else pp - 1 - stage % pp,  # to and fro; with two chunks a V
 }
 
 

@@ -41,7 +41,7 @@ CHUNKS = (2, 3)  # for schedules that have them
 def variants():
     """(name, vpp, pp, m) of every schedule at every size, and whether its record accepts them."""
     for name, record in SCHEDULES.items():
-        for vpp in CHUNKS if record.default_vpp else (None,):
+        for vpp in (record.default_vpp,) if record.fixed_vpp else CHUNKS if record.default_vpp else (None,):
             for pp, m in SIZES:
                 sizes = record.sizes(pp, m, vpp)
                 yield (name, vpp, pp, m), all(constraint.holds(*sizes) for constraint in record.constraints)

@@ -50,6 +50,7 @@ class Schedule:
     source: str
     aliases: tuple[str, ...] = ()
     default_vpp: int | None = None  # chunks a rank where vpp=null; None: always one
+    fixed_vpp: bool = False  # no other number of chunks is possible
     constraints: tuple[Constraint, ...] = ()
     makespan: Callable[..., int] | None = None  # (*sizes, Times)
     span: Callable[..., int] | None = None  # (*sizes, Times)
@@ -69,6 +70,8 @@ class Schedule:
                 raise Infeasible(f"{self.name} has one chunk a rank; got vpp={vpp} (leave vpp=null)")
             return pp, microbatches
         chunks = self.default_vpp if vpp is None else vpp
+        if self.fixed_vpp and chunks != self.default_vpp:
+            raise Infeasible(f"{self.name} has {self.default_vpp} chunks a rank; got vpp={vpp} (leave vpp=null)")
         if chunks < 2:
             raise Infeasible(f"{self.name} has at least 2 chunks a rank; got vpp={vpp} (try vpp=2)")
         return pp, microbatches, chunks
