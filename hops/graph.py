@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from hops.data_parallel import MOST_UNSHARDED
 from hops.noise import op_identity
-from hops.programs import KINDS, Op, Program
+from hops.programs import KINDS, Op, Program, Unit, members
 
 NO_LAG = 0
 
@@ -28,6 +28,8 @@ class Graph(NamedTuple):
     work: NDArray[np.int32]  # (o,) index into the work vector (`work_index`, `transfer_index`)
     identity: NDArray[np.uint32]  # (o,) noise address
     op: NDArray[np.int32]  # (o,) place in ``program.order``; -1: a transfer
+    stage: NDArray[np.int32]  # (o,) of an op; -1: a transfer
+    kind: NDArray[np.int32]  # (o,) of an op, index into `KINDS`; -1: a transfer
     factor: NDArray[np.int32]  # (o,) row of the factors that the node multiplies by; -1: none
     fresh: NDArray[np.bool_]  # (o,) the factor is drawn here (W takes over the one of its I)
     first: NDArray[np.bool_]  # (o,) first op of its rank
@@ -43,6 +45,7 @@ class Graph(NamedTuple):
     openings: NDArray[np.int32]  # (r+1,) those of rank r are opening[openings[r]:openings[r+1]]
     reduced: NDArray[np.int32]  # (k,) stage whose gradients a milestone reduces; rank by rank, in program order
     reductions: NDArray[np.int32]  # (r+1,) milestones of rank r are reductions[r]:reductions[r+1]
+    pairs: NDArray[np.int32]  # (f, 2) stages whose forward and backward, in this order, run as one unit
     n_ranks: int
     n_slots: int
     n_factors: int
@@ -50,7 +53,7 @@ class Graph(NamedTuple):
 
 
 def work_index(stage: int, kind: str) -> int:
-    """Place of an op's duration in the work vector of length ``7 n_stages``."""
+    """Place of an op's duration in the work vector of length ``7 n_stages``, and two more a pair of stages that are fused."""
     return 4 * stage + KINDS.index(kind)
 
 
@@ -62,6 +65,11 @@ def transfer_index(n_stages: int, stage: int, backward: bool) -> int:
 def unshard_index(n_stages: int, stage: int) -> int:
     """Place of the time that it takes to gather the weights of ``stage`` in the work vector."""
     return 6 * n_stages + stage
+
+
+def fused_index(n_stages: int, pair: int, kind: str) -> int:
+    """Place of what one half of a fused pair of stages takes, ``kind`` F or B, in the work vector."""
+    return 7 * n_stages + 2 * pair + (kind == "B")
 
 
 def lag_index(stage: int, backward: bool) -> int:
@@ -86,6 +94,9 @@ def lower(program: Program, p2p: str, reduce_each: bool = False, unshard: bool =
     Milestones are the ops that make gradients ready to be reduced: the last backward of each stage (B, or W), or with
     ``reduce_each`` every one. With ``unshard`` a stage's weights are gathered before it runs, by an UNSHARD node on a
     channel of the rank's own, and given up (RESHARD, which takes no time) when others are needed sooner.
+
+    A fused unit is two nodes, one after the other, each with the noise of its own op: the first waits for the inputs of both, and
+    both outputs leave after the second.
     """
     nodes, n_stages = _Nodes(), program.n_stages
     ahead = [_unshards(ops) if unshard else [] for ops in program.ranks]
@@ -94,43 +105,61 @@ def lower(program: Program, p2p: str, reduce_each: bool = False, unshard: bool =
     if any(ahead):
         start = nodes.add(-1, None, transfer_index(n_stages, n_stages - 1, backward=False))  # a message that nobody sends takes no time
     sent: dict[tuple[int, bool, int], Edge] = {}  # (stage, backward, microbatch) -> the edge that waits for its message
-    for here, op in program.order:
-        stage, kind, k = op
-        backward = kind != "F"
-        step = -1 if backward else 1
-        arrival = sent.get((stage - step, backward, k)) if kind != "W" else None
-        if arrival is not None and p2p == "rendezvous":
-            transfer = nodes.add(-1, None, transfer_index(n_stages, stage - step, backward), nodes.last.get(here), arrival)
-            arrival = Edge(transfer, lag_index(stage - step, backward), arrival.origin)
+    pairs: dict[tuple[int, int], int] = {}
+    free: dict[int, tuple[Edge, ...]] = {}  # what the next unit of a rank waits for besides its inputs
+    for here, unit in program.order:
+        both = members(unit)
+        arrivals = []
+        for stage, kind, k in both:
+            source = stage + 1 if kind != "F" else stage - 1
+            arrival = sent.get((source, kind != "F", k)) if kind != "W" else None
+            if arrival is not None and p2p == "rendezvous":
+                transfer = nodes.add(-1, None, transfer_index(n_stages, source, kind != "F"), *free.get(here, ()), arrival)
+                arrival = Edge(transfer, lag_index(source, kind != "F"), arrival.origin)
+            arrivals.append(arrival)
         if unshard:
             for wanted in ahead[here][step_of[here]]:
-                issued = nodes.last.get(here) or Edge(start, NO_LAG, start)
-                node = nodes.add(-1, None, unshard_index(n_stages, wanted), nodes.last.get((here, here)), issued)
+                issued = free.get(here, (Edge(start, NO_LAG, start),))
+                node = nodes.add(-1, None, unshard_index(n_stages, wanted), nodes.last.get((here, here)), *issued)
                 nodes.last[here, here] = Edge(node, NO_LAG, node)
-                gathered[wanted] = Edge(node, unshard_lag(n_stages, wanted), issued.origin)
+                gathered[wanted] = Edge(node, unshard_lag(n_stages, wanted), issued[0].origin)
             step_of[here] += 1
-        node = nodes.add(here, op, work_index(stage, kind), nodes.last.get(here), arrival, gathered.pop(stage, None))
-        nodes.last[here] = Edge(node, NO_LAG, node)
-        if kind == "W" or not 0 <= stage + step < n_stages:
-            continue
-        there = program.rank_of(stage + step)
-        if there != here:  # on the same rank the order of the rank says it all
-            message = nodes.last[here]
-            if p2p == "latency":
-                message = Edge(node, lag_index(stage, backward), node)
-            elif p2p in ("channel", "blocking"):
-                transfer = nodes.add(-1, None, transfer_index(n_stages, stage, backward), nodes.last.get((here, there)), message)
-                nodes.last[here, there] = Edge(transfer, NO_LAG, transfer)
-                message = Edge(transfer, lag_index(stage, backward), node)
-            sent[stage, backward, k] = message
-            if p2p == "blocking":
-                nodes.last[here] = message
+        weights = (gathered.pop(stage, None) for stage in dict.fromkeys(op.stage for op in both))
+        waits: list[Edge | None] = [*free.get(here, ()), *arrivals, *weights]
+        for op in both:
+            work = work_index(op.stage, op.kind)
+            if len(both) > 1:
+                pair = pairs.setdefault((both[0].stage, both[1].stage), len(pairs))
+                work = fused_index(n_stages, pair, op.kind)
+            node = nodes.add(here, op, work, *waits)
+            waits = [done := Edge(node, NO_LAG, node)]
+        free[here] = (done,)
+        messages = []
+        for stage, kind, k in both:
+            backward = kind != "F"
+            goal = stage - 1 if backward else stage + 1
+            there = program.rank_of(goal) if kind != "W" and 0 <= goal < n_stages else here
+            if there != here:  # on the same rank the order of the rank says it all
+                message = done
+                if p2p == "latency":
+                    message = Edge(node, lag_index(stage, backward), node)
+                elif p2p in ("channel", "blocking"):
+                    transfer = nodes.add(-1, None, transfer_index(n_stages, stage, backward), nodes.last.get((here, there)), done)
+                    nodes.last[here, there] = Edge(transfer, NO_LAG, transfer)
+                    message = Edge(transfer, lag_index(stage, backward), node)
+                sent[stage, backward, k] = message
+                messages.append(message)
+        if p2p == "blocking" and messages:
+            free[here] = tuple(messages)
 
     return finish_graph(
         rank=np.array(nodes.rank, np.int32),
         work=np.array(nodes.work, np.int32),
         identity=np.array([op_identity(op.stage, op.kind != "F", op.microbatch) if op else 0 for op in nodes.op], np.uint32),
         op=np.cumsum([op is not None for op in nodes.op], dtype=np.int32) - 1,
+        stage=np.array([op.stage if op else -1 for op in nodes.op], np.int32),
+        kind=np.array([KINDS.index(op.kind) if op else -1 for op in nodes.op], np.int32),
+        pairs=np.array(list(pairs), np.int32).reshape(-1, 2),
         indptr=np.array(nodes.indptr, np.int32),
         pred=np.array(nodes.pred, np.int32),
         lag=np.array(nodes.lag, np.int32),
@@ -147,6 +176,9 @@ def finish_graph(
     work: NDArray[np.int32],
     identity: NDArray[np.uint32],
     op: NDArray[np.int32],
+    stage: NDArray[np.int32],
+    kind: NDArray[np.int32],
+    pairs: NDArray[np.int32],
     indptr: NDArray[np.int32],
     pred: NDArray[np.int32],
     lag: NDArray[np.int32],
@@ -157,11 +189,10 @@ def finish_graph(
 ) -> Graph:
     """Add to nodes in topological order what follows from their order: first and last ops, rows of finish times and factors."""
     slot, n_slots = _reuse(indptr.tolist(), pred.tolist(), origin.tolist())
-    factor, fresh = _factors(rank.tolist(), work.tolist(), identity.tolist())
+    factor, fresh = _factors(kind.tolist(), identity.tolist())
     first, last = np.zeros(rank.size, bool), np.zeros(rank.size, bool)
     for r in range(n_ranks):
         first[np.flatnonzero(rank == r)[:1]] = last[np.flatnonzero(rank == r)[-1:]] = True
-    stage, kind = work // len(KINDS), np.where(rank >= 0, work % len(KINDS), -1)
     forwards = np.flatnonzero(kind == KINDS.index("F"))
     opens, opening, openings = _marks(rank, stage, forwards[np.unique(stage[forwards], return_index=True)[1]], n_ranks)
     backwards = np.flatnonzero((kind == KINDS.index("B")) | (kind == KINDS.index("W")))[::-1]
@@ -172,6 +203,8 @@ def finish_graph(
         work=work,
         identity=identity,
         op=np.where(rank >= 0, op, np.int32(-1)),
+        stage=stage,
+        kind=kind,
         factor=np.array(factor, np.int32),
         fresh=np.array(fresh, np.bool_),
         first=first,
@@ -187,6 +220,7 @@ def finish_graph(
         openings=openings,
         reduced=reduced,
         reductions=reductions,
+        pairs=pairs,
         n_ranks=n_ranks,
         n_slots=n_slots,
         n_factors=max(factor) + 1,
@@ -207,12 +241,12 @@ class Edge(NamedTuple):
 
 
 class _Nodes:
-    """Nodes in the making; ``last`` is what the next node of a rank, or of a channel (a pair of ranks), waits for."""
+    """Nodes in the making; ``last`` is what the next node of a channel (a pair of ranks) waits for."""
 
     def __init__(self) -> None:
         self.rank, self.work, self.op = list[int](), list[int](), list[Op | None]()
         self.indptr, self.pred, self.lag, self.origin = [0], list[int](), list[int](), list[int]()
-        self.last: dict[int | tuple[int, int], Edge] = {}
+        self.last: dict[tuple[int, int], Edge] = {}
 
     def add(self, rank: int, op: Op | None, work: int, *edges: Edge | None) -> int:
         """Append a node (of a transfer: rank -1, no op) that waits for ``edges``; returns its number."""
@@ -228,12 +262,12 @@ class _Nodes:
         return len(self.rank) - 1
 
 
-def _unshards(ops: Sequence[Op]) -> list[list[int]]:
-    """Stages to gather before each op of a rank: the next `MOST_UNSHARDED` different ones are kept, others given up."""
+def _unshards(units: Sequence[Unit]) -> list[list[int]]:
+    """Stages to gather before each unit of a rank: the next `MOST_UNSHARDED` different ones are kept, others given up."""
     upcoming: list[list[int]] = []
     soon: list[int] = []
-    for op in reversed(ops):
-        soon = [op.stage, *(stage for stage in soon if stage != op.stage)][:MOST_UNSHARDED]
+    for unit in reversed(units):
+        soon = list(dict.fromkeys([*(op.stage for op in members(unit)), *soon]))[:MOST_UNSHARDED]
         upcoming.append(soon)
     wanted: list[list[int]] = []
     here: list[int] = []
@@ -276,14 +310,14 @@ def _reuse(indptr: list[int], pred: list[int], origin: list[int]) -> tuple[list[
     return slot, n_slots
 
 
-def _factors(rank: list[int], work: list[int], identity: list[int]) -> tuple[list[int], list[bool]]:
+def _factors(kinds: list[int], identity: list[int]) -> tuple[list[int], list[bool]]:
     """Give each op a row of factors; row 0 is used at once, the row of an I is kept until its W, of the same identity, has run."""
     row: list[int] = []
     fresh: list[bool] = []
     kept: dict[int, int] = {}
     free, n_rows = list[int](), 1
-    for here, place, name in zip(rank, work, identity, strict=True):
-        kind = KINDS[place % 4] if here >= 0 else None
+    for index, name in zip(kinds, identity, strict=True):
+        kind = KINDS[index] if index >= 0 else None
         if kind is None:
             row.append(-1)
         elif kind == "W":

@@ -10,7 +10,7 @@ from conftest import run_ticks, scenario
 
 import hops
 from hops.checks import Infeasible
-from hops.programs import KINDS, Op, Program
+from hops.programs import KINDS, Fused, Op, Program, members
 from hops.schedules import SCHEDULES, Constraint, Schedule, Times
 from hops.simulation import prepare
 
@@ -64,7 +64,7 @@ def uniform(name, pp, m, vpp, **changes):
 @every_variant
 def test_program__is_complete_and_runs(name, vpp, pp, m):
     program = hops.program(name, pp=pp, microbatches=m, vpp=vpp)
-    ops = [op for rank in program.ranks for op in rank]
+    ops = [op for rank in program.ops for op in rank]
     assert len(ops) == len(set(ops)) == program.n_ops
     for stage in range(program.n_stages):
         for k in range(m):
@@ -73,7 +73,7 @@ def test_program__is_complete_and_runs(name, vpp, pp, m):
     assert program.microbatches == m
     assert program.pp == pp
     assert program.n_stages == pp * (vpp or 1)
-    order = [op for _, op in program.order]
+    order = [op for _, unit in program.order for op in members(unit)]
     assert sorted(order) == sorted(ops)
 
 
@@ -129,6 +129,8 @@ def test_kernel__equals_the_twin(name, vpp, pp, m, p2p):
     for s in range(program.n_stages):
         i, w = TIMES.i * 1e-9, TIMES.w * 1e-9
         seconds |= {(s, "I"): i, (s, "W"): w, (s, "B"): i + w}
+    fused = {unit for rank in program.ranks for unit in rank if isinstance(unit, Fused)}
+    seconds |= {(unit, kind): seconds[0, kind] for unit in fused for kind in "FB"}
     pairs = [(a, b) for a in range(pp) for b in range(pp)]
     when, busy, exposed = twin.simulate(program, seconds, dict.fromkeys(pairs, TIMES.hop * 1e-9), dict.fromkeys(pairs, 0.0), p2p=p2p)
     ticks, moments = run_ticks(case)

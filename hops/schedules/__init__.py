@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from hops.checks import Infeasible, count
-from hops.programs import Op, Program
+from hops.programs import Fused, Op, Program, Unit
 from hops.registry import Registry, keywords, open_door
 
-__all__ = ["SCHEDULES", "Constraint", "Op", "Program", "Schedule", "Times", "alternate", "program", "schedule"]
+__all__ = ["SCHEDULES", "Constraint", "Fused", "Op", "Program", "Schedule", "Times", "Unit", "alternate", "program", "schedule"]
 
 
 class Times(NamedTuple):

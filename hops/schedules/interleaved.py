@@ -9,7 +9,13 @@ groups instead.
 from hops.schedules import Constraint, Op, Program, alternate, schedule
 
 
-def _groups_fit(pp: int, microbatches: int, vpp: int, group_size: int | None = None) -> bool:
+def table(microbatches: int, vpp: int, size: int) -> list[tuple[int, int]]:
+    """(chunk, microbatch) in the order of the forwards: group by group, chunk by chunk."""
+    groups = [range(at, min(at + size, microbatches)) for at in range(0, microbatches, size)]
+    return [(chunk, k) for group in groups for chunk in range(vpp) for k in group]
+
+
+def groups_fit(pp: int, microbatches: int, vpp: int, group_size: int | None = None) -> bool:
     size = pp if group_size is None else group_size
     last = microbatches % size
     return pp <= size <= microbatches and (last == 0 or last >= pp)
@@ -22,7 +28,7 @@ def _groups_fit(pp: int, microbatches: int, vpp: int, group_size: int | None = N
     source="Narayanan et al. 2021, Megatron-LM, fig. 4 bottom (arXiv:2104.04473); microbatch_group_size_per_vp_stage of Megatron-Core",
     constraints=(
         Constraint(
-            _groups_fit,
+            groups_fit,
             "microbatches divisible by group_size (default pp), or a last group of at least pp, and group_size from pp to microbatches",
         ),
     ),
@@ -33,11 +39,10 @@ def _groups_fit(pp: int, microbatches: int, vpp: int, group_size: int | None = N
 )
 def interleaved(pp: int, microbatches: int, vpp: int, *, group_size: int | None = None) -> Program:
     size = pp if group_size is None else group_size
-    groups = [range(at, min(at + size, microbatches)) for at in range(0, microbatches, size)]
-    table = [(chunk, k) for group in groups for chunk in range(vpp) for k in group]
+    order = table(microbatches, vpp, size)
     ranks = []
     for rank in range(pp):
-        forward = [Op(chunk * pp + rank, "F", k) for chunk, k in table]
-        backward = [Op((vpp - 1 - chunk) * pp + rank, "B", k) for chunk, k in table]
+        forward = [Op(chunk * pp + rank, "F", k) for chunk, k in order]
+        backward = [Op((vpp - 1 - chunk) * pp + rank, "B", k) for chunk, k in order]
         ranks.append(alternate(forward, backward, warmup=2 * (pp - 1 - rank) + (vpp - 1) * size))
     return Program("interleaved", ranks, "loop")  # type: ignore[arg-type]
