@@ -74,6 +74,10 @@ def write(writer: Writer, ahead: int, row: int, steady: int, last: bool) -> tupl
     fixed_vpp=True,
     source="DeepSeek, DualPipe repository, dualpipev.py; bubble (PP/2-1)(F&B + B - 3W) of its README, PP = 2p stages [code]",
     constraints=(Constraint(lambda p, m, v: m >= 2 * p, "at least 2 pp microbatches"),),
+    # ours, for F at least as long as I; for F = I, without hops, it is the README's
+    makespan=lambda p, m, v, t: 2 * m * (t.f + t.b) + (p - 1) * (2 * t.f + t.i - t.w) + (2 * (p - 1) * m // p + 2 * (p - 2)) * t.hop,
+    exact_when=lambda p, m, v: p > 1 and m % p == 0,
+    in_flight=lambda p, m, v, rank: min(2 * p + 1, 2 * m),
     messages=lambda p, m, v: 4 * m * (p - 1),
 )
 def dualpipe_v(pp: int, microbatches: int, vpp: int) -> Program:

@@ -1,7 +1,7 @@
 """Interleaved 1F1B with overlap: Megatron-Core's schedule for mixtures of experts, every steady pair one unit.
 
 As `interleaved` with one forward more ahead, so that forward and backward of a pair need not one another; each half computes
-while the other exchanges with its experts. No closed form is claimed: where pp does not divide, pairs wait for each other.
+while the other exchanges with its experts.
 """
 
 from hops.schedules import Constraint, Fused, Op, Program, Unit, schedule
@@ -18,6 +18,10 @@ from hops.schedules.interleaved import groups_fit, table
             "microbatches divisible by group_size (default pp), or a last group of at least pp, and group_size from pp to microbatches",
         ),
     ),
+    makespan=lambda p, m, v, t: (  # ours: a hop more for every pair but those of warmup and cooldown
+        (v * m + p - 1) * (t.f + t.b) + (2 * (p * v - 1) + v * m - (v - 1) * p - 2) * t.hop
+    ),
+    exact_when=lambda p, m, v: p > 1 and m % p == 0 and m >= 2 * p,
     in_flight=lambda p, m, v, rank: min(2 * (p - 1 - rank) + (v - 1) * p + 2, m * v),
     messages=lambda p, m, v: 2 * m * (p * v - 1) if p > 1 else 0,
 )
