@@ -99,7 +99,7 @@ def lower(program: Program, p2p: str, reduce_each: bool = False, unshard: bool =
     both outputs leave after the second.
     """
     nodes, n_stages = _Nodes(), program.n_stages
-    ahead = [_unshards(ops) if unshard else [] for ops in program.ranks]
+    ahead = [[wanted for _, wanted in unshards(units)] if unshard else [] for units in program.ranks]
     step_of = [0] * program.pp
     gathered: dict[int, Edge] = {}  # stage -> the edge that waits for its weights
     if any(ahead):
@@ -262,19 +262,22 @@ class _Nodes:
         return len(self.rank) - 1
 
 
-def _unshards(units: Sequence[Unit]) -> list[list[int]]:
-    """Stages to gather before each unit of a rank: the next `MOST_UNSHARDED` different ones are kept, others given up."""
+def unshards(units: Sequence[Unit]) -> list[tuple[list[int], list[int]]]:
+    """Before each unit of a rank, the stages that it and the next ones need, and those of them to gather.
+
+    The next `MOST_UNSHARDED` different ones are kept, others given up.
+    """
     upcoming: list[list[int]] = []
     soon: list[int] = []
     for unit in reversed(units):
         soon = list(dict.fromkeys([*(op.stage for op in members(unit)), *soon]))[:MOST_UNSHARDED]
         upcoming.append(soon)
-    wanted: list[list[int]] = []
+    found: list[tuple[list[int], list[int]]] = []
     here: list[int] = []
     for soon in reversed(upcoming):
-        wanted.append([stage for stage in soon if stage not in here])
+        found.append((soon, [stage for stage in soon if stage not in here]))
         here = soon
-    return wanted
+    return found
 
 
 def _marks(rank: Ints, stage: Ints, chosen: NDArray[np.int64], n_ranks: int) -> tuple[Ints, Ints, Ints]:

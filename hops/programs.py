@@ -46,6 +46,9 @@ class Fused(NamedTuple):
 
 type Unit = Op | Fused  # what a rank runs at a time
 
+# what torch adds to an order of computation, see hops/torch_order.py
+_ADDED = re.compile(r"\d+(UNSHARD|RESHARD|REDUCE_GRAD|(SEND|RECV)_[FB]\d+)")
+
 _FUSED = re.compile(r"\((\d+F\d+);(\d+B\d+)\)OVERLAP_F_B")
 
 
@@ -139,11 +142,15 @@ class Program:
         return text
 
     @classmethod
-    def from_csv(cls, path: str | Path, name: str | None = None, placement: str = "line") -> Self:
-        """Read a file of one comma-separated line a rank; empty cells (idle slots) are passed over."""
+    def from_csv(cls, path: str | Path, name: str | None = None, placement: str | None = None) -> Self:
+        """Read a file of one comma-separated line a rank; empty cells (idle slots) and torch's communication are passed over.
+
+        Without ``placement`` the one that fits is found: which rank holds each stage.
+        """
         path = Path(path)
-        lines = [[cell.strip() for cell in line.split(",") if cell.strip()] for line in path.read_text().splitlines()]
-        return cls(name or path.stem, _ranks(lines), placement)
+        cells = [[cell.strip() for cell in line.split(",")] for line in path.read_text().splitlines() if line.strip()]
+        ranks = _ranks([cell for cell in line if cell and not _ADDED.fullmatch(cell)] for line in cells)
+        return cls(name or path.stem, ranks, placement or _placement(str(path), ranks))
 
     def validate(self) -> Self:
         """Check that each op stands exactly once, where its stage lives, and that nothing deadlocks.
@@ -238,6 +245,15 @@ def needs(op: Op, last: int) -> tuple[tuple[int, bool, int], ...]:
     if kind == "W":
         return ((stage, True, k),)
     return ((stage, False, k),) if stage == last else ((stage, False, k), (stage + 1, True, k))
+
+
+def _placement(source: str, ranks: tuple[tuple[Unit, ...], ...]) -> str:
+    """The placement that puts every stage on the rank that runs it."""
+    homes = {op.stage: rank for rank, units in enumerate(ranks) for unit in units for op in members(unit)}
+    for name, rank_of in PLACEMENTS.items():
+        if all(rank_of(len(ranks), stage) == rank for stage, rank in homes.items()):
+            return name
+    raise ValueError(f"{source} puts stages on ranks as no known placement does ({', '.join(PLACEMENTS)}): {homes}")
 
 
 def _ranks(lines: Iterable[Iterable[str]]) -> tuple[tuple[Unit, ...], ...]:
