@@ -17,6 +17,7 @@ LAYERS = [
     "checks",
     "registry",
     "programs",
+    "building_block",
     "schedules",
     "cluster",
     "overrides",

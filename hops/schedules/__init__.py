@@ -55,6 +55,8 @@ class Schedule:
     makespan: Callable[..., int] | None = None  # (*sizes, Times)
     span: Callable[..., int] | None = None  # (*sizes, Times)
     exact_when: Callable[..., bool] = lambda *sizes: False  # (*sizes)
+    unit_bubble: Callable[..., int] | None = None  # (*sizes) -> span less busy time where F, I and W of a chunk take 1, hops 0
+    unit_when: Callable[..., bool] = lambda *sizes: False  # (*sizes): where that is exact
     in_flight: Callable[..., int] | None = None  # (*sizes, rank) -> chunk activations at the worst moment
     messages: Callable[..., int] | None = None  # (*sizes)
 
@@ -81,15 +83,18 @@ class Schedule:
         _, _, *chunks = self.sizes(pp, microbatches, vpp)
         for constraint in self.constraints:
 
-            def works(m: int, holds: Callable[..., bool] = constraint.holds) -> bool:
+            def works(m: int, *chunks: int, holds: Callable[..., bool] = constraint.holds) -> bool:
                 return holds(pp, m, *chunks, **params)
 
-            if not works(microbatches):
-                below = next((m for m in range(microbatches - 1, 0, -1) if works(m)), None)
-                above = next((m for m in range(microbatches + 1, 2 * microbatches + 4 * pp) if works(m)), None)
-                near = " or ".join(str(m) for m in (below, above) if m is not None)
-                hint = f" (try microbatches={near})" if near else ""
-                raise Infeasible(f"{self.name} needs {constraint.needs}; got pp={pp} and microbatches={microbatches}{hint}")
+            if not works(microbatches, *chunks):
+                below = next((m for m in range(microbatches - 1, 0, -1) if works(m, *chunks)), None)
+                above = next((m for m in range(microbatches + 1, 2 * microbatches + 4 * pp) if works(m, *chunks)), None)
+                near = " or ".join(f"{m}" for m in (below, above) if m is not None)
+                found, hint = f"pp={pp} and microbatches={microbatches}", f" (try microbatches={near})" if near else ""
+                for v in chunks if not near else ():
+                    near = " or ".join(f"{n}" for n in (v - 1, v + 1) if n > 1 and works(microbatches, n))
+                    found, hint = (f"vpp={v}", f" (try vpp={near})") if near else (found, hint)
+                raise Infeasible(f"{self.name} needs {constraint.needs}; got {found}{hint}")
 
 
 def alternate(forward: list[Op], backward: list[Op], warmup: int) -> list[Op]:
