@@ -4,7 +4,7 @@ Rank d has two chunks, stages d and 2p-1-d, which are 6 slots of work a microbat
 modulo 6, the blocks fit into each other and the steady state is full; what a rank then holds is how long its activations live,
 over 6. At either end of the iteration there are gaps, into which passes move up as far as the peak does not rise.
 
-Source: Qi et al. 2024, Pipeline Parallelism with Controllable Memory, sections 3 and 4 (arXiv:2405.15362). All slots are of one
+Source: Qi et al. 2024, Pipeline Parallelism with Controllable Memory (arXiv:2405.15362). All slots are of one
 length, so that the order does not depend on times.
 """
 

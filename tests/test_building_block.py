@@ -1,10 +1,10 @@
 """Schedules on a V: bubbles and peaks with equal times, what other times do to them, and that only their ends need to be built."""
 
 import pytest
-from test_schedules import UNIT, bubbles
+from test_schedules import bubbles
 
 import hops
-from hops.building_block import full_orders, repeated, split_orders
+from hops.building_block import full_orders, split_orders
 from hops.schedules import SCHEDULES, Times, one_f_one_b_v, v_half, v_min
 
 # bubble of a rank in chunk passes, m = 4p (Qi et al. 2024, arXiv:2405.15362, as the authors' code has it)
@@ -66,22 +66,33 @@ def test_unequal_times__each_microbatch_waits_anew(pp, times, each):
         assert [found[1] - found[0], found[2] - found[0]] == [more, 5 * more]
 
 
-@pytest.mark.parametrize(
-    ("module", "orders", "steady"),
-    [(v_min, split_orders, lambda p: p), (v_half, split_orders, lambda p: p + 1), (one_f_one_b_v, full_orders, lambda p: 2 * p)],
-)
 @pytest.mark.parametrize("pp", [1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 15])
-def test_repeated__is_what_is_built_whole(module, orders, steady, pp):
-    block = module.block(pp)
-    for m in (3 * pp, 3 * pp + 5):
-        assert repeated(orders, block, m, steady(pp)) == orders(block, m)
-    assert hops.program(module.NAME, pp=pp, microbatches=m).ranks == tuple(map(tuple, orders(block, m)))
+@pytest.mark.parametrize(
+    ("name", "params", "block", "orders"),
+    [
+        ("v_min", {}, v_min.block, split_orders),
+        ("v_half", {}, v_half.block, split_orders),
+        ("v_half", {"turn": 2}, lambda pp: v_half.block(pp, 2), split_orders),
+        ("1f1b_v", {}, one_f_one_b_v.block, full_orders),
+    ],
+)
+def test_repeated__is_what_is_built_whole(name, params, block, orders, pp):
+    for m in (pp, 3 * pp + 1, 3 * pp + 6):
+        assert hops.program(name, pp=pp, microbatches=m, **params).ranks == tuple(map(tuple, orders(block(pp), m)))
 
 
-@pytest.mark.parametrize("module", [v_min, v_half, one_f_one_b_v])
 @pytest.mark.parametrize("pp", range(1, 17))
-def test_block__fills_the_steady_state(module, pp):
-    for f0, f1, b1, b0 in module.block(pp):
-        slots = [f0, f1, b1, b0] if module is not one_f_one_b_v else [f0, f1, b1, b1 + 1, b0, b0 + 1]
-        assert len({slot % 6 for slot in slots}) == len(slots)
-        assert f0 < f1 < b1 < b0
+def test_block__has_no_two_passes_on_a_slot(pp):
+    for block in (v_min.block(pp), v_half.block(pp), v_half.block(pp, 2)):
+        assert all(len({slot % 6 for slot in slots}) == 4 for slots in block)
+        assert all(list(slots) == sorted(slots) for slots in block)
+    for f0, f1, b1, b0 in one_f_one_b_v.block(pp):
+        assert {slot % 6 for slot in (f0, f1, b1, b1 + 1, b0, b0 + 1)} == set(range(6))
+
+
+def test_v_half__turn_trades_memory_for_bubble():
+    code, table = ([hops.program("v_half", pp=pp, microbatches=4 * pp, turn=turn) for pp in (4, 5, 8)] for turn in (1, 2))
+    assert [max(program.in_flight) for program in code] == [6, 6, 10]
+    assert [max(program.in_flight) for program in table] == [7, 7, 11]
+    with pytest.raises(ValueError, match="schedule.turn must be a whole number from 1 to 2; got 3"):
+        hops.program("v_half", pp=4, microbatches=8, turn=3)

@@ -204,6 +204,36 @@ def test_interleaved__refuses_short_groups_with_the_nearest_sizes():
         hops.program("interleaved", pp=4, microbatches=9, group_size=3)
 
 
+def test_interleaved__groups_as_torch_makes_them():
+    def firsts(pp, m):
+        return [str(op) for op in hops.program("interleaved", pp=pp, microbatches=m, grouping="torch").ranks[0] if op.kind == "F"]
+
+    assert firsts(4, 10)[:10] == ["0F0", "0F1", "0F2", "0F3", "0F4", "4F0", "4F1", "4F2", "4F3", "4F4"]
+    assert firsts(4, 3) == ["0F0", "0F1", "0F2", "4F0", "4F1", "4F2"]
+    assert hops.program("interleaved", pp=4, microbatches=12, grouping="torch") == hops.program("interleaved", pp=4, microbatches=12)
+    with pytest.raises(Infeasible, match=r"interleaved needs groups of equal size.* and microbatches=9 \(try microbatches=8 or 10\)"):
+        hops.program("interleaved", pp=4, microbatches=9, grouping="torch")
+    with pytest.raises(ValueError, match="group_size=5 says what grouping=torch decides itself"):
+        hops.program("interleaved", pp=4, microbatches=10, grouping="torch", group_size=5)
+    with pytest.raises(ValueError, match="no schedule.grouping named 'sail'"):
+        hops.program("interleaved", pp=4, microbatches=8, grouping="sail")
+
+
+@pytest.mark.parametrize(("pp", "m"), [(1, 1), (2, 3), (4, 3), (4, 10), (8, 16), (7, 21)])
+def test_interleaved_zb__of_one_chunk_is_zb_h1(pp, m):
+    assert SCHEDULES["interleaved_zb"].build(pp, m, 1).ranks == hops.program("zb_h1", pp=pp, microbatches=m).ranks
+
+
+def test_hanayo__bubbles_of_a_greedy_list():
+    def bubble(pp, waves):
+        idle, _ = bubbles("hanayo", pp, pp, 2 * waves)
+        return round(float(idle / (idle + 6 * pp * waves)), 3)
+
+    assert [bubble(4, waves) for waves in (1, 2, 4)] == [0.333, 0.213, 0.119]  # the paper's formula: 0.400, 0.222, 0.118
+    with pytest.raises(Infeasible, match=r"hanayo needs an even vpp, two chunks a wave; got vpp=5 \(try vpp=4 or 6\)"):
+        hops.program("hanayo", pp=4, microbatches=8, vpp=5)
+
+
 def test_looped_bfs__backward_order_changes_the_order():
     lifo, fifo = (hops.program("looped_bfs", pp=2, microbatches=3, backward_order=order) for order in ("lifo", "fifo"))
     assert str(lifo).splitlines()[0].endswith("2B2 2B1 2B0 0B2 0B1 0B0")

@@ -5,6 +5,7 @@ microbatches >= pp - 1). Microbatches go round in groups of equal size, pp or mo
 """
 
 from hops.schedules import Constraint, Op, Program, schedule
+from hops.schedules.interleaved import groups_equal, table
 
 
 @schedule(
@@ -13,10 +14,7 @@ from hops.schedules import Constraint, Op, Program, schedule
     default_vpp=2,
     source="torch.distributed.pipelining ScheduleInterleavedZeroBubble; weights as in Qi et al. 2023, fig. 3 top (arXiv:2401.10241)",
     constraints=(
-        Constraint(
-            lambda p, m, v: m % max(1, m // p) == 0,
-            "microbatches in groups of equal size, as many groups as pp goes into microbatches",
-        ),
+        Constraint(lambda p, m, v: groups_equal(p, m, v, grouping="torch"), "groups of equal size, as many as pp goes into microbatches"),
     ),
     makespan=lambda p, m, v, t: v * m * (t.f + t.b) + (p - 1) * (t.f + t.i - t.w) + (4 * (p - 1) + p * (v - 1)) * t.hop,
     span=lambda p, m, v, t: v * m * (t.f + t.b) + (p - 1) * (t.f + t.i - t.w) + (4 * (p - 1) + p * (v - 1)) * t.hop,
@@ -26,19 +24,19 @@ from hops.schedules import Constraint, Op, Program, schedule
 )
 def interleaved_zb(pp: int, microbatches: int, vpp: int) -> Program:
     size = microbatches // max(1, microbatches // pp)
-    table = [(chunk, k) for at in range(0, microbatches, size) for chunk in range(vpp) for k in range(at, at + size)]
+    order = table(microbatches, vpp, size)
     ranks = []
     for rank in range(pp):
-        warmup = min((vpp - 1) * size + pp - 1 - rank, len(table))
-        forward = [Op(chunk * pp + rank, "F", k) for chunk, k in table]
+        warmup = min((vpp - 1) * size + pp - 1 - rank, len(order))
+        forward = [Op(chunk * pp + rank, "F", k) for chunk, k in order]
         ops = forward[:warmup]
-        backward = [((vpp - 1 - chunk) * pp + rank, k) for chunk, k in table]
+        backward = [((vpp - 1 - chunk) * pp + rank, k) for chunk, k in order]
         for i, (stage, k) in enumerate(backward):
             ops += forward[warmup + i : warmup + i + 1]
             ops.append(Op(stage, "I", k))
             if i >= rank:
                 stage, k = backward[i - rank]
                 ops.append(Op(stage, "W", k))
-        ops += [Op(stage, "W", k) for stage, k in backward[max(0, len(table) - rank) :]]
+        ops += [Op(stage, "W", k) for stage, k in backward[max(0, len(order) - rank) :]]
         ranks.append(ops)
     return Program("interleaved_zb", ranks, "loop")  # type: ignore[arg-type]

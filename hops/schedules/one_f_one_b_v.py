@@ -17,16 +17,16 @@ BUBBLE = {1: 0, 2: 4, 3: 8, 4: 15, 5: 18, 6: 22, 7: 30, 8: 33, 9: 36, 10: 45, 12
     aliases=("1F1B-V",),
     default_vpp=2,
     fixed_vpp=True,
-    source="Qi et al. 2024, Pipeline Parallelism with Controllable Memory, fig. 3 (arXiv:2405.15362)",
+    source="Qi et al. 2024, Pipeline Parallelism with Controllable Memory (arXiv:2405.15362); block and compaction: ours",
     unit_bubble=lambda p, m, v: BUBBLE[p],
     unit_when=lambda p, m, v: p in BUBBLE and m >= 2 * p,
     messages=lambda p, m, v: 4 * m * (p - 1),
 )
 def one_f_one_b_v(pp: int, microbatches: int, vpp: int) -> Program:
-    return Program("1f1b_v", repeated(full_orders, _block(pp), microbatches, steady=2 * pp), "wave")  # type: ignore[arg-type]
+    return Program("1f1b_v", repeated(full_orders, block(pp), microbatches, steady=2 * pp), "wave")  # type: ignore[arg-type]
 
 
-def _block(pp: int) -> list[tuple[int, int, int, int]]:
+def block(pp: int) -> list[tuple[int, int, int, int]]:
     """Slots of F0, F1 and the two backwards of every rank, no two on the same slot modulo 6."""
     forwards = [(rank, 2 * pp - 1 - rank) for rank in range(pp)]
     first, second, slot = [0] * pp, [0] * pp, 2 * pp

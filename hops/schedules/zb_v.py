@@ -21,7 +21,7 @@ def _makespan(p: int, m: int, v: int, t: Times) -> int:
     aliases=("ZBVZeroBubble",),
     default_vpp=2,
     fixed_vpp=True,
-    source="torch.distributed.pipelining ScheduleZBVZeroBubble; after Qi et al. 2024, section 6 of Controllable Memory (arXiv:2405.15362)",
+    source="torch.distributed.pipelining ScheduleZBVZeroBubble; after Qi et al. 2024 (arXiv:2405.15362)",
     makespan=_makespan,  # W takes no longer than F and I, and F no longer than 2 I - W and I + W: closed forms of ours
     span=_span,
     exact_when=lambda p, m, v: p > 1 and m >= 2 * p - 1,
