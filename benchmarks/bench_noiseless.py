@@ -12,7 +12,7 @@ import pytest
 import hops
 from hops import kernels
 from hops.executor import Team
-from hops.graph import lower
+from hops.lowering import lower
 from hops.noiseless import WINDOW, evaluate_noiseless
 from hops.workspace import Work
 

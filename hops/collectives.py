@@ -12,20 +12,32 @@ from typing import NamedTuple
 
 from hops.cluster import Cluster
 from hops.layout import Layout
+from hops.paths import unique_routes
+from hops.tables import Table, narrowest, wire_seconds
 
 
 @dataclass(frozen=True)
 class Ring:
-    """``n`` devices; ``latency`` [s] and ``bandwidth`` [bytes/s] of the slowest path between neighbours."""
+    """``n`` devices; ``latency`` [s] and ``bandwidth`` [bytes/s] of the slowest path between neighbours, tables of hops with one."""
 
     n: int = 1
     latency: float = 0.0
     bandwidth: float = inf
     path_class: str = "LOC"  # of the narrowest path
+    tables: tuple[Table, ...] = ()
+
+    @property
+    def rate(self) -> float:
+        """Bandwidth that long messages get [bytes/s]."""
+        return narrowest(self.bandwidth, self.tables)
+
+    def step(self, size: float) -> float:
+        """Seconds until every device has sent ``size`` bytes to the next."""
+        return self.latency + wire_seconds(size, self.bandwidth, self.tables)
 
     def gather(self, size: float) -> float:
         """Seconds of an all-gather that makes ``size`` bytes on every device, or of a reduce-scatter of as many."""
-        return (self.n - 1) * (self.latency + size / self.n / self.bandwidth)
+        return (self.n - 1) * self.step(size / self.n)
 
     def all_reduce(self, size: float) -> float:
         """Seconds of an all-reduce of ``size`` bytes: a reduce-scatter and an all-gather."""
@@ -33,11 +45,12 @@ class Ring:
 
 
 class Wires(NamedTuple):
-    """Paths of one class from a device of a group to ``n_peers`` others: latency [s], bandwidth they share [bytes/s]."""
+    """Paths of one class from a device of a group to ``n_peers`` others: latency [s], bandwidth [bytes/s] and tables they share."""
 
     n_peers: int
     latency: float
     bandwidth: float
+    tables: tuple[Table, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -53,7 +66,8 @@ class Crowd:
         What goes to the peers of one class (NVL, NET) leaves one after another over the same wires; the classes have wires of
         their own and go at once, so the slowest of them counts.
         """
-        return max((each.latency + each.n_peers * size / self.n / each.bandwidth for each in self.wires), default=0.0)
+        times = [each.latency + wire_seconds(each.n_peers * size / self.n, each.bandwidth, each.tables) for each in self.wires]
+        return max(times, default=0.0)
 
 
 class Context(NamedTuple):
@@ -105,21 +119,23 @@ def ring(cluster: Cluster, gpus: Sequence[int]) -> Ring:
     """The ring over ``gpus``, in the order given."""
     if len(gpus) <= 1:
         return ALONE
-    paths = [cluster.between(a, b) for a, b in pairwise([*gpus, gpus[0]])]
-    narrowest = min(paths, key=lambda path: path.bandwidth)
-    return Ring(len(gpus), max(path.latency for path in paths), narrowest.bandwidth, narrowest.path_class)
+    routes = unique_routes(cluster.between(a, b) for a, b in pairwise([*gpus, gpus[0]]))
+    slowest = min(routes, key=lambda route: route.rate)
+    tables = tuple(dict.fromkeys(table for route in routes for table in route.tables))
+    bandwidth = min(route.bandwidth for route in routes)
+    return Ring(len(gpus), max(route.latency for route in routes), bandwidth, slowest.path_class, tables)
 
 
 def crowd(cluster: Cluster, gpus: Sequence[int]) -> Crowd:
     """The crowd of ``gpus``; of each class of paths the slowest path, and the most peers that a device has over it."""
-    slowest: dict[str, tuple[float, float]] = {}
+    slowest: dict[str, tuple[float, float, tuple[Table, ...]]] = {}
     peers: list[dict[str, int]] = [{} for _ in gpus]
     for i, a in enumerate(gpus):
         for j, b in enumerate(gpus[:i]):
             path = cluster.between(a, b)
-            name, latency, bandwidth = path.path_class, path.latency, path.bandwidth
-            worst = slowest.get(name, (0.0, inf))
-            slowest[name] = max(worst[0], latency), min(worst[1], bandwidth)
+            name, latency, bandwidth, tables = path.path_class, path.latency, path.bandwidth, path.route.tables
+            worst = slowest.get(name, (0.0, inf, ()))
+            slowest[name] = max(worst[0], latency), min(worst[1], bandwidth), tuple(dict.fromkeys(worst[2] + tables))
             peers[i][name] = peers[i].get(name, 0) + 1
             peers[j][name] = peers[j].get(name, 0) + 1
     return Crowd(len(gpus), tuple(Wires(max(each.get(name, 0) for each in peers), *slowest[name]) for name in sorted(slowest)))

@@ -7,9 +7,9 @@ is the rank that holds each stage, ``groups`` the GPUs that share the work of ea
 from dataclasses import dataclass
 
 from hops.checks import Infeasible, one_of, positive
-from hops.cluster import Gpu
 from hops.collectives import Groups
 from hops.efficiency import Efficiency
+from hops.nodes import Gpu
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,10 @@ from hops.variables import STATISTICS, VARIABLES, attributes
 
 FORMAT = "1"
 MOST_BYTES = 2**31  # of a variable in netCDF 3
+SHARED_LINKS = {
+    "long_name": "what becomes of messages that meet on links",
+    "source": "none: none do; ignored; planned, fifo, fair: as config key contention says",
+}
 FITS = {"long_name": "peak memory of every rank fits its GPU; false where there is none to compare"}
 
 
@@ -63,7 +67,7 @@ def cell_dataset(prepared: Prepared) -> xr.Dataset:
         data["headroom"] = ((), left, attributes("headroom"))
         data["fits"] = ((), left >= 0, FITS)
     coords = {"draw": _draws(case.scenario.draws), "rank": _ranks(case.scenario.pp)}
-    return xr.Dataset(data, coords, provenance(prepared.plan))
+    return xr.Dataset(data, coords, provenance(prepared.plan) | {"contention": case.contention})
 
 
 def cube_dataset(prepared: Prepared) -> xr.Dataset:
@@ -116,10 +120,16 @@ def cube_dataset(prepared: Prepared) -> xr.Dataset:
     evaluated[list(prepared.cells)] = True
     meaning = {"long_name": "cell was evaluated; others do not fit or were not asked for, and are NaN"}
     data["evaluated"] = (axes, evaluated.reshape(shape), meaning)
+    words = np.full(len(plan.scenarios), "", object)
+    words[list(prepared.cells)] = [case.contention for case in cases]
+    data["shared_links"] = (axes, words.reshape(shape), SHARED_LINKS)
     if "headroom" in columns:
         data["fits"] = (axes, (columns["headroom"][1] >= 0).reshape(shape), FITS)
     order = [name + suffix for name in VARIABLES for suffix in ("", *(f"_{each}" for each in STATISTICS)) if name + suffix in data]
-    return xr.Dataset({name: data[name] for name in [*order, *({"fits"} & data.keys()), "evaluated"]}, coords, provenance(plan))
+    last = [name for name in ("fits", "shared_links", "evaluated") if name in data]
+    word = {case.contention for case in cases}
+    attrs = provenance(plan) | {"contention": word.pop() if len(word) == 1 else "mixed"}
+    return xr.Dataset({name: data[name] for name in [*order, *last]}, coords, attrs)
 
 
 def _draws(n: int) -> tuple[str, Any, dict[str, str]]:

@@ -12,8 +12,8 @@ from math import ceil
 from typing import NamedTuple
 
 from hops.checks import count, flag
-from hops.cluster import Gpu
 from hops.collectives import Ring
+from hops.nodes import Gpu
 
 # bytes a parameter, Megatron-Core's distributed optimizer with bf16 (docs/source/api-guide/dist_optimizer.md)
 GRADIENT, WEIGHT = 4, 2  # fp32 gradients are reduced, bf16 weights gathered

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from hops import kernels
 from hops.checks import count, no_such
-from hops.contended import evaluate_contended
+from hops.contended import Joint, evaluate_contended, make_times
 from hops.contention import joint, meeting
 from hops.distributions import TERMS
 from hops.graph import Graph
@@ -25,12 +25,13 @@ from hops.noiseless import WINDOW, evaluate_noiseless
 from hops.simulation import Case
 from hops.variables import VARIABLES
 from hops.weights import Floats
-from hops.workspace import Work
+from hops.workspace import Work, workspace
 
 BATCH_DRAWS = 1 << 20  # draws whose metrics are held at once
 BYTES_PER_DRAW = 200  # of a cell whose metrics are made: ticks, metrics and a copy of one that is sorted
 # float64 a draw of a cell that is kept, and as many a rank
 KEPT_METRICS, KEPT_PER_RANK = (sum(variable.per == per for variable in VARIABLES.values()) for per in ("draw", "draw rank"))
+BATCH_TIMES = 1 << 22  # nodes of all replicas times draws that the event loop holds at once: 100 MB, and their edges
 BATCH_CELLS = 1024  # cells likewise: each may bring a quantile table of 64 kB
 
 
@@ -181,12 +182,21 @@ def _sampled(cases: list[Case], n_draws: int, tile: int, team: Team, keep_draws:
 
 def _by_events(case: Case, graph: Graph, cell: Work, law: NDArray[np.int64], tables: Floats, first: int, *results: NDArray[Any]) -> None:
     """Evaluate draws of one cell whose messages share links, in the event loop."""
-    indptr, pred = joint(graph, case.n_lanes)
-    links = meeting(graph, case.weights.sent, case.weights.costs.n_stages)
     found = tuple(np.ascontiguousarray(each) for each in results)
-    evaluate_contended(graph, indptr, pred, links, case.scenario.contention == "fair", cell, law, tables, first, *found)
+    joined, n_draws = side_by_side(case, graph), results[0].shape[2]
+    n_all = joined.indptr.size - 1
+    times = make_times(max(1, min(LANES, n_draws, BATCH_TIMES // n_all)), n_all, joined.pred.size)
+    space = workspace(graph, graph.rank.size, graph.rank.size, int(cell.n_buckets.max()))
+    evaluate_contended(graph, joined, cell, law, tables, first, times, space, *found)
     for given, made in zip(results, found, strict=True):
         given[...] = made
+
+
+def side_by_side(case: Case, graph: Graph) -> Joint:
+    """The replicas of a case whose messages share links, for the event loop."""
+    costs = case.weights.costs
+    links = meeting(graph, case.weights.sent, costs.n_stages, costs.p2p_bytes)
+    return Joint(*joint(graph, case.n_lanes), links, case.scenario.contention == "fair")
 
 
 def _plain(cases: list[Case], team: Team, keep_draws: bool) -> Ticks:

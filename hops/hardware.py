@@ -2,7 +2,7 @@
 
 from math import inf
 
-from hops.cluster import Gpu, Hop, Level, Node
+from hops.nodes import Gpu, Hop, Level, Node
 
 GPUS = {
     gpu.name: gpu

@@ -1,17 +1,19 @@
 """Lanes: which replicas have noise of their own, which go in lock-step, and what those that hold the same weights exchange."""
 
 from collections.abc import Sequence
+from math import lcm
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hops.checks import Infeasible
-from hops.cluster import PATH_CLASSES, Cluster
+from hops.cluster import Cluster
 from hops.collectives import ALONE, Ring, ring
 from hops.costs import Costs
 from hops.data_parallel import DataParallel, Exchange, exchange
 from hops.layout import Layout
+from hops.paths import PATH_CLASSES
 
 
 class Lane(NamedTuple):
@@ -33,7 +35,7 @@ def lanes(layout: Layout, data_parallel: DataParallel) -> list[Lane]:
     n = shard_size(layout, data_parallel) if data_parallel.unshards else 1
     if layout.ep_coupling == "lockstep":
         wanted = -(-layout.ep * layout.n_expert_shards // (layout.tp * layout.cp))
-        n = max(n, next(size for size in range(wanted, layout.dp + 1) if layout.dp % size == 0))
+        n = lcm(n, next(size for size in range(wanted, layout.dp + 1) if layout.dp % size == 0))  # groups that overlap are one
     return [Lane(tuple(range(at, at + n))) for at in range(0, layout.dp, n)]
 
 
@@ -75,7 +77,7 @@ def stage_exchanges(
             shard, replicate = groups[kind, rank]
             pieces = data_parallel.buckets(parameters[stage], shard.n * replicate.n)
             total, n = total + exchange(parameters[stage], pieces, cluster.device(layout.gpu(rank)), shard, replicate), n + pieces
-            narrowest = min(narrowest, shard, replicate, key=lambda each: each.bandwidth)
+            narrowest = min(narrowest, shard, replicate, key=lambda each: each.rate)
         found.append(total)
         n_buckets.append(n)
         rings.append(PATH_CLASSES.index(narrowest.path_class))

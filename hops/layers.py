@@ -21,10 +21,10 @@ from typing import NamedTuple
 
 from hops.blocks import Experts, Layer, Matrix, Split
 from hops.checks import Infeasible
-from hops.cluster import Gpu
 from hops.collectives import Beside, Groups, Ring
 from hops.efficiency import Efficiency
 from hops.hardware import GPUS
+from hops.nodes import Gpu
 from hops.overheads import dilated
 
 LAUNCH = 4e-6  # s, of a kernel however small (3 to 5 us on recent GPUs, from memory)
@@ -146,7 +146,7 @@ def _context(timer: Timer, layer: Layer, groups: Groups, split: Split, core: flo
         return sum(crowd.all_to_all(each) for each in (q, k, v, out))
     if comm == "all_gather":
         return (2 if backward else 1) * timer.gather(ring, (k + v) * ring.n)
-    step = ring.latency + (2 if backward else 1) * (k + v) / ring.bandwidth + timer.law.collective_step
+    step = ring.step((2 if backward else 1) * (k + v)) + timer.law.collective_step
     return (ring.n - 1) * max(0.0, step - core / ring.n)
 
 

@@ -3,6 +3,8 @@
 Flags as in megatron/training/arguments.py and public launch scripts; no Megatron-LM was run with them.
 """
 
+from math import prod
+
 from hops.partition import slices, written
 from hops.scenario import Scenario
 from hops.schedules import SCHEDULES
@@ -15,6 +17,7 @@ SHARDING = (  # by ZeRO stage
     " --use-megatron-fsdp --data-parallel-sharding-strategy optim_grads",
     " --use-megatron-fsdp --data-parallel-sharding-strategy optim_grads_params",
 )
+OTHER_ORDER = "tp-cp-ep-pp-dp"  # of the ranks, the only other one that Megatron's arguments know
 LAYOUT = ("gpus", "pp", "dp", "tp", "cp", "ep", "etp", "vpp", "model.layout")  # axes of which a user asks: which layout?
 
 
@@ -35,13 +38,15 @@ def flags(scenario: Scenario, partition: str | None = None) -> str | None:
         f"--num-attention-heads {model.heads} --seq-length {model.sequence} --padded-vocab-size {model.vocabulary}",
         f"--bf16{SHARDING[s.data_parallel.zero]}",
     ]
-    n_stages = s.pp
-    if s.schedule.name == "interleaved":
-        *_, chunks = SCHEDULES["interleaved"].sizes(s.pp, s.microbatches, s.vpp)
-        words.insert(2, f"--num-virtual-stages-per-pipeline-rank {chunks}")
-        n_stages *= chunks
-    if partition is not None and partition != _usual(model, n_stages):
-        words.append(f"--pipeline-model-parallel-layout '{partition}'")
+    _, _, *chunks = SCHEDULES[s.schedule.name].sizes(s.pp, s.microbatches, s.vpp)
+    if partition is not None and partition != _usual(model, prod([s.pp, *chunks])):
+        words.append(f"--pipeline-model-parallel-layout '{partition}'")  # its stages say how many chunks
+    elif chunks:
+        words.insert(2, f"--num-virtual-stages-per-pipeline-rank {chunks[0]}")
+    if s.schedule.kwargs.get("group_size") is not None:
+        words.append(f"--microbatch-group-size-per-virtual-pipeline-stage {s.schedule.kwargs['group_size']}")
+    if s.layout.order == OTHER_ORDER:
+        words.append("--use-tp-pp-dp-mapping")
     words += _data_parallel(s)
     if s.cp > 1:
         words.append(f"--context-parallel-size {s.cp} --cp-comm-type {s.cp_comm}")
@@ -62,6 +67,8 @@ def flags(scenario: Scenario, partition: str | None = None) -> str | None:
         words.append("--recompute-granularity selective")
     if model.recompute == "full":
         words.append("--recompute-granularity full --recompute-method uniform --recompute-num-layers 1")
+    if s.memory.offload and s.pp == 1:
+        words.append(f"--cpu-offloading-num-layers {round(s.memory.offload * model.layers)}")
     return " ".join(words)
 
 

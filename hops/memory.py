@@ -11,9 +11,9 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
 from hops.checks import Infeasible, no_such, positive
-from hops.cluster import Gpu
 from hops.costs import Costs
 from hops.data_parallel import GRADIENT, MOST_UNSHARDED, WEIGHT
+from hops.nodes import Gpu
 
 OPTIMIZER = 12  # fp32 master weight and two moments
 IN_TRANSIT = 2  # chunks whose offloaded activations are on the device all the same: one is computed with, one on its way

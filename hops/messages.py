@@ -1,52 +1,77 @@
-"""Messages between stages: which links each crosses, and how long it takes alone. All GPUs of a rank send at the same time."""
+"""Messages between stages: which links each crosses, and how long it takes alone.
+
+All GPUs of a rank send at the same time, and so do replicas that go in lock-step.
+"""
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
 
-from hops.cluster import PATH_CLASSES, Cluster, Link, Path
+from hops.cluster import Cluster
 from hops.layout import Layout
+from hops.paths import PATH_CLASSES, Link, Path, Route, unique_routes
 
 CONTENTION = ("none", "planned", "fifo", "fair")
 
 
-class Message(NamedTuple):
+@dataclass(frozen=True)
+class Message:
     """What a stage hands to a neighbour, forward or backward."""
 
     stage: int
     backward: bool
-    paths: tuple[Path, ...]  # of every GPU of the rank
-    links: Counter[Link]  # how many of them cross it
+    ranks: tuple[int, int]  # from, to
+    paths: tuple[Path, ...]  # of every GPU of the rank, in all replicas of the lane
+
+    @cached_property
+    def links(self) -> Counter[Link]:
+        """How many of the paths cross each."""
+        return Counter(link for path in self.paths for link in path.links)
 
     @property
     def latency(self) -> float:
         """Of the longest path [s]."""
-        return max(path.latency for path in self.paths)
+        return max(route.latency for route in self._routes)
 
     @property
     def path_class(self) -> int:
         """Of the farthest path, index into `PATH_CLASSES`."""
-        return max(PATH_CLASSES.index(path.path_class) for path in self.paths)
+        return max(PATH_CLASSES.index(route.path_class) for route in self._routes)
 
     def seconds(self, size: float) -> float:
-        """Time on the wire for ``size`` bytes a GPU; GPUs of the rank that cross one link share it evenly."""
-        narrowest = min(path.bandwidth for path in self.paths)
-        return max([size / narrowest, *(n * size / link.bandwidth for link, n in self.links.items())])
+        """Time on the wire for ``size`` bytes a GPU; GPUs that cross one link share it evenly."""
+        alone = [route.seconds(size) for route in self._routes]
+        crowded = Counter(link for path in self.paths if path.route.crowded for link in path.links_on(path.route.crowded))
+        return max([*alone, *(link.seconds(n * size) for link, n in crowded.items() if n > 1)])
+
+    def rate(self, size: float) -> float:
+        """Bytes a second on its fullest link, for ``size`` bytes a GPU: all of them take the time of the slowest."""
+        size = size if any(route.tables for route in self._routes) else 1.0
+        return max(self.links.values()) * size / self.seconds(size) if self.links else 1.0
+
+    @cached_property
+    def _routes(self) -> list[Route]:
+        return unique_routes(self.paths)
 
 
-def messages(cluster: Cluster, layout: Layout, stage_ranks: Sequence[int], replica: int) -> list[Message]:
-    """All messages of a replica that go from rank to rank, in the order of stages; forward first."""
+def messages(cluster: Cluster, layout: Layout, stage_ranks: Sequence[int], replicas: Sequence[int]) -> list[Message]:
+    """All messages from rank to rank of replicas that go in lock-step, in the order of stages; forward first."""
+    gpus = {rank: [gpu for replica in replicas for gpu in layout.gpus(rank, replica)] for rank in stage_ranks}
+    paths: dict[tuple[int, int], tuple[Path, ...]] = {}
     found = []
     for stage, here in enumerate(stage_ranks):
         for backward, neighbour in ((False, stage + 1), (True, stage - 1)):
             if 0 <= neighbour < len(stage_ranks) and stage_ranks[neighbour] != here:
-                pairs = zip(layout.gpus(here, replica), layout.gpus(stage_ranks[neighbour], replica), strict=True)
-                paths = tuple(cluster.between(a, b) for a, b in pairs)
-                found.append(Message(stage, backward, paths, Counter(link for path in paths for link in path.links)))
+                ends = here, stage_ranks[neighbour]
+                if ends not in paths:
+                    paths[ends] = tuple(cluster.between(a, b) for a, b in zip(gpus[ends[0]], gpus[ends[1]], strict=True))
+                found.append(Message(stage, backward, ends, paths[ends]))
     return found
 
 
-def shared(sent: Sequence[Message]) -> set[Link]:
-    """Links that more than one of the messages crosses."""
-    uses = Counter(link for message in sent for link in message.links)
+def shared(sent: Sequence[Sequence[Message]]) -> set[Link]:
+    """Links on which messages of lanes can meet: those from one rank to another follow each other anyway."""
+    users = {(link, lane, message.ranks) for lane, each in enumerate(sent) for message in each for link in message.links}
+    uses = Counter(link for link, *_ in users)
     return {link for link, n in uses.items() if n > 1}

@@ -3,10 +3,10 @@
 from dataclasses import MISSING, fields
 from functools import lru_cache
 
-from hops.cluster import Gpu
 from hops.collectives import Groups
 from hops.costs import Costs, Explicit
 from hops.efficiency import Efficiency
+from hops.nodes import Gpu
 from hops.transformer import Transformer
 
 Model = Explicit | Transformer

@@ -175,9 +175,9 @@ class Program:
             for step in range(position[rank], len(units)):
                 unit = units[step]
                 both = members(unit)
-                missing = next((need for op in both for need in needs(op, last) if need not in done), None)
-                if missing is not None:
-                    waiting.setdefault(missing, []).append(rank)
+                missing = [need for op in both for need in needs(op, last) if need not in done]
+                if missing:
+                    waiting.setdefault(missing[0], []).append(rank)
                     break
                 position[rank] = step + 1
                 order.append((rank, unit))
@@ -203,21 +203,21 @@ class Program:
         return tuple(peaks)
 
     def _check_complete(self) -> None:
-        seen: dict[Op, int] = {}
+        seen: dict[tuple[int, str, int], int] = {}
         for rank, ops in enumerate(self.ops):
             if not ops:
                 raise ValueError(f"schedule {self.name!r} gives rank {rank} of {self.pp} nothing to run")
             for op in ops:
                 if op in seen:
                     raise ValueError(f"schedule {self.name!r} runs {op} twice (ranks {seen[op]} and {rank})")
-                if self.rank_of(op.stage) != rank:
-                    home = self.rank_of(op.stage)
+                home = self.stage_ranks[op.stage]
+                if home != rank:
                     raise ValueError(f"schedule {self.name!r} runs {op} on rank {rank}; placement {self.placement!r} has it on {home}")
                 seen[op] = rank
         for stage in range(self.n_stages):
             for k in range(self.microbatches):
-                full, split = Op(stage, "B", k) in seen, [kind for kind in "IW" if Op(stage, kind, k) in seen]
-                if Op(stage, "F", k) not in seen:
+                full, split = (stage, "B", k) in seen, [kind for kind in "IW" if (stage, kind, k) in seen]
+                if (stage, "F", k) not in seen:
                     raise ValueError(f"schedule {self.name!r} never runs {Op(stage, 'F', k)}")
                 if full and split:
                     raise ValueError(f"schedule {self.name!r} runs {Op(stage, 'B', k)} and also {Op(stage, split[0], k)}: B is I + W")

@@ -9,6 +9,7 @@ from hops.data_parallel import DataParallel
 from hops.distributions import LAWS, TERMS
 from hops.efficiency import Efficiency, make_efficiency
 from hops.layout import CP_BALANCE, CP_COMM, EP_COUPLING, ORDER, Layout
+from hops.lowering import P2P
 from hops.memory import Allowances, make_allowances
 from hops.messages import CONTENTION
 from hops.models import FAMILIES, Model, model_keys
@@ -20,7 +21,6 @@ from hops.sections import Choice, Frozen, check_keys, remember, section_of, type
 from hops.topologies import TOPOLOGIES
 
 DOORS: dict[str, Registry[Any]] = {"schedule": SCHEDULES, "topology": TOPOLOGIES}
-P2P = ("latency", "channel", "blocking", "rendezvous")
 DERIVED = {"gpus": "dp", "global_batch_size": "microbatches"}  # key -> the size that it derives where that is null
 NOT_SCENARIO = ("executor", "output", "timeline")  # how to run and what to show: no result depends on them
 

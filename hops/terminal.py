@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from hops.cluster import Path
 from hops.distributions import TERMS
 from hops.memory import Memory
 from hops.metrics import quantile_interval
+from hops.paths import Path
 from hops.simulation import Case
 
 WIDTH = 100
@@ -49,7 +49,7 @@ def cell_report(cell: xr.Dataset, case: Case, notes: Sequence[str] = ()) -> str:
         sizes += f", tp={s.tp}, dp={s.dp}{besides}: {s.layout.n_gpus} GPUs"
     lines = [
         f"{s.schedule.name} on {cluster.name} ({cluster.gpu.name}): {s.pp} ranks, {costs.n_stages} stages, {sizes}",
-        f"  {n_ops} ops, {graph.rank.size - n_ops} transfers, p2p={s.p2p}",
+        f"  {n_ops} ops, {graph.rank.size - n_ops} transfers, p2p={s.p2p}{_contention(case)}",
         f"  {law}",
         *(f"  {note}" for note in notes),
         "",
@@ -87,6 +87,16 @@ def _memory(memory: Sequence[Memory], room: Sequence[float]) -> str:
     return f"memory                  {verdict}: {memory[tight].total / 1e9:.4g} of {room[tight] / 1e9:g} GB on rank {tight} ({parts})"
 
 
+def _contention(case: Case) -> str:
+    """What becomes of messages that meet on links, where that matters or was asked."""
+    asked, found = case.scenario.contention, case.contention
+    if found == "ignored":
+        return f"; messages meet on links, which is ignored (contention={asked})"
+    if asked == "none":
+        return ""
+    return f", contention={asked}" + (" (no messages meet)" if found == "none" else "")
+
+
 def _told(params: Sequence[tuple[str, Any]]) -> Iterator[str]:
     """Parameters of a law as ``key=value``, those in sections too."""
     for key, value in params:
@@ -116,7 +126,7 @@ def _slowest(paths: Sequence[Path], size: float) -> str:
     """The path between neighbouring stages on which a message of ``size`` bytes takes longest."""
 
     def duration(path: Path) -> float:
-        return path.latency + size / path.bandwidth
+        return path.latency + path.seconds(size)
 
     slowest = max(paths, key=duration)
     return f"slowest path between stages: {slowest}; a message of {size / 1e6:.4g} MB takes {seconds(duration(slowest))}"

@@ -8,7 +8,7 @@ _add_reduce_grad, _add_send_recv [from memory; benchmarks/torch_bridge.py compar
 from collections.abc import Iterable
 from pathlib import Path
 
-from hops.graph import unshards
+from hops.lowering import unshards
 from hops.programs import Op, Program, Unit, members
 
 type Action = Unit | str

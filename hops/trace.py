@@ -8,12 +8,14 @@ from numpy.typing import NDArray
 
 from hops import kernels
 from hops.checks import count
-from hops.executor import law_rows, stacked
+from hops.contended import evaluate_contended, make_times
+from hops.executor import law_rows, side_by_side, stacked
 from hops.graph import Graph, unshard_index
 from hops.plots import Message
 from hops.programs import members
 from hops.simulation import Case
 from hops.weights import TICKS
+from hops.workspace import workspace
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -98,6 +100,13 @@ def node_ticks(case: Case, draw: int, graph: Graph | None = None) -> Trace:
     graph, cells = graph or case.structure.graph, stacked([case])
     law, tables = law_rows([case])
     n_nodes, n_buckets = graph.rank.size, max(1, int(cells.n_buckets.max()))
+    if case.by_events:
+        joined = side_by_side(case, graph)
+        times, space = make_times(1, joined.indptr.size - 1, joined.pred.size), workspace(graph, n_nodes, n_nodes, n_buckets)
+        nobody = np.empty((6, 1, 1), np.int64), np.zeros((1, 3, graph.n_ranks, kernels.N_LIMBS), np.int64)
+        evaluate_contended(graph, joined, cells, law, tables, draw, times, space, *nobody, np.empty((3, 0, graph.n_ranks, 1), np.int64))
+        parts = (each[:, 0].reshape(-1, n_buckets) for each in (space.ready, space.reduced, space.released))
+        return Trace(times.start[:n_nodes], times.finish[:n_nodes], space.lag[:, 0], *parts)
     reductions = (graph.reduced.size, n_buckets)
     sizes = (n_nodes, n_nodes, cells.lag.shape[2], reductions, reductions, (graph.opening.size, n_buckets))
     found = Trace(*(np.zeros(size, np.int64) for size in sizes))

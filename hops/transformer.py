@@ -16,11 +16,11 @@ from typing import NamedTuple
 
 from hops.blocks import Attention, Experts, LatentAttention, Layer, Matrix, Mlp, Split
 from hops.checks import Infeasible, count, flag, one_of, positive
-from hops.cluster import Gpu
 from hops.collectives import Groups
 from hops.costs import Costs
 from hops.efficiency import Efficiency, constant
 from hops.layers import GRADIENT, LAUNCH, WEIGHT, Timer, passes
+from hops.nodes import Gpu
 from hops.partition import Slice, balanced, check, even, parse, slices, written
 
 LATENT = ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hops.cluster import Cluster, Gpu
+from hops.cluster import Cluster
 from hops.collectives import Beside, groups
 from hops.costs import Costs
 from hops.data_parallel import DataParallel
@@ -18,15 +18,18 @@ from hops.graph import fused_index, lag_index, transfer_index, unshard_lag, work
 from hops.lanes import Lane, lanes, stage_exchanges
 from hops.layout import Layout
 from hops.memory import offloaded
-from hops.messages import Message, messages
+from hops.messages import Message, messages, shared
 from hops.models import Model, stage_costs
+from hops.nodes import Gpu
 from hops.overheads import Host, Slowdown, dilated
 from hops.programs import KINDS
+from hops.replicas import alike
 from hops.sections import Choice
 from hops.topologies import TOPOLOGIES
 from hops.transformer import Transformer
 
 TICKS = 1e9  # a second
+MOST_COMPARED = 8  # lanes whose messages are compared to tell whether any meet; those of other nodes are alike
 
 type Floats = NDArray[np.float64]
 type Ints = NDArray[np.int64]
@@ -70,6 +73,7 @@ class Weights(NamedTuple):
     update: Ints  # (ranks,) ticks of the optimizer, and of what else ends an iteration
     overlap: NDArray[np.bool_]  # (2,) gradients are reduced when ready; weights gathered before a stage's first forward
     sent: tuple[tuple[Message, ...], ...]  # messages of every lane, or of the first where the event loop is not asked
+    meet: tuple[bool, bool]  # whether messages of the first lane share links, and of any lanes; empty ones never do
 
 
 @lru_cache(maxsize=4096, typed=True)
@@ -88,23 +92,28 @@ def weights(asked: Question) -> Weights:
     np.add.at(update, list(stage_ranks), [each.update * TICKS for each in exchanges])
     unshard, gather = (gather * n_buckets, np.zeros(n_stages)) if data_parallel.unshards else (np.zeros(n_stages), gather)
 
-    sent = [[messages(cluster, layout, stage_ranks, replica) for replica in lane.replicas] for lane in together]
+    like = alike(cluster, layout)
+    known: dict[tuple[int, ...], tuple[Floats, Floats, Ints]] = {}
     computed = _compute(cluster, layout, by_type, stage_ranks, together)
     halves = _fused(by_type[cluster.gpu], asked.pairs, asked.slowdown.ep)
-    variants: dict[bytes, tuple[int, Floats, Ints, Ints]] = {}
+    variants: dict[bytes, tuple[int, Floats, Floats, Ints]] = {}
     variant = []
-    for compute, lane in zip(computed, sent, strict=True):
-        made = [_transfers(each, costs.p2p_bytes, n_stages, asked.p2p) for each in lane]
-        transfer, lag, link = (np.max(each, axis=0) for each in zip(*made, strict=True))
+    for compute, lane in zip(computed, together, strict=True):
+        kind = (like[lane.replicas[0]],) if lane.n == 1 else lane.replicas
+        if kind not in known:
+            known[kind] = _transfers(messages(cluster, layout, stage_ranks, kind), costs.p2p_bytes, n_stages, asked.p2p)
+        transfer, lag, link = known[kind]
         work = np.concatenate([compute, transfer, unshard, np.zeros(2 * len(asked.pairs))])
         if asked.p2p in ("channel", "rendezvous"):
             _slow_beside_messages(work, n_stages, asked.slowdown.p2p)
         for i, ((forward, backward), share) in enumerate(zip(asked.pairs, halves, strict=True)):
             work[fused_index(n_stages, i, "F")] = share * work[work_index(forward, "F")]
             work[fused_index(n_stages, i, "B")] = share * work[work_index(backward, "B")]
-        link[unshard_lag(n_stages, 0) :] = rings
+        link = np.concatenate([link[: unshard_lag(n_stages, 0)], rings])
         key = work.tobytes() + lag.tobytes() + link.tobytes()
         variant.append(variants.setdefault(key, (len(variants), work, lag, link))[0])
+    seen = together if asked.contention in DISCIPLINES else together[:MOST_COMPARED]
+    sent = [tuple(messages(cluster, layout, stage_ranks, lane.replicas)) for lane in seen]
     works, lags, links = (np.stack([each[i] for each in variants.values()]) for i in (1, 2, 3))
 
     n_layers = costs.layers or (1,) * n_stages
@@ -129,7 +138,8 @@ def weights(asked: Question) -> Weights:
         slow=_of_halves(slow, n_stages, asked.pairs),
         update=np.floor(update + 0.5).astype(np.int64),
         overlap=np.array([data_parallel.overlap_grad_reduce, data_parallel.overlap_param_gather]),
-        sent=tuple(tuple(lane[0]) for lane in (sent if asked.contention in DISCIPLINES else sent[:1])),
+        sent=tuple(sent if asked.contention in DISCIPLINES else sent[:1]),
+        meet=(_meet(costs, sent[:1]), _meet(costs, sent)),
     )
     for array in found:
         if isinstance(array, np.ndarray):
@@ -191,8 +201,12 @@ def _peak_flops(cluster: Cluster, layout: Layout, mixed: bool) -> float:
     return sum(cluster.device(gpu).peak_flops for gpu in range(layout.n_gpus))
 
 
+def _meet(costs: Costs, sent: Sequence[Sequence[Message]]) -> bool:
+    return costs.p2p_bytes > 0 and bool(shared(sent))
+
+
 def _transfers(sent: Sequence[Message], size: float, n_stages: int, p2p: str) -> tuple[Floats, Floats, Ints]:
-    """Of every message of a replica the occupation of its channel (2 s,) [ticks]; and as (1 + 3 s,) its delay [ticks] and link class."""
+    """Of every message of a lane the occupation of its channel (2 s,) [ticks]; and as (1 + 3 s,) its delay [ticks] and link class."""
     occupied, lag, link = np.zeros(2 * n_stages), np.zeros(1 + 3 * n_stages), np.zeros(1 + 3 * n_stages, np.int64)
     for message in sent:
         time = message.seconds(size) * TICKS

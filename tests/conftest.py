@@ -9,10 +9,13 @@ from hypothesis import settings
 from hops import kernels
 from hops.executor import law_rows, stacked
 from hops.scenario import Scenario
+from hops.schedules import SCHEDULES
 from hops.simulation import prepare
 
 settings.register_profile("hops", deadline=None, derandomize=True)
 settings.load_profile("hops")
+
+ORDERS = [name for name in SCHEDULES if name != "file"]  # schedules that need no file
 
 CONFIG = {
     "schedule": {"name": "1f1b"},

@@ -1,25 +1,58 @@
 """The bridge in: jobs of Megatron-LM, torchtitan, NeMo and Megatron-Bridge as overrides, and what it says of the rest."""
 
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
+import yaml
 
 import hops
-from hops import sweep
+from hops import cube_sweeper, sweep
 from hops.bridges import bridge, read_job
-from hops.bridges.megatron import FLAGS, NO_MATTER, RULED, n_stages_of, uneven_layout
+from hops.bridges.megatron import FLAGS, NO_MATTER, RULED
+from hops.bridges.megatron_layers import dense_layers, uneven
 from hops.bridges.shell import read_script
-from hops.bridges.torchtitan import FLAVORS
+from hops.bridges.torchtitan import FLAVORS, KEYS
+from hops.checks import Infeasible
+from hops.compositions import has, with_value
+from hops.config import compose, make_loader, plain
 from hops.megatron import flags
-from hops.plan import prepare_plan
+from hops.partition import even, slices, written
 
 JOBS = Path(__file__).parent / "bridge"
 MODEL = "--num-layers 8 --hidden-size 1024 --num-attention-heads 16 --seq-length 512 --micro-batch-size 1"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _compiled():
+    """Nothing here is evaluated, so that no kernel need be compiled."""
+
+
+@cache
+def composed(*groups):
+    cube_sweeper.register()
+    return plain(compose(make_loader(), list(groups)))
+
+
 def scenario(*words):
-    return prepare_plan(sweep._plan(words, sweep=False)).cases[0].scenario
+    """The scenario of a command line; Hydra composes once a choice of groups, which takes most of the time."""
+    typed = values(bridge(words)[0])
+    groups = {key for key in typed if key in ("model", "schedule", "topology")}
+    config = composed(*(f"{key}={typed[key]}" for key in sorted(groups)))
+    for key in typed.keys() - groups:
+        assert has(config, key), key
+        config = with_value(config, key.split("."), yaml.safe_load(typed[key]))
+    made = cube_sweeper._scenario(config, typed)
+    if isinstance(made, Infeasible):
+        raise made
+    return made
+
+
+def planned(*words):
+    """The same by the real path."""
+    (made,) = sweep._plan(words, sweep=False).scenarios
+    return made
 
 
 def megatron(tmp_path, text, *typed):
@@ -88,6 +121,7 @@ def test_megatron__a_launch_script_with_variables_and_arrays():
     overrides, notes = bridge([f"from={JOBS}/gpt3_175b.sh", "draws=2"])
     assert overrides[-1] == "draws=2"
     assert values(overrides[:-1]) == {
+        "model": "transformer",
         "tp": "8",
         "pp": "8",
         "vpp": "3",
@@ -115,14 +149,15 @@ def test_megatron__a_launch_script_with_variables_and_arrays():
     assert re.search(r"warning.*--tp-comm-overlap", said)
     assert "topology=dgx of h100" in said
     assert "--lr" not in notes[-1]
-    made, preset = scenario(*overrides), scenario("model=gpt3_175b", "pp=8", "tp=8", "gpus=128")
+    made, preset = planned(*overrides), scenario("model=gpt3_175b", "pp=8", "tp=8", "gpus=128")
+    assert made == scenario(*overrides)
     assert (made.model, made.dp, made.microbatches) == (preset.model, 2, 768)
 
 
 def test_megatron__one_string_for_a_shell_and_directives_of_the_scheduler():
     found = read_job(f"{JOBS}/mixtral.sh")
     assert found.values["gpus"] == 32
-    assert found.values["model.layout"] == "Ettttttt|ttttttttt|ttttttttt|tttttttL"
+    assert found.values["model.layout"] == "Et*7|t*9|t*9|t*7L"
     assert (found.values["ep"], found.values["model.kv_heads"], found.values["model.gated"]) == (8, 8, True)
     assert (found.values["model.experts"], found.values["model.active_experts"]) == (8, 2)
     assert (found.values["model.precision"], found.values["model.vocabulary"]) == ("fp8", 32000)
@@ -141,12 +176,43 @@ def test_megatron__one_string_for_a_shell_and_directives_of_the_scheduler():
         ("--group-query-attention --num-query-groups 4", {"model.kv_heads": 4}),
         ("--num-query-groups 4", {"model.kv_heads": 16}),
         ("--group-query-attention", {"model.kv_heads": 1}),
-        ("--num-experts 8 --moe-ffn-hidden-size 512", {"model.experts": 8, "model.active_experts": 2, "model.ffn_hidden": 512}),
+        ("--num-experts 8 --moe-ffn-hidden-size 512", {"model.experts": 8, "model.active_experts": 2, "model.moe_ffn_hidden": 512}),
+        ("--moe-ffn-hidden-size 512 --expert-tensor-parallel-size 1", {"model.experts": 1, "model.moe_ffn_hidden": None, "etp": None}),
+        ("--num-experts 8 --expert-model-parallel-size 4 --expert-tensor-parallel-size 1", {"ep": 4, "etp": 1}),
+        ("--num-experts 8 --moe-shared-expert-intermediate-size 8192", {"model.shared_experts": 2}),
+        ("--num-experts 8 --moe-layer-freq '([0]*3+[1]*5)'", {"model.dense_layers": 3}),
+        ("--num-experts 8 --moe-layer-freq 1", {"model.dense_layers": None}),
+        ("--moe-layer-freq '([0]*3+[1]*5)'", {"model.dense_layers": None}),
+        ("--mtp-num-layers 1", {"model.mtp_layers": 1}),
+        ("--context-parallel-size 4 --cp-comm-type a2a", {"cp": 4, "cp_comm": "a2a"}),
+        ("--context-parallel-size 4 --cp-comm-type allgather", {"cp_comm": "all_gather"}),
+        ("--context-parallel-size 4", {"cp_comm": None}),
+        ("--cp-comm-type a2a", {"cp_comm": None}),
+        ("--cpu-offloading-num-layers 6", {"memory.offload": 0.75}),
+        ("--cuda-graph-impl none", {"cuda_graph": False}),
+        ("--cuda-graph-impl local", {"cuda_graph": True}),
+        ("--use-tp-pp-dp-mapping", {"topology.order": "tp-cp-ep-pp-dp"}),
         ("--pipeline-model-parallel-size 2 --num-layers-per-virtual-pipeline-stage 2", {"schedule": "interleaved", "vpp": 2}),
         ("--pipeline-model-parallel-size 2 --num-virtual-stages-per-pipeline-rank 1", {"schedule": "1f1b", "vpp": None}),
         (
             "--pipeline-model-parallel-size 2 --pipeline-model-parallel-layout 'Ett|(tt|)*2,ttL'",
-            {"vpp": 2, "model.layout": "Ett|(tt|)*2,ttL"},
+            {"vpp": 2, "model.layout": None},  # which is even
+        ),
+        (
+            "--pipeline-model-parallel-size 2 --pipeline-model-parallel-layout 'Et,tt|(tt|)*2,t,mL' --mtp-num-layers 1",
+            {"vpp": 2, "model.layout": "Et*3|tt|tt|tmL"},
+        ),
+        (
+            "--pipeline-model-parallel-size 2 --decoder-first-pipeline-num-layers 3 --mtp-num-layers 1",
+            {"vpp": None, "model.layout": "Et*3|t*5mL"},
+        ),
+        (
+            "--pipeline-model-parallel-size 5 --pipeline-model-parallel-layout 'E|t*4|t*4|m|L' --mtp-num-layers 1 --num-layers 8",
+            {"model.layout": "E|t*4|t*4|m|L"},
+        ),
+        (
+            "--pipeline-model-parallel-size 4 --pipeline-model-parallel-layout 'E|t|t|L' --num-layers 2",  # more stages than layers
+            {"model.layout": "E|t|t|L"},
         ),
         ("--vocab-size 1000 --tensor-model-parallel-size 2", {"model.vocabulary": 1024}),
         ("--vocab-size 1000 --make-vocab-size-divisible-by 100", {"model.vocabulary": 1000}),
@@ -161,10 +227,20 @@ def test_megatron__one_string_for_a_shell_and_directives_of_the_scheduler():
         ("--use-torch-fsdp2 --overlap-param-gather", {"zero": 3, "overlap_param_gather": None}),
         ("", {"zero": 0, "microbatches": 1, "gpus": 16, "tp": 1, "model.precision": None}),
         ("--use-distributed-optimizer --num-distributed-optimizer-instances 4", {"dp_shard": 4}),
-        ("--multi-latent-attention --kv-lora-rank 512", {"model.kv_lora_rank": 512}),
-        ("--kv-lora-rank 512", {"model.kv_lora_rank": None}),
-        ("--kv-channels 128", {"model.head_size": 128}),
-        ("--kv-channels 64", {"model.head_size": None}),
+        (
+            "--multi-latent-attention --kv-lora-rank 512 --q-lora-rank 0 --v-head-dim 96",
+            {
+                "model.kv_lora_rank": 512,
+                "model.q_lora_rank": None,
+                "model.qk_nope_head_dim": 128,
+                "model.qk_rope_head_dim": 64,
+                "model.v_head_dim": 96,
+            },
+        ),
+        ("--multi-latent-attention --q-lora-rank 256 --kv-channels 32", {"model.kv_lora_rank": 32, "model.head_dim": None}),
+        ("--kv-lora-rank 512 --qk-head-dim 128", {"model.kv_lora_rank": None, "model.qk_nope_head_dim": None}),
+        ("--kv-channels 128", {"model.head_dim": 128}),
+        ("--kv-channels 64", {"model.head_dim": None}),
         ("--ddp-bucket-size 40000000", {"bucket_size": 40000000}),
         ("--micro-batch-size 2 --micro-batch-size 4", {"microbatch_size": 4}),
     ],
@@ -202,30 +278,96 @@ def test_megatron__the_launcher_says_how_many_gpus(launcher, gpus, tmp_path):
     assert any("type gpus=" in each for each in found.assumed) == (gpus is None)
 
 
-@pytest.mark.parametrize(("layout", "n"), [("Et*3|(tt|)*29,m|L", 32), ("EtL", 1), ("Et|t|t|L", 4), ("E|*3tL", 4), ("((t|)*2m|)*2L", 7)])
-def test_layout__counts_its_stages(layout, n):
-    assert n_stages_of(layout) == n
+def test_megatron__every_key_is_one_of_the_config():
+    config = composed("model=transformer", "schedule=interleaved")
+    assert not [key.to for key in (*FLAGS.values(), *KEYS.values()) if not has(config, key.to)]
 
 
 @pytest.mark.parametrize(
-    ("sizes", "layout"),
+    ("sizes", "counts"),
     [
         ((8, 4, 1, 1, None, False, False), None),
-        ((7, 4, 1, 1, None, False, False), "Et|tt|tt|ttL"),
-        ((8, 3, 1, 2, 2, False, False), "Ett|tttt|ttL"),
-        ((6, 4, 1, None, None, True, True), "Et|tt|tt|tL"),
-        ((14, 4, 2, None, None, True, True), "Et|tt|tt|tt|tt|tt|tt|tL"),
-        ((16, 3, 2, 4, 4, False, False), "Ett|tttt|tt|tt|tttt|ttL"),
+        ((7, 4, 1, 1, None, False, False), [1, 2, 2, 2]),
+        ((8, 3, 1, 2, 2, False, False), [2, 4, 2]),
+        ((6, 4, 1, None, None, True, True), [1, 2, 2, 1]),
+        ((14, 4, 2, None, None, True, True), [1, 2, 2, 2, 2, 2, 2, 1]),
+        ((15, 4, 2, None, None, True, False), [1, 2, 2, 2, 2, 2, 2, 2]),
+        ((6, 4, 2, None, None, True, True), [0, 1, 1, 1, 1, 1, 1, 0]),
+        ((10, 4, 2, None, None, True, True), None),
+        ((16, 3, 2, 4, 4, False, False), [2, 4, 2, 2, 4, 2]),
         ((7, 2, 1, None, None, True, True), None),
     ],
 )
-def test_layout__of_uneven_ends(sizes, layout):
-    if layout is None:
+def test_uneven__ends_as_asked_for(sizes, counts):
+    if counts is None:
         with pytest.raises(ValueError, match="do not (come out|divide)"):
-            uneven_layout(*sizes)
+            uneven(*sizes)
     else:
-        assert uneven_layout(*sizes) == layout
-        assert layout.count("t") == sizes[0]
+        assert uneven(*sizes) == counts
+
+
+@pytest.mark.parametrize(
+    ("text", "dense"),
+    [
+        ("1", []),
+        ("2", [1, 3, 5]),
+        ("3", [1, 2, 4, 5]),
+        ("([0]*3+[1]*3)", [0, 1, 2]),
+        ("[0]*1+[1]*5", [0]),
+        ("([1]+[0])*3", [1, 3, 5]),
+        ("[0, 1, 1, 1, 1, 1]", [0]),
+        ("0 1 1 1 1 1", [0]),
+    ],
+)
+def test_dense_layers__are_those_without_experts(text, dense):
+    assert [i for i, each in enumerate(dense_layers(text, 6)) if each] == dense
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("0", "at least 1; got '0'"),
+        ("[0]*3", "must say it of 6 layers; got 3"),
+        ("[2]*6", "such as"),
+        ("[0]*1000000000", "such as"),
+        ("__import__('os')", "such as"),
+        ("[0]*", "such as"),
+    ],
+)
+def test_dense_layers__refuse_another_list(text, words):
+    with pytest.raises(ValueError, match=re.escape(words)):
+        dense_layers(text, 6)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--num-experts 8 --moe-layer-freq 2", "--moe-layer-freq (its 4 dense layers are the first ones here)"),
+        ("--num-experts 8 --moe-shared-expert-intermediate-size 5000", "5000 (as 2 of 4096)"),
+        ("--context-parallel-size 2 --cp-comm-type p2p a2a", "--cp-comm-type p2p a2a (cp_comm=p2p)"),
+        ("--context-parallel-size 2 --cp-comm-type a2a+p2p", "--cp-comm-type a2a+p2p (cp_comm=p2p)"),
+        ("--fp4-format e2m1", "--fp4-format"),
+        ("--overlap-moe-expert-parallel-comm", "--overlap-moe-expert-parallel-comm"),
+    ],
+)
+def test_megatron__what_it_can_only_approximate_is_a_warning(words, said, tmp_path):
+    assert said in megatron(tmp_path, f"x.py {MODEL} {words}")[1][-1]
+
+
+def test_megatron__layers_that_it_would_not_divide_are_spread_as_hops_does(tmp_path):
+    for pp, n in ((3, 1), (4, 0)):
+        (tmp_path / "run.sh").write_text(f"x.py {MODEL} --pipeline-model-parallel-size {pp}")
+        said = read_job(f"{tmp_path}/run.sh").assumed
+        assert sum("Megatron refuses 8 layers over 3 stages" in each for each in said) == n
+
+
+def test_megatron__the_model_keeps_the_presets_causal_and_says_so(tmp_path):
+    text = f"x.py {MODEL}"
+    overrides, notes = megatron(tmp_path, text)
+    assert not [word for word in overrides if word.startswith("model.causal")]
+    assert "model.causal=false" in notes[1]
+    for typed in ("model.causal=true", "model=llama3_70b"):
+        assert "model.causal" not in "".join(megatron(tmp_path, text, typed)[1][1:])
 
 
 @pytest.mark.parametrize(
@@ -235,16 +377,42 @@ def test_layout__of_uneven_ends(sizes, layout):
         ("model=mixtral_8x7b", "schedule=interleaved", "vpp=4", "pp=4", "microbatches=8", "model.recompute=full"),
         ("model=llama3_70b", "pp=2", "tp=8", "dp=3", "microbatches=5", "microbatch_size=2", "model.recompute=none"),
         ("schedule=interleaved", "pp=4", "microbatches=8"),
-        ("pp=2", "dp=4", "dp_shard=2", "overlap_grad_reduce=true", "overlap_param_gather=true", "bucket_size=1e7"),
+        ("pp=2", "dp=4", "dp_shard=2", "overlap_grad_reduce=true", "overlap_param_gather=true", "bucket_size=10000000"),
         ("pp=2", "dp=4", "zero=0"),
         ("pp=2", "dp=4", "zero=2", "overlap_grad_reduce=true"),
         ("pp=2", "dp=4", "zero=3"),
+        ("pp=4", "model.layout='Et*10|t*13|t*13|t*12L'"),
+        ("pp=5", "microbatches=10"),
+        ("schedule=interleaved", "vpp=2", "pp=2", "microbatches=4", "model.layout='Et*10|t*13|t*13|t*12L'"),
+        ("schedule=interleaved", "vpp=2", "pp=2", "microbatches=4", "schedule.group_size=4", "topology.order=tp-cp-ep-pp-dp"),
+        ("pp=2", "tp=2", "cp=4", "cp_comm=a2a", "dp=2"),
+        ("pp=2", "cp=2", "cp_comm=all_gather"),
+        ("pp=1", "memory.offload=0.25"),
+        ("model=mixtral_8x7b", "pp=4", "tp=2", "dp=4", "ep=8", "etp=1"),
+        ("model=qwen3_235b", "pp=8", "tp=2", "dp=16", "ep=32", "etp=1", "model.precision=fp8"),
+        ("model=qwen3_235b", "pp=2", "tp=4", "cp=2", "dp=4", "ep=4", "model.head_dim=96"),
+        ("model=deepseek_v3", "pp=16", "dp=64", "ep=64", "model.precision=fp8", "microbatches=64", "zero=1", "overlap_grad_reduce=true"),
+        ("model=deepseek_v3", "pp=4", "tp=2", "cp=2", "dp=8", "ep=16", "etp=1", "model.mtp_layers=1", "model.q_lora_rank=null"),
+        (
+            "model=deepseek_v3",
+            "schedule=interleaved",
+            "vpp=2",
+            "pp=16",
+            "dp=64",
+            "ep=64",
+            "microbatches=32",
+            "model.mtp_layers=1",
+            "model.layout='Et*3|(tt|)*29m|L'",
+        ),
     ],
 )
 def test_flags__read_back_are_the_same_scenario(words, tmp_path):
     asked = scenario(*words)
+    chunks = asked.vpp or (2 if asked.schedule.name == "interleaved" else 1)
+    layout = asked.model.layout
+    parts = written(slices(even(asked.model.layers, asked.pp * chunks), asked.model.mtp_layers)) if layout == "even" else layout
     path = tmp_path / "run.sh"
-    path.write_text(f"torchrun --nnodes 1 --nproc_per_node {asked.layout.n_gpus} pretrain_gpt.py {flags(asked)}")
+    path.write_text(f"torchrun --nnodes 1 --nproc_per_node {asked.layout.n_gpus} pretrain_gpt.py {flags(asked, parts)}")
     made = scenario(f"from={path}")
     if asked.schedule.name == "interleaved" and asked.vpp is None:
         assert made.vpp == 2
@@ -257,10 +425,8 @@ def test_flags__read_back_are_the_same_scenario(words, tmp_path):
 
 def test_torchtitan__a_job_config():
     overrides, notes = bridge([f"from={JOBS}/llama3_405b.toml"])
-    made, preset = (
-        scenario(*overrides),
-        scenario("model=llama3_405b", "model.vocabulary=128256", "model.recompute=full", "model.precision=fp8"),
-    )
+    sizes = ("model.vocabulary=128256", "model.recompute=full", "model.precision=fp8", "model.layout='Et*7|(t*8|)*14t*7L'")
+    made, preset = planned(*overrides), scenario("model=llama3_405b", *sizes)
     assert (made.model, made.schedule.name) == (preset.model, "interleaved")
     assert (made.tp, made.pp, made.vpp, made.dp, made.microbatches, made.microbatch_size) == (8, 8, 2, 8, 16, 1)
     assert re.search(r"warning.*parallelism.enable_async_tensor_parallel; compile.enable", notes[-1])
@@ -285,7 +451,14 @@ def test_torchtitan__a_job_config():
         ),
         ("pipeline_parallel_degree = 2\nbatch_size = 12\npipeline_parallel_microbatches = 4", {"microbatch_size": 3, "microbatches": 4}),
         ("local_batch_size = 2\nglobal_batch_size = 64", {"microbatch_size": 2, "global_batch_size": 64, "microbatches": None}),
-        ("context_parallel_degree = 2\nexpert_parallel_degree = 4", {"cp": 2, "ep": 4}),
+        ("context_parallel_degree = 2", {"cp": 2, "cp_comm": "all_gather", "cp_balance": None}),
+        ("context_parallel_degree = 2\ncontext_parallel_rotate_method = 'alltoall'", {"cp_comm": "p2p"}),
+        ("context_parallel_degree = 2\ncontext_parallel_load_balance = false", {"cp_balance": "naive"}),
+        ("context_parallel_degree = 1\ncontext_parallel_load_balance = false", {"cp": None, "cp_comm": None, "cp_balance": None}),
+        ("expert_parallel_degree = 4\nexpert_tensor_parallel_degree = 1", {"ep": None, "etp": None}),  # of a dense model
+        ("pipeline_parallel_degree = 2", {"model.layout": None}),  # 17 layers each less a table
+        ("pipeline_parallel_degree = 3", {"model.layout": None}),  # 12 + 11 + 11 less a table at both ends
+        ("pipeline_parallel_degree = 3\npipeline_parallel_first_stage_less_layers = 3", {"model.layout": "Et*9|t*12|t*11L"}),
     ],
 )
 def test_torchtitan__a_key_means(text, wanted, tmp_path):
@@ -295,15 +468,57 @@ def test_torchtitan__a_key_means(text, wanted, tmp_path):
     assert not found.missing
 
 
+def test_torchtitan__experts_are_split_by_themselves_where_there_are_any(tmp_path):
+    job = "[model]\nname = 'deepseek_v3'\nflavor = '671B'\n[parallelism]\ntensor_parallel_degree = 4\nexpert_parallel_degree = {}\n"
+    for degree, more, wanted in ((1, "", (None, None)), (8, "", (8, 1)), (8, "expert_tensor_parallel_degree = 4", (8, 4))):
+        (tmp_path / "job.toml").write_text(job.format(degree) + more)
+        found = read_job(f"{tmp_path}/job.toml").values
+        assert (found.get("ep"), found.get("etp")) == wanted
+
+
+def n_parameters(model, tied=False):
+    """All weights, and those that a token passes."""
+    kinds = [(model.n_dense, model.kinds[0]), (model.layers - model.n_dense, model.kinds[1])]
+    tables = (2 - tied) * model.hidden * model.vocabulary
+    everything = sum(n * (kind.parameters() + kind.expert_parameters()) for n, kind in kinds)
+    return everything + tables, sum(n * kind.active_parameters for n, kind in kinds) + tables
+
+
+# billions of weights, and of those that a token passes; model cards of the released models, from memory
+WEIGHTS = {
+    "llama3 8B": (8.03, None),
+    "llama3 70B": (70.6, None),
+    "llama3 405B": (406, None),
+    "deepseek_v3 16B": (15.7, 2.7),  # DeepSeek-V2-Lite; the card says 2.4, without the embedding
+    "deepseek_v3 236B": (236, 21),
+    "deepseek_v3 671B": (671, 37.6),  # the card says 37
+    "qwen3 0.6B": (0.6, None),
+    "qwen3 1.7B": (1.7, None),
+    "qwen3 4B": (4.0, None),
+    "qwen3 8B": (8.2, None),
+    "qwen3 14B": (14.8, None),
+    "qwen3 32B": (32.8, None),
+    "qwen3 30B-A3B": (30.5, 3.3),
+    "qwen3 235B-A22B": (235, 22),
+}
+
+
 @pytest.mark.parametrize("flavor", FLAVORS, ids=" ".join)
-def test_torchtitan__every_flavor_has_the_size_of_its_name(flavor, tmp_path):
-    """Weights against the name; without the parts of DeepSeek and the heads of Qwen that HOPS may not have yet, within 20 %."""
+def test_torchtitan__every_flavor_has_the_weights_of_its_model(flavor, tmp_path):
     (tmp_path / "job.toml").write_text("[model]\nname = '{}'\nflavor = '{}'".format(*flavor))
-    overrides, _ = bridge([f"from={tmp_path}/job.toml"])
-    model = scenario(*overrides).model
-    n = model.layers * model.layer_parameters(model.experts) + 2 * model.hidden * model.vocabulary
-    tied = flavor[0] == "qwen3" and model.hidden < 4096 and model.experts == 1
-    assert (n - tied * model.hidden * model.vocabulary) / 1e9 == pytest.approx(float(flavor[1].split("-")[0][:-1]), rel=0.2)
+    model = scenario(f"from={tmp_path}/job.toml").model
+    tied = flavor[0] == "qwen3" and model.hidden < 4096 and model.experts == 1  # one table for both ends
+    everything, active = (n / 1e9 for n in n_parameters(model, tied))
+    theirs, theirs_active = WEIGHTS[" ".join(flavor)]
+    assert everything == pytest.approx(theirs, rel=0.02)
+    assert theirs_active is None or active == pytest.approx(theirs_active, rel=0.03)
+
+
+def test_torchtitan__a_flavor_is_the_preset_of_its_name(tmp_path):
+    for flavor, preset in (("deepseek_v3 671B", "deepseek_v3"), ("qwen3 235B-A22B", "qwen3_235b")):
+        name, size = flavor.split()
+        (tmp_path / "job.toml").write_text(f"[model]\nname = '{name}'\nflavor = '{size}'\n[training]\nseq_len = 4096")
+        assert scenario(f"from={tmp_path}/job.toml").model == scenario(f"model={preset}").model
 
 
 def test_torchtitan__accumulated_batches_are_not_silently_one_pipeline(tmp_path):
@@ -318,7 +533,7 @@ def test_torchtitan__accumulated_batches_are_not_silently_one_pipeline(tmp_path)
 
 def test_nemo__a_recipe_of_megatron_bridge():
     overrides, notes = bridge([f"from={JOBS}/llama3_70b.yaml", "cp=1"])
-    made, preset = scenario(*overrides), scenario("model=llama3_70b", "model.vocabulary=128512")
+    made, preset = planned(*overrides), scenario("model=llama3_70b", "model.vocabulary=128512")
     assert (made.model, made.schedule.name, made.vpp) == (preset.model, "interleaved", 5)
     assert (made.tp, made.pp, made.dp, made.microbatches) == (4, 4, 4, 32)
     assert re.search(r"ignored.*: checkpoint, ", "\n".join(notes))
@@ -336,8 +551,21 @@ def test_nemo__a_recipe_of_megatron_bridge():
         ("vocab_size: 1001\n  should_pad_vocab: true", {"model.vocabulary": 1024}),
         (
             "pipeline_model_parallel_size: 2\n  pipeline_model_parallel_layout: [[embedding, decoder], [decoder, loss]]",
-            {"model.layout": "Et|tL"},
+            {"model.layout": None},
         ),
+        (
+            "pipeline_model_parallel_size: 2\n  pipeline_model_parallel_layout: [[embedding], [decoder, decoder, loss]]",
+            {"model.layout": "E|ttL"},
+        ),
+        ("num_moe_experts: 4\n  moe_layer_freq: [0, 1]", {"model.dense_layers": 1}),
+        ("num_moe_experts: 4\n  moe_layer_freq: ([0]*1+[1]*1)", {"model.dense_layers": 1}),
+        (
+            "num_moe_experts: 4\n  moe_shared_expert_intermediate_size: 8192\n  mtp_num_layers: 1",
+            {"model.shared_experts": 2, "model.mtp_layers": 1},
+        ),
+        ("cpu_offloading: true\n  cpu_offloading_num_layers: 1", {"memory.offload": 0.5}),
+        ("cpu_offloading: false\n  cpu_offloading_num_layers: 0", {"memory.offload": None}),
+        ("context_parallel_size: 2\n  cp_comm_type: [a2a]", {"cp_comm": "a2a"}),
         ("num_query_groups: 4", {"model.kv_heads": 4}),
         ("num_query_groups: null", {"model.kv_heads": 16}),
         ("sequence_parallel: false", {"model.precision": None}),
@@ -374,7 +602,7 @@ def test_nemo__flags_as_keys_are_flags(tmp_path):
         ("schedule=zb", {"schedule", "vpp"}, {"pp"}),
         ("model=llama3_70b", {"model.layers", "model.vocabulary"}, {"model.sequence", "model.recompute"}),
         ("model=explicit", {"model.layers", "model.sequence"}, {"tp"}),
-        ("model.layers=4", {"model.layers"}, {"model.hidden"}),
+        ("model.layers=4", {"model.layers"}, {"model", "model.hidden"}),
         ("~latency.link=x", set(), {"tp", "pp"}),
     ],
 )
@@ -385,6 +613,33 @@ def test_typed__wins(typed, gone, stays):
         keys = {*values(word for word in overrides if word != typed)}
         assert not gone & keys
         assert stays <= keys
+
+
+@pytest.mark.parametrize(
+    ("more", "typed", "kept"),
+    [
+        ("", "tp=2", True),
+        ("", "schedule=zb", True),
+        ("", "pp=4", False),
+        ("", "model.layers=9", False),
+        ("", "model=llama3_70b", False),
+        ("--mtp-num-layers 1", "model.mtp_layers=0", False),
+        ("--num-virtual-stages-per-pipeline-rank 3", "tp=2", True),
+        ("--num-virtual-stages-per-pipeline-rank 3", "schedule=zb", False),
+        ("--num-virtual-stages-per-pipeline-rank 3", "vpp=2", False),
+    ],
+)
+def test_typed__a_layout_of_other_stages_is_dropped_and_the_user_told(more, typed, kept, tmp_path):
+    text = f"x.py {MODEL} --num-layers 9 --pipeline-model-parallel-size 2 --decoder-first-pipeline-num-layers 3 {more}"
+    overrides, notes = megatron(tmp_path, text, typed)
+    assert any(word.startswith("model.layout='E") for word in overrides) == kept
+    assert ("model.layout=even (that of the file has other stages)" in "".join(notes)) == (not kept and not typed.startswith("model="))
+
+
+def test_typed__experts_that_the_file_leaves_open_keep_their_width(tmp_path):
+    text = f"x.py {MODEL} --num-experts $N --moe-ffn-hidden-size 512 --expert-tensor-parallel-size 1"
+    overrides, _ = megatron(tmp_path, text, "model.experts=4")
+    assert {"model.moe_ffn_hidden=512", "etp=1", "model.experts=4"} <= {*overrides}
 
 
 def test_typed__what_the_file_leaves_open(tmp_path):
@@ -433,6 +688,20 @@ def test_unknown__is_left_out_with_a_warning(tmp_path):
             f"x.py {MODEL} --pipeline-model-parallel-size 2 --pipeline-model-parallel-layout 'E|t|L'",
             "has 3 stages, no multiple of 2 ranks",
         ),
+        ("a.sh", f"x.py {MODEL} --pipeline-model-parallel-layout 'E|t'", "a.sh: model.layout='E|t' needs one L"),
+        ("a.sh", f"x.py {MODEL} --num-experts 4 --moe-layer-freq '[0]*3'", "--moe-layer-freq must say it of 8 layers; got 3"),
+        ("a.sh", f"x.py {MODEL} --num-experts 4 --moe-layer-freq 0", "--moe-layer-freq must be a whole number of at least 1; got '0'"),
+        ("a.sh", f"x.py {MODEL} --num-experts $N", "--num-experts is .N, which only a run would know .type model.experts="),
+        (
+            "a.sh",
+            f"x.py {MODEL} --context-parallel-size 2 --cp-comm-type ring",
+            "--cp-comm-type must be one of p2p, all_gather, allgather, a2a, a2a.p2p; got 'ring'",
+        ),
+        (
+            "a.toml",
+            "[model]\nflavor = '8B'\n[parallelism]\npipeline_parallel_degree = 40",
+            "32 layers and 2 for the tables are too few for 40 stages",
+        ),
         ("a.toml", "[model", "no TOML"),
         ("a.toml", "[server]\nport = 1", "no key of torchtitan stands in it"),
         ("a.toml", "[model]\nflavor = '9B'", "no sizes of llama3 9B are known"),
@@ -473,16 +742,15 @@ def test_refused__two_files_and_no_text(tmp_path):
 # the command line and Python
 
 
-def test_command_line__a_sweep_over_a_launch_script(tmp_path, monkeypatch, capsys):
-    words = ["-m", f"from={JOBS}/gpt3_175b.sh", "tp=4,8", "global_batch_size=32", "draws=2", f"hydra.sweep.dir={tmp_path}/x"]
-    monkeypatch.setattr("sys.argv", ["hops-sweep", *words])
+def test_command_line__a_sweep_over_a_launch_script(monkeypatch, capsys):
+    plans = []
+    monkeypatch.setattr(sweep, "run_plan", lambda plan, config: plans.append(plan))
+    monkeypatch.setattr("sys.argv", ["hops-sweep", "-m", f"from={JOBS}/gpt3_175b.sh", "tp=4,8", "global_batch_size=32"])
     sweep.main()
-    out = capsys.readouterr()
-    cube = hops.open_cube(f"{tmp_path}/x")
-    assert cube.sizes["tp"] == 2
-    assert cube["evaluated"].all()
-    assert "pp=8" in (tmp_path / "x/.hydra/overrides.yaml").read_text()
-    assert re.match(r"from=.*gpt3_175b.sh \(Megatron-LM\): pp=8 vpp=3", out.err)
+    (plan,) = plans
+    assert [(each.tp, each.dp, each.pp, each.microbatches) for each in plan.scenarios] == [(4, 4, 8, 8), (8, 2, 8, 16)]
+    assert "pp=8" in plan.overrides
+    assert re.match(r"from=.*gpt3_175b.sh \(Megatron-LM\): model=transformer pp=8 vpp=3", capsys.readouterr().err)
 
 
 def test_command_line__a_refusal_is_a_sentence_and_exit_code_1(tmp_path, monkeypatch, capsys):
@@ -493,10 +761,13 @@ def test_command_line__a_refusal_is_a_sentence_and_exit_code_1(tmp_path, monkeyp
     assert capsys.readouterr().err.startswith("from=nope.sh: No such file")
 
 
-def test_python__takes_the_same_words(capsys):
-    job = f"from={JOBS}/llama3_70b.yaml"
-    cell = hops.simulate(job, "draws=2", "microbatches=8", "gpus=16")
-    assert cell.sizes["rank"] == 4
-    assert hops.sweep_cube(job, "draws=2", "microbatches=8", "gpus=16", "vpp=2,5").sizes["vpp"] == 2
-    assert len(hops.timeline(job, "latency=none", "microbatches=8", "gpus=16")) > 0
+def test_python__takes_the_same_words(monkeypatch, capsys):
+    monkeypatch.setattr("hops.cube.cell_dataset", lambda prepared: prepared)
+    monkeypatch.setattr("hops.cube.cube_dataset", lambda prepared: prepared)
+    monkeypatch.setattr("hops.trace.timeline_frame", lambda case, draw: case)
+    job = (f"from={JOBS}/llama3_70b.yaml", "microbatches=4", "gpus=32")
+    (cell,) = hops.simulate(*job).cases
+    assert (cell.scenario.cp, cell.scenario.vpp) == (2, 5)
+    assert [case.scenario.vpp for case in hops.sweep_cube(*job, "vpp=2,5").cases] == [2, 5]
+    assert hops.timeline(*job, "latency=none").scenario.vpp == 5
     assert capsys.readouterr().err.count("(NeMo / Megatron-Bridge)") == 3

@@ -6,8 +6,10 @@ import pytest
 
 import hops
 from hops.checks import Infeasible
-from hops.cluster import HERE, Cluster, Gpu, Hop, Level, Node
+from hops.cluster import Cluster
 from hops.config import folder
+from hops.nodes import Gpu, Hop, Level, Node
+from hops.paths import HERE
 from hops.topologies import TOPOLOGIES
 
 GPU = Gpu("g", 1e12, 1e9, 1e9, 1e9)

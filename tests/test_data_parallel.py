@@ -12,12 +12,12 @@ from test_kernels import TABLE, cells
 
 import hops
 from hops.checks import Infeasible
-from hops.cluster import PATH_CLASSES
 from hops.collectives import ALONE, Ring
 from hops.data_parallel import DataParallel, exchange
 from hops.distributions import LAWS, TERMS
 from hops.hardware import GPUS
 from hops.overheads import dilated
+from hops.paths import PATH_CLASSES
 from hops.scenario import Scenario
 from hops.simulation import prepare
 

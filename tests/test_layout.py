@@ -4,10 +4,10 @@ import pytest
 
 import hops
 from hops.checks import Infeasible
-from hops.cluster import PATH_CLASSES
 from hops.collectives import ALONE, Ring, crowd, ring
 from hops.graph import lag_index
 from hops.layout import Layout
+from hops.paths import PATH_CLASSES
 from hops.plan import prepare_plan
 from hops.sweep import _plan
 from hops.topologies import TOPOLOGIES

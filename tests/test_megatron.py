@@ -64,6 +64,12 @@ def test_flags__a_layout_only_where_megatron_would_not_choose_it(layout, flag):
     assert ("--pipeline-model-parallel-layout" in of("pp=2", f'model.layout="{layout}"')) == flag
 
 
+def test_flags__a_layout_says_how_many_chunks_as_megatron_takes_no_two_words_for_it():
+    found = of("schedule=interleaved", "pp=2", "vpp=2", "microbatches=4", "model.layout='Et*10|t*13|t*13|t*12L'")
+    assert "--pipeline-model-parallel-layout 'Et*10|t*13|t*13|t*12L'" in found
+    assert "--num-virtual-stages-per-pipeline-rank" not in found
+
+
 @pytest.mark.parametrize("words", [("model=explicit",), ("schedule=zb",)])
 def test_flags__none_for_what_megatron_does_not_run(words):
     assert of(*words) is None

@@ -1,17 +1,20 @@
 """The bridge in: ``from=run.sh`` reads the job of another framework and becomes overrides, before Hydra sees them.
 
-One file a framework: a table from its words to keys of ``conf/``, and rules for what no table can say. A key that this
-HOPS has not, or a value that it refuses as not modelled, is left out with a warning.
+One file a framework: a table from its words to keys of ``conf/``, and rules for what no table can say. The model becomes
+``model=transformer`` with every size that the job gives.
 """
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from hops.partition import Slice, even, slices, written
+
+CAUSAL = "model.causal=false (true counts neither time nor FLOPs of the scores that flash attention leaves out)"
 MOST_NAMED = 12  # words that make no difference are named up to here, then counted
 
 
@@ -84,6 +87,12 @@ def leaves(section: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[t
             yield (*path, str(key)), value
 
 
+def layout_of(parts: Sequence[Slice]) -> str:
+    """A partition as ``model.layout``: ``even`` where HOPS would divide the layers so by itself."""
+    layers, n_mtp = parts[-1].end, sum(each.mtp for each in parts)
+    return "even" if len(parts) <= layers and tuple(parts) == slices(even(layers, len(parts)), n_mtp) else written(parts)
+
+
 # what a key that is typed beside the file makes obsolete: its own values always, and these
 TRAINING = ("model.sequence", "model.recompute", "model.precision")  # stay where another model is chosen
 REPLACES: dict[str, tuple[str, ...]] = {
@@ -95,9 +104,8 @@ REPLACES: dict[str, tuple[str, ...]] = {
     "pp": ("model.layout",),
     "vpp": ("model.layout",),
     "model.layers": ("model.layout",),
+    "model.mtp_layers": ("model.layout",),
 }
-# what HOPS does where it has no such key: the same value is no loss
-WITHOUT: dict[str, Any] = {"cp": 1, "ep": 1, "model.precision": "bf16"}
 
 
 def bridge(words: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -120,14 +128,17 @@ def bridge(words: Sequence[str]) -> tuple[list[str], list[str]]:
     if missing:
         models = ", or choose a model=..." if any(key.startswith("model.") for key in missing) else ""
         raise ValueError(f"{asked[0]}: {'; '.join(missing.values())} (type {' '.join(f'{key}=...' for key in missing)} beside it{models})")
-    values, left_out, default = _supported(values)
-    assumed = [*job.assumed, *([] if "topology" in {key.split(".")[0] for key in typed} else [f"topology={default} (a job names no GPUs)"])]
+    assumed = [each for each in job.assumed if each.split("=")[0] not in gone]
+    if "model.layout" in gone & {*job.values} and not {"model", "model.layout"} & {*typed}:
+        assumed.append("model.layout=even (that of the file has other stages)")
+    if "topology" not in {key.split(".")[0] for key in typed}:
+        assumed.append(f"topology={_default_topology()} (a job names no GPUs)")
     overrides = [f"{key}={_typed(value)}" for key, value in values.items()]
     at = list(words).index(asked[0])
     groups = [
-        ("assumed", "; ".join(each for each in assumed if each.split("=")[0] not in gone)),
+        ("assumed", "; ".join(assumed)),
         ("ignored, as time and memory do not depend on it", ", ".join(_named(job.ignored))),
-        ("warning: left out, though time or memory may depend on it", "; ".join([*left_out, *job.unmodelled])),
+        ("warning: left out, though time or memory may depend on it", "; ".join(job.unmodelled)),
     ]
     lines = [f"{asked[0]} ({job.framework}): {' '.join(overrides)}", *(f"  {title}: {text}" for title, text in groups if text)]
     return [*words[:at], *overrides, *words[at + 1 :]], lines
@@ -172,9 +183,12 @@ def _reader(path: str, text: str) -> Callable[[str], Found]:
 def _replaced(found: Found, typed: Mapping[str, str]) -> set[str]:
     """Keys of a file that count no more: those that the user has typed, and those that something he typed stands for."""
     gone = {*typed, *(key for word in typed for key in REPLACES.get(word, ()))}
+    if "vpp" in gone & {*found.values}:
+        gone.add("model.layout")
     stays = () if "explicit" in typed.get("model", "") else TRAINING
+    known = (*found.values, *found.missing, *(each.split("=")[0] for each in found.assumed))
     for group in {"model", "topology"} & {*typed}:
-        gone |= {key for key in (*found.values, *found.missing) if key.startswith(f"{group}.")}
+        gone |= {key for key in known if key.startswith(f"{group}.")}
         gone -= {key for key in stays if key in found.values and key not in typed}
     return gone
 
@@ -192,23 +206,14 @@ def _questions(words: Sequence[str]) -> list[str]:
     return sweeper_params(make_loader(), named)
 
 
-def _supported(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str], str]:
-    """The values that this HOPS can take; those that it cannot, as a user would type them; and the topology where none is typed."""
-    from hops.compositions import has
+@lru_cache(maxsize=1)
+def _default_topology() -> str:
     from hops.config import compose, make_loader, plain
     from hops.cube_sweeper import register
 
     register()
-    config = plain(compose(make_loader(), [f"schedule={values['schedule']}"] if "schedule" in values else []))
-    kept: dict[str, Any] = {}
-    left_out: list[str] = []
-    for key, value in values.items():
-        if key not in ("schedule", "model") and not has(config, key):
-            left_out += [f"{key}={_typed(value)}"] if WITHOUT.get(key) != value else []
-        else:
-            kept[key] = value
-    topology = config["topology"]
-    return kept, left_out, f"{topology['name']} of {topology.get('gpu', 'any')}"
+    topology = plain(compose(make_loader(), []))["topology"]
+    return f"{topology['name']} of {topology.get('gpu', 'any')}"
 
 
 def _typed(value: Any) -> str:

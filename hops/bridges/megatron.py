@@ -2,22 +2,24 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
-from hops.bridges import Found, Key, choice, on, read_table, size, whole
+from hops.bridges import CAUSAL, Found, Key, choice, on, read_table, size, whole
+from hops.bridges.megatron_layers import dense_layers, number, stages
+from hops.megatron import OTHER_ORDER
 
 FLAGS = {
     # layout
     "tensor-model-parallel-size": Key("tp", size),
     "pipeline-model-parallel-size": Key("pp", size),
     "context-parallel-size": Key("cp", size),
-    "cp-comm-type": Key("cp_comm", choice(p2p="p2p", all_gather="all_gather", allgather="all_gather", a2a="a2a")),
     "expert-model-parallel-size": Key("ep", size),
     "expert-tensor-parallel-size": Key("etp", size),
     "num-virtual-stages-per-pipeline-rank": Key("vpp", size),
     "microbatch-group-size-per-virtual-pipeline-stage": Key("schedule.group_size", size),
     "pipeline-model-parallel-layout": Key("model.layout", str),
-    "use-tp-pp-dp-mapping": Key("topology.order", lambda _: "tp-cp-ep-pp-dp"),
+    "use-tp-pp-dp-mapping": Key("topology.order", lambda _: OTHER_ORDER),
     # batch
     "micro-batch-size": Key("microbatch_size", size),
     "global-batch-size": Key("global_batch_size", size),
@@ -33,9 +35,11 @@ FLAGS = {
     "moe-router-topk": Key("model.active_experts", size),
     "swiglu": Key("model.gated", on),
     "quick-geglu": Key("model.gated", on),
+    "moe-ffn-hidden-size": Key("model.moe_ffn_hidden", size),
+    "mtp-num-layers": Key("model.mtp_layers", whole),
     "q-lora-rank": Key("model.q_lora_rank", whole),
     "kv-lora-rank": Key("model.kv_lora_rank", size),
-    "qk-head-dim": Key("model.qk_head_dim", size),
+    "qk-head-dim": Key("model.qk_nope_head_dim", size),
     "qk-pos-emb-head-dim": Key("model.qk_rope_head_dim", size),
     "v-head-dim": Key("model.v_head_dim", size),
     # memory and overlap
@@ -45,10 +49,19 @@ FLAGS = {
     "overlap-grad-reduce": Key("overlap_grad_reduce", on),
     "overlap-param-gather": Key("overlap_param_gather", on),
     "ddp-bucket-size": Key("bucket_size", size),
+    "cuda-graph-impl": Key("cuda_graph", lambda text: text != "none"),
     "enable-cuda-graph": Key("cuda_graph", on),
     "external-cuda-graph": Key("cuda_graph", on),
 }
-LATENT = ("model.q_lora_rank", "model.kv_lora_rank", "model.qk_head_dim", "model.qk_rope_head_dim", "model.v_head_dim")
+# of latent attention, and what Megatron takes where no flag says; without a rank queries have no latent vector
+LATENT = {
+    "model.q_lora_rank": 0,
+    "model.kv_lora_rank": 32,
+    "model.qk_nope_head_dim": 128,
+    "model.qk_rope_head_dim": 64,
+    "model.v_head_dim": 128,
+}
+CP_COMM = {"p2p": "p2p", "all_gather": "all_gather", "allgather": "all_gather", "a2a": "a2a", "a2a+p2p": None}
 # read by the rules below
 RULED = {
     "num-layers-per-virtual-pipeline-stage",
@@ -58,7 +71,11 @@ RULED = {
     "decoder-last-pipeline-num-layers",
     "group-query-attention",
     "num-query-groups",
-    "moe-ffn-hidden-size",
+    "cp-comm-type",
+    "moe-layer-freq",
+    "moe-shared-expert-intermediate-size",
+    "cpu-offloading",
+    "cpu-offloading-num-layers",
     "vocab-size",
     "padded-vocab-size",
     "make-vocab-size-divisible-by",
@@ -90,7 +107,7 @@ NO_MATTER = re.compile(
     r"|finetune|non-persistent|exit-|log-|logging|timing|tensorboard|wandb|profile|one-logger|distributed-(backend|timeout)|use-mcore-models"
     r"|position-embedding|no-position|max-position|rotary|use-rot|use-rope|rope|no-rope|mscale|norm|layernorm|apply-layernorm|qk-layernorm"
     r"|attention-dropout|hidden-dropout|disable-bias|add-qkv-bias|attention-softmax|masked-softmax|no-masked|openai-gelu|squared-relu|no-bias"
-    r"|moe-router-(?!topk$)|moe-aux|moe-z-loss|moe-grouped-gemm|moe-permute|moe-token-dispatcher|moe-per-layer|cross-entropy|no-check|check-for"
+    r"|moe-router-(?!topk$)|moe-aux|moe-z-loss|moe-grouped-gemm|moe-permute|moe-token-dispatcher|moe-per-layer|mtp-loss|cuda-graph-(?!impl)|cross-entropy|no-check|check-for"
     r"|no-gradient|accumulate-allreduce|manual-gc|local-rank|no-create|no-mmap|no-async|no-persist|no-shared|overlap-p2p|deterministic"
     r"|enable-experimental|fp8-(?!format|param)|enable-msc|rerun"
 )
@@ -100,6 +117,7 @@ TOKENIZERS = {"GPT2BPETokenizer": 50257, "Llama2Tokenizer": 32000}  # words of t
 def found_job(framework: str, flags: Mapping[str, str], gpus: int | None, why: str, spell: Any, assumed: Sequence[str] = ()) -> Found:
     """A job from Megatron's flags and the number of its GPUs; ``spell`` writes a flag as the file does."""
     values, missing = read_table(FLAGS, flags, spell)
+    values = {"model": "transformer", **values}
     notes = [*assumed]
     unmodelled = [spell(word) for word in flags if word not in FLAGS and word not in RULED and not NO_MATTER.match(word)]
     ignored = [spell(word) for word in flags if word not in FLAGS and word not in RULED and NO_MATTER.match(word)]
@@ -111,17 +129,12 @@ def found_job(framework: str, flags: Mapping[str, str], gpus: int | None, why: s
             values[key] = 1
             notes.append(f"{key}=1")
     _world(values, missing, notes, gpus, why)
-    _stages(flags, values, missing, notes, spell)
+    stages(flags, values, missing, notes, spell)
     _shape(flags, values, missing, notes, unmodelled, spell)
+    _experts(flags, values, missing, notes, unmodelled, spell)
+    _contexts(flags, values, unmodelled, spell)
     _memory(flags, values, missing, notes, unmodelled, spell)
     return Found(framework, values, notes, ignored, unmodelled, missing)
-
-
-def _number(flags: Mapping[str, str], word: str, missing: dict[str, str], key: str, spell: Any) -> int | None:
-    values, why = read_table({word: Key(key, size)}, flags, spell)
-    missing.update(why)
-    number: int | None = values.get(key)
-    return number
 
 
 def _world(values: dict[str, Any], missing: Mapping[str, str], notes: list[str], gpus: int | None, why: str) -> None:
@@ -135,65 +148,6 @@ def _world(values: dict[str, Any], missing: Mapping[str, str], notes: list[str],
         notes.append("microbatches=1 (no global batch size)")
 
 
-def _stages(flags: Mapping[str, str], values: dict[str, Any], missing: dict[str, str], notes: list[str], spell: Any) -> None:
-    """Schedule, chunks a rank and layers a stage."""
-    pp, layers = values.get("pp"), values.get("model.layers")
-    each = _number(flags, "num-layers-per-virtual-pipeline-stage", missing, "vpp", spell)
-    if each and pp and layers:
-        extra = sum(f"account-for-{end}-in-pipeline-split" in flags for end in ("embedding", "loss"))
-        if (layers + extra) % (pp * each):
-            raise ValueError(f"{layers + extra} layers are no multiple of {pp} ranks x {each} layers a virtual stage")
-        values["vpp"] = (layers + extra) // (pp * each)
-    elif each:
-        missing.setdefault("vpp", f"{spell('num-layers-per-virtual-pipeline-stage')} needs pp and the layers")
-    layout = values.get("model.layout")
-    if layout is not None and pp:
-        n_stages = n_stages_of(layout)
-        if n_stages % pp:
-            raise ValueError(f"the layout {layout} has {n_stages} stages, no multiple of {pp} ranks")
-        values["vpp"] = n_stages // pp
-    chunks = values.get("vpp", 1)
-    first, last = (_number(flags, f"decoder-{end}-pipeline-num-layers", missing, "model.layout", spell) for end in ("first", "last"))
-    accounts = [f"account-for-{end}-in-pipeline-split" in flags for end in ("embedding", "loss")]
-    if (first or last or any(accounts)) and pp and layers and layout is None:
-        values["model.layout"] = uneven_layout(layers, pp, chunks, first, last, *accounts)
-    values["schedule"] = "interleaved" if chunks > 1 or "vpp" in missing else "1f1b"
-    if chunks == 1:
-        values.pop("vpp", None)
-        values.pop("schedule.group_size", None)
-
-
-def n_stages_of(layout: str) -> int:
-    """Stages of a layout such as ``Et*3|(tt|)*29,m|L``: one more than its bars, repeated groups counted as often."""
-    unfolded = re.sub(r"\|\*(\d+)", lambda bars: "|" * int(bars[1]), layout.replace(",", ""))
-    while group := re.search(r"\(([^()]*)\)(?:\*(\d+))?", unfolded):
-        unfolded = unfolded[: group.start()] + group[1] * int(group[2] or 1) + unfolded[group.end() :]
-    return unfolded.count("|") + 1
-
-
-def uneven_layout(layers: int, pp: int, chunks: int, first: int | None, last: int | None, embedding: bool, loss: bool) -> str:
-    """A layout whose first and last rank have as many layers as asked for, or one less for the table they hold; the others are even."""
-    if embedding or loss:
-        even, rest = divmod(layers + embedding + loss, pp)
-        if rest:
-            raise ValueError(f"{layers} layers and {embedding + loss} tables do not divide over {pp} ranks")
-        stage = even // chunks
-        counts = [stage] * (pp * chunks)
-        counts[0] -= embedding
-        counts[-1] -= loss
-    else:
-        given = [each for each in (first, last) if each is not None]
-        between, rest = divmod(layers - sum(given), max(pp - len(given), 1))
-        if rest or between < 0 or pp < len(given) or any(each % chunks for each in (*given, between)):
-            raise ValueError(
-                f"{layers} layers with {first} on the first and {last} on the last of {pp} ranks of {chunks} chunks do not come out"
-            )
-        ranks = [first or between, *[between] * (pp - 2), last or between] if pp > 1 else [layers]
-        counts = [each // chunks for each in ranks] * chunks
-    stages = ["t" * n for n in counts]
-    return "|".join(["E" + stages[0], *stages[1:]]) + "L"
-
-
 def _shape(
     flags: Mapping[str, str], values: dict[str, Any], missing: dict[str, str], notes: list[str], unmodelled: list[str], spell: Any
 ) -> None:
@@ -204,44 +158,81 @@ def _shape(
         gated = values["model.gated"]
         values["model.ffn_hidden"] = int(4 * hidden * 2 / 3 / 64) * 64 if gated else 4 * hidden
         notes.append(f"model.ffn_hidden={values['model.ffn_hidden']} ({'8/3, a multiple of 64' if gated else '4'} x hidden)")
-    groups = _number(flags, "num-query-groups", missing, "model.kv_heads", spell)
+    groups = number(flags, "num-query-groups", missing, "model.kv_heads", spell)
     if heads and "model.kv_heads" not in missing:
         values["model.kv_heads"] = (groups or 1) if "group-query-attention" in flags else heads
         if groups not in (None, heads) and "group-query-attention" not in flags:
             unmodelled.append(f"{spell('num-query-groups')} (without {spell('group-query-attention')})")
     latent = "multi-latent-attention" in flags
-    for key in LATENT:
-        if not latent:
+    for key, usual in LATENT.items():
+        if latent and usual and key not in values and key not in missing:
+            values[key] = usual
+            notes.append(f"{key}={usual}")
+        if not latent or not values.get(key):
             values.pop(key, None)
-    if latent:
+    if latent and heads:
         values["model.kv_heads"] = heads
-        if not any(key in values for key in LATENT):
-            unmodelled.append(spell("multi-latent-attention"))
-    channels = _number(flags, "kv-channels", missing, "model.head_size", spell)
+    channels = number(flags, "kv-channels", missing, "model.head_dim", spell)
     if channels and hidden and heads and channels * heads != hidden and not latent:
-        values["model.head_size"] = channels
-    experts = values.setdefault("model.experts", 1) or 1
-    values["model.experts"] = experts
-    if experts > 1:
-        width = _number(flags, "moe-ffn-hidden-size", missing, "model.ffn_hidden", spell)
-        if width:
-            values["model.ffn_hidden"] = width
-            notes[:] = [note for note in notes if not note.startswith("model.ffn_hidden")]
-        if "model.active_experts" not in values:
-            values["model.active_experts"] = 2
-            notes.append("model.active_experts=2")
-    else:
-        values["model.active_experts"] = 1
+        values["model.head_dim"] = channels
     _vocabulary(flags, values, missing, notes, spell)
     if "untie-embeddings-and-output-weights" not in flags:
         notes.append("two tables of the vocabulary, though Megatron ties input and output")
 
 
+def _experts(
+    flags: Mapping[str, str], values: dict[str, Any], missing: dict[str, str], notes: list[str], unmodelled: list[str], spell: Any
+) -> None:
+    """Experts, those that all tokens pass, and which layers have them."""
+    if "model.experts" in missing:
+        return
+    layers, n = values.get("model.layers"), values.get("model.experts") or 1
+    values["model.experts"] = n
+    if n == 1:
+        values["model.active_experts"] = 1
+        for key in ("etp", "model.moe_ffn_hidden"):
+            values.pop(key, None)
+        return
+    if "model.active_experts" not in values and "model.active_experts" not in missing:
+        values["model.active_experts"] = 2
+        notes.append("model.active_experts=2")
+    width = values.get("model.moe_ffn_hidden", values.get("model.ffn_hidden"))
+    shared = number(flags, "moe-shared-expert-intermediate-size", missing, "model.shared_experts", spell, whole)
+    if shared and width:
+        values["model.shared_experts"] = -(-shared // width)
+        if shared % width:
+            word = spell("moe-shared-expert-intermediate-size")
+            unmodelled.append(f"{word} {shared} (as {values['model.shared_experts']} of {width})")
+    if layers:
+        read = partial(dense_layers, layers=layers)
+        n_dense = number(flags, "moe-layer-freq", missing, "model.dense_layers", spell, lambda text: sum(read(text)))
+        if n_dense:
+            values["model.dense_layers"] = n_dense
+            if not all(read(flags["moe-layer-freq"])[:n_dense]):
+                unmodelled.append(f"{spell('moe-layer-freq')} (its {n_dense} dense layers are the first ones here)")
+        elif "model.moe_ffn_hidden" in values and "model.dense_layers" not in missing:  # no layer has the other width
+            notes[:] = [note for note in notes if not note.startswith("model.ffn_hidden")]
+
+
+def _contexts(flags: Mapping[str, str], values: dict[str, Any], unmodelled: list[str], spell: Any) -> None:
+    """How the GPUs of a sequence exchange keys and values; Megatron may have it differ from layer to layer."""
+    words = flags.get("cp-comm-type", "").split()
+    if values.get("cp", 1) == 1 or not words:
+        return
+    try:
+        kinds = {choice(**CP_COMM)(word) for word in words}
+    except ValueError as error:
+        raise ValueError(f"{spell('cp-comm-type')} {error}") from None
+    values["cp_comm"] = next((CP_COMM[word] for word in words if CP_COMM[word]), "p2p")
+    if kinds != {values["cp_comm"]}:
+        unmodelled.append(f"{spell('cp-comm-type')} {' '.join(dict.fromkeys(words))} (cp_comm={values['cp_comm']})")
+
+
 def _vocabulary(flags: Mapping[str, str], values: dict[str, Any], missing: dict[str, str], notes: list[str], spell: Any) -> None:
     """The vocabulary, padded as Megatron does, or where only the tokenizer knows it as its usual one."""
-    padded = _number(flags, "padded-vocab-size", missing, "model.vocabulary", spell)
-    multiple = _number(flags, "make-vocab-size-divisible-by", missing, "model.vocabulary", spell) or 128
-    given = _number(flags, "vocab-size", missing, "model.vocabulary", spell)
+    padded = number(flags, "padded-vocab-size", missing, "model.vocabulary", spell)
+    multiple = number(flags, "make-vocab-size-divisible-by", missing, "model.vocabulary", spell) or 128
+    given = number(flags, "vocab-size", missing, "model.vocabulary", spell)
     if "model.vocabulary" in missing:
         return
     tokenizer = flags.get("tokenizer-type", "")
@@ -264,11 +255,17 @@ def _memory(
         values["model.recompute"] = "none" if keeps_scores else "selective"
         if not keeps_scores:
             notes.append("model.recompute=selective (flash attention computes its core again)")
+    notes.append(CAUSAL)
     if values["model.recompute"] == "full" and flags.get("recompute-method") == "block":
         unmodelled.append(f"{spell('recompute-method')} block (every layer is recomputed)")
     modules = flags.get("recompute-modules", "core_attn").split()
     if values["model.recompute"] == "selective" and modules != ["core_attn"]:
         unmodelled.append(f"{spell('recompute-modules')} {' '.join(modules)} (the attention core is recomputed)")
+    offloaded = number(flags, "cpu-offloading-num-layers", missing, "memory.offload", spell, whole)
+    if offloaded and values.get("model.layers"):
+        values["memory.offload"] = min(1.0, offloaded / values["model.layers"])  # only without a pipeline, says Megatron
+    elif offloaded is None and "cpu-offloading" in flags:
+        unmodelled.append(spell("cpu-offloading"))
     strategy = flags.get("data-parallel-sharding-strategy", "no_shard")
     stages = {"no_shard": 0, "optim": 1, "optim_grads": 2, "optim_grads_params": 3}
     fsdp = "use-megatron-fsdp" in flags or "use-custom-fsdp" in flags
@@ -279,7 +276,7 @@ def _memory(
         values["overlap_grad_reduce"] = True  # FSDP reduces while the pipeline runs
     if values["zero"] == 3:
         values.pop("overlap_param_gather", None)  # gathers where a stage needs it
-    instances = _number(flags, "num-distributed-optimizer-instances", missing, "dp_shard", spell) or 1
+    instances = number(flags, "num-distributed-optimizer-instances", missing, "dp_shard", spell) or 1
     replicas = values.get("gpus", 0) // (values.get("tp", 1) * values.get("pp", 1) * values.get("cp", 1))
     if instances > 1 and replicas:
         values["dp_shard"] = replicas // instances

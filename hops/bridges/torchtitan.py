@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from math import ceil
 from typing import Any
 
-from hops.bridges import Found, Key, choice, leaves, read_table, size
+from hops.bridges import CAUSAL, Found, Key, choice, layout_of, leaves, read_table, size
 from hops.checks import count, nearest
+from hops.partition import slices
 from hops.schedules import SCHEDULES
 
 KEYS = {
@@ -14,6 +15,7 @@ KEYS = {
     "pipeline_parallel_degree": Key("pp", size),
     "context_parallel_degree": Key("cp", size),
     "context_parallel_rotate_method": Key("cp_comm", choice(allgather="all_gather", alltoall="p2p")),  # alltoall turns the ring
+    "context_parallel_load_balance": Key("cp_balance", choice(**{"True": "zigzag", "False": "naive"})),
     "expert_parallel_degree": Key("ep", size),
     "expert_tensor_parallel_degree": Key("etp", size),
     "seq_len": Key("model.sequence", size),
@@ -53,25 +55,34 @@ MATTERS = {
     "disable_loss_parallel",
     "deterministic",
 }
-SIZES = ("layers", "hidden", "heads", "kv_heads", "ffn_hidden", "gated", "experts", "active_experts", "vocabulary")
-LATENT = ("q_lora_rank", "kv_lora_rank", "qk_head_dim", "qk_rope_head_dim", "v_head_dim")
-# torchtitan/models/{llama3,deepseek_v3,qwen3}/__init__.py (commits 0014ac2, 0310b49; llama3 from memory): sizes, then latent attention
-# or the size of a head where that is not hidden / heads
-FLAVORS: dict[tuple[str, str], tuple[Any, ...]] = {
-    ("llama3", "8B"): (32, 4096, 32, 8, 14336, True, 1, 1, 128256),
-    ("llama3", "70B"): (80, 8192, 64, 8, 28672, True, 1, 1, 128256),
-    ("llama3", "405B"): (126, 16384, 128, 8, 53248, True, 1, 1, 128256),
-    ("deepseek_v3", "16B"): (27, 2048, 16, 16, 1408, True, 64, 6, 102400, 0, 512, 128, 64, 128),
-    ("deepseek_v3", "236B"): (60, 5120, 128, 128, 1536, True, 160, 6, 102400, 1536, 512, 128, 64, 128),
-    ("deepseek_v3", "671B"): (61, 7168, 128, 128, 2048, True, 256, 8, 129280, 1536, 512, 128, 64, 128),
-    ("qwen3", "0.6B"): (28, 1024, 16, 8, 3072, True, 1, 1, 151936, 128),
-    ("qwen3", "1.7B"): (28, 2048, 16, 8, 6144, True, 1, 1, 151936),
-    ("qwen3", "4B"): (36, 2560, 32, 8, 9728, True, 1, 1, 151936, 128),
-    ("qwen3", "8B"): (36, 4096, 32, 8, 12288, True, 1, 1, 151936),
-    ("qwen3", "14B"): (40, 5120, 40, 8, 17408, True, 1, 1, 151936),
-    ("qwen3", "32B"): (64, 5120, 64, 8, 25600, True, 1, 1, 151936, 128),
-    ("qwen3", "30B-A3B"): (48, 2048, 32, 4, 768, True, 128, 8, 151936, 128),
-    ("qwen3", "235B-A22B"): (94, 4096, 64, 4, 1536, True, 128, 8, 151936, 128),
+SIZES = ("layers", "hidden", "heads", "kv_heads", "ffn_hidden", "vocabulary")
+EXPERTS = ("experts", "active_experts", "moe_ffn_hidden", "shared_experts", "dense_layers")
+LATENT = ("q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
+
+
+def _flavor(*sizes: int, head_dim: int = 0, experts: tuple[int, ...] = (1, 1), latent: tuple[int, ...] = ()) -> dict[str, Any]:
+    """Keys of a model, gated as all are; 0 is what it has not."""
+    groups = [(SIZES, sizes), (("head_dim",), (head_dim,)), (EXPERTS, experts), (LATENT, latent)]
+    found = {f"model.{key}": value for keys, values in groups for key, value in zip(keys, values, strict=False) if value}
+    return {**found, "model.gated": True}
+
+
+# torchtitan/models/{llama3,deepseek_v3,qwen3}/__init__.py (commits 0014ac2, 0310b49; deepseek_v3/flavors.py at 0276e6e; llama3 from memory)
+FLAVORS: dict[tuple[str, str], dict[str, Any]] = {
+    ("llama3", "8B"): _flavor(32, 4096, 32, 8, 14336, 128256),
+    ("llama3", "70B"): _flavor(80, 8192, 64, 8, 28672, 128256),
+    ("llama3", "405B"): _flavor(126, 16384, 128, 8, 53248, 128256),
+    ("deepseek_v3", "16B"): _flavor(27, 2048, 16, 16, 10944, 102400, experts=(64, 6, 1408, 2, 1), latent=(0, 512, 128, 64, 128)),
+    ("deepseek_v3", "236B"): _flavor(60, 5120, 128, 128, 12288, 102400, experts=(160, 6, 1536, 2, 1), latent=(1536, 512, 128, 64, 128)),
+    ("deepseek_v3", "671B"): _flavor(61, 7168, 128, 128, 18432, 129280, experts=(256, 8, 2048, 1, 3), latent=(1536, 512, 128, 64, 128)),
+    ("qwen3", "0.6B"): _flavor(28, 1024, 16, 8, 3072, 151936, head_dim=128),
+    ("qwen3", "1.7B"): _flavor(28, 2048, 16, 8, 6144, 151936),
+    ("qwen3", "4B"): _flavor(36, 2560, 32, 8, 9728, 151936, head_dim=128),
+    ("qwen3", "8B"): _flavor(36, 4096, 32, 8, 12288, 151936),
+    ("qwen3", "14B"): _flavor(40, 5120, 40, 8, 17408, 151936),
+    ("qwen3", "32B"): _flavor(64, 5120, 64, 8, 25600, 151936, head_dim=128),
+    ("qwen3", "30B-A3B"): _flavor(48, 2048, 32, 4, 6144, 151936, head_dim=128, experts=(128, 8, 768)),
+    ("qwen3", "235B-A22B"): _flavor(94, 4096, 64, 4, 12288, 151936, head_dim=128, experts=(128, 8, 1536)),
 }
 
 
@@ -95,7 +106,8 @@ def read_toml(text: str) -> Found:
     values.setdefault("model.sequence", 2048)
     if "seq_len" not in known:
         notes.append("model.sequence=2048")
-    _model(known, values, missing, unmodelled)
+    _model(known, values, missing)
+    _groups(values, notes)
     _replicas(known, values, notes)
     _stages(known, values, missing, notes)
     _batch(known, values, notes, unmodelled)
@@ -118,7 +130,7 @@ def _whole(known: Mapping[str, Any], name: str, default: int) -> int:
     return value
 
 
-def _model(known: Mapping[str, Any], values: dict[str, Any], missing: dict[str, str], unmodelled: list[str]) -> None:
+def _model(known: Mapping[str, Any], values: dict[str, Any], missing: dict[str, str]) -> None:
     name, flavor = str(known.get("model.name", "llama3")), known.get("model.flavor")
     sizes = FLAVORS.get((name, str(flavor)))
     if sizes is None:
@@ -127,13 +139,22 @@ def _model(known: Mapping[str, Any], values: dict[str, Any], missing: dict[str, 
             f"no [model] flavor in it (known: {flavors})" if flavor is None else f"no sizes of {name} {flavor} are known ({flavors} are)"
         )
         return
-    values |= {f"model.{key}": value for key, value in zip(SIZES, sizes, strict=False)}
-    rest = sizes[len(SIZES) :]
-    if len(rest) == 1:
-        values["model.head_size"] = rest[0]
-    if len(rest) == len(LATENT):
-        values |= {f"model.{key}": value for key, value in zip(LATENT, rest, strict=True)}
-        unmodelled.append(f"{name}'s first dense layers and shared experts")
+    values |= {"model": "transformer", **sizes}
+
+
+def _groups(values: dict[str, Any], notes: list[str]) -> None:
+    """What GPUs share besides tensors and stages: keys that have no effect in torchtitan are none here."""
+    if values.get("cp", 1) == 1:
+        for key in ("cp", "cp_comm", "cp_balance"):
+            values.pop(key, None)
+    elif "cp_comm" not in values:
+        values["cp_comm"] = "all_gather"
+        notes.append("cp_comm=all_gather")
+    if values.get("model.experts", 1) == 1 or values.get("ep", 1) == 1:  # experts are then split as all else
+        for key in ("ep", "etp"):
+            values.pop(key, None)
+    else:
+        values.setdefault("etp", 1)
 
 
 def _replicas(known: Mapping[str, Any], values: dict[str, Any], notes: list[str]) -> None:
@@ -172,11 +193,12 @@ def _stages(known: Mapping[str, Any], values: dict[str, Any], missing: dict[str,
         return
     values["schedule"] = schedule
     each = known.get("pipeline_parallel_layers_per_stage")
+    first, last = (_whole(known, f"pipeline_parallel_{end}_stage_less_layers", 1) for end in ("first", "last"))
+    n_stages = pp
     if SCHEDULES[schedule].default_vpp is not None:
         values["vpp"] = 2  # torchtitan's own where the layers of a stage are not given
         if each is not None and layers:
-            ends = sum(_whole(known, f"pipeline_parallel_{end}_stage_less_layers", 1) for end in ("first", "last"))
-            n_stages = ceil((layers + ends) / count("pipeline_parallel_layers_per_stage", each))
+            n_stages = ceil((layers + first + last) / count("pipeline_parallel_layers_per_stage", each))
             if n_stages % pp:
                 raise ValueError(
                     f"pipeline_parallel_layers_per_stage={each} makes {n_stages} stages of {layers} layers, no multiple of {pp} ranks"
@@ -184,6 +206,16 @@ def _stages(known: Mapping[str, Any], values: dict[str, Any], missing: dict[str,
             values["vpp"] = n_stages // pp
         else:
             notes.append("vpp=2")
+        n_stages = pp * values["vpp"]
+    if layers:
+        least, more = divmod(layers + first + last, n_stages)  # the first stages have one more
+        counts = [least + (s < more) for s in range(n_stages)]
+        counts[0] -= first
+        counts[-1] -= last
+        if min(counts) < 0 or least == 0:
+            raise ValueError(f"{layers} layers and {first + last} for the tables are too few for {n_stages} stages")
+        layout = layout_of(slices(counts))
+        values |= {"model.layout": layout} if layout != "even" else {}
 
 
 def _batch(known: Mapping[str, Any], values: dict[str, Any], notes: list[str], unmodelled: list[str]) -> None:
@@ -208,6 +240,7 @@ def _batch(known: Mapping[str, Any], values: dict[str, Any], notes: list[str], u
 
 def _memory(known: Mapping[str, Any], values: dict[str, Any], notes: list[str], unmodelled: list[str]) -> None:
     """What is recomputed, and in which precision."""
+    notes.append(CAUSAL)
     mode = str(known.get("activation_checkpoint.mode", "selective"))
     values["model.recompute"] = choice(none="selective", selective="selective", full="full", memory_budget="selective")(mode)
     if mode == "none":

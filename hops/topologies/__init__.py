@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hops.checks import Infeasible, count, one_of
-from hops.cluster import Cluster, Hop, Level, Node
+from hops.cluster import Cluster
+from hops.nodes import Hop, Level, Node
 from hops.overrides import OVERRIDES, with_overrides
 from hops.registry import Registry, keywords, open_door
 

@@ -1,7 +1,8 @@
 """A cluster of one's own, in one YAML file: kinds of nodes, the hops that their messages cross, and the network between them.
 
 ``hops``: by name, ``latency`` [s] (0), ``bandwidth`` [bytes/s] (no limit), ``shared_by`` (how many GPUs in a node, or nodes in
-the network, use one instance; null: its traffic never meets) and ``rails`` (1). ``kinds``: by name, ``gpu`` (a name, or a
+the network, use one instance; null: its traffic never meets) and ``rails`` (1); or, in place of latency and bandwidth, a ``table`` of
+measured pairs of bytes and seconds: see `hops.tables`. ``kinds``: by name, ``gpu`` (a name, or a
 section with the fields of `Gpu`), ``gpus`` of a node, its ``levels`` from the inside out, and the hops ``out`` to the
 network. ``nodes``: pairs of a kind and how many nodes of it (null, once: as many as needed). ``network``: levels from the nodes
 outwards. A level has a ``name``, a ``size`` (GPUs, in the network nodes; null: all), NCCL's word for its paths as
@@ -14,8 +15,10 @@ from math import inf
 from typing import Any
 
 from hops.checks import Infeasible, count, no_such, one_of, positive
-from hops.cluster import PATH_CLASSES, Gpu
 from hops.hardware import GPUS
+from hops.nodes import Gpu
+from hops.paths import PATH_CLASSES
+from hops.tables import make_table
 from hops.topologies import Cluster, Hop, Level, Node, node_runs, topology
 
 NONE: Mapping[str, Any] = {}
@@ -42,7 +45,7 @@ def custom(
 
 
 def _hop(prefix: str, name: str, section: Any) -> Hop:
-    given = _keys(prefix, section, ("latency", "bandwidth", "shared_by", "rails"))
+    given = _keys(prefix, section, ("latency", "bandwidth", "shared_by", "rails", "table"))
     shared_by = given.get("shared_by")
     return Hop(
         name,
@@ -50,6 +53,7 @@ def _hop(prefix: str, name: str, section: Any) -> Hop:
         positive(f"{prefix}.bandwidth", given.get("bandwidth", inf), infinite=True),
         None if shared_by is None else count(f"{prefix}.shared_by", shared_by),
         count(f"{prefix}.rails", given.get("rails", 1)),
+        () if given.get("table") is None else make_table(f"{prefix}.table", given["table"]),
     )
 
 

@@ -1,0 +1,199 @@
+"""Lowering: a program becomes a graph of who waits for whom. Ops in an order in which each follows what it needs, and transfers.
+
+o = ops in program order, s = stages, r = ranks, k = microbatches, n = nodes, e = edges. An edge is (pred, lag, origin), see `Graph`;
+pred -1: there is none.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hops.data_parallel import MOST_UNSHARDED
+from hops.graph import NO_LAG, Graph, finish_graph, fused_index, lag_index, transfer_index, unshard_index, unshard_lag
+from hops.jit import kernel
+from hops.noise import op_identity
+from hops.programs import KINDS, Program, Unit, members
+
+P2P = ("latency", "channel", "blocking", "rendezvous")
+LATENCY, CHANNEL, BLOCKING, RENDEZVOUS = range(len(P2P))
+F, W = KINDS.index("F"), KINDS.index("W")
+
+
+def lower(program: Program, p2p: str, reduce_each: bool = False, unshard: bool = False) -> Graph:
+    """Lower ``program``; how messages travel is ``p2p``.
+
+    ``latency``: a delay on an edge. ``channel``: a node of its own, which waits for the message before it on its ordered
+    pair of ranks, in the sender's program order, and occupies the channel as long as its work says; the delay
+    follows. ``blocking``: as channel, and the sender runs nothing until the message has arrived. ``rendezvous``: a node of
+    its own that begins when both sides have posted, the sender by computing, the receiver by having nothing left to do
+    before the op that needs the message; so a receiver takes one message at a time, and channels need no order.
+
+    Milestones are the ops that make gradients ready to be reduced: the last backward of each stage (B, or W), or with
+    ``reduce_each`` every one. With ``unshard`` a stage's weights are gathered before it runs, by an UNSHARD node on a
+    channel of the rank's own, and given up (RESHARD, which takes no time) when others are needed sooner.
+
+    A fused unit is two nodes, one after the other, each with the noise of its own op: the first waits for the inputs of both,
+    and both outputs leave after the second.
+    """
+    number = {kind: i for i, kind in enumerate(KINDS)}
+    pairs: dict[tuple[int, int], int] = {}
+    flat = list[int]()
+    for rank, unit in program.order:
+        both = members(unit)
+        pair = pairs.setdefault((both[0].stage, both[1].stage), len(pairs)) if len(both) > 1 else -1
+        for stage, kind, k in both:
+            flat += (rank, stage, number[kind], k, pair)
+    ops = np.array(flat, np.int32).reshape(-1, 5)
+    wanted, wanted_indptr = _wanted(program, unshard)
+    n_stages, most = program.n_stages, 3 * len(ops) + wanted.size + 1
+    node, indptr, edge = np.empty((most, 3), np.int32), np.zeros(most + 1, np.int32), np.empty((6 * most, 3), np.int32)
+    first = np.array(
+        [
+            transfer_index(n_stages, 0, False), unshard_index(n_stages, 0), fused_index(n_stages, 0, "F"),
+            lag_index(0, False), unshard_lag(n_stages, 0),
+        ],
+        np.int32,
+    )  # fmt: skip
+    stage_ranks, sizes = np.array(program.stage_ranks, np.int32), (program.pp, program.microbatches)
+    n = connect(ops, stage_ranks, *sizes, P2P.index(p2p), first, wanted_indptr, wanted, node, indptr, edge)
+    rank, work, op = (column.copy() for column in node[:n].T)
+    pred, lag, origin = (column.copy() for column in edge[: indptr[n]].T)
+    op_identity(n_stages - 1, True, program.microbatches - 1)  # the largest: what does not fit is refused by name
+    names = np.array([[op_identity(stage, backward, 0) for backward in (False, True)] for stage in range(n_stages)], np.uint32)
+    identity = names[ops[op, 1], (ops[op, 2] != F).astype(int)] + ops[op, 3].astype(np.uint32)
+    return finish_graph(
+        rank=rank,
+        work=work,
+        identity=np.where(rank >= 0, identity, np.uint32(0)),
+        op=op,
+        stage=np.where(rank >= 0, ops[op, 1], np.int32(-1)),
+        kind=np.where(rank >= 0, ops[op, 2], np.int32(-1)),
+        pairs=np.array(list(pairs), np.int32).reshape(-1, 2),
+        indptr=indptr[: n + 1].copy(),
+        pred=pred,
+        lag=lag,
+        origin=origin,
+        n_ranks=program.pp,
+        n_microbatches=program.microbatches,
+        reduce_each=reduce_each,
+    )
+
+
+@kernel
+def connect(ops, stage_ranks, n_ranks, n_microbatches, p2p, first, wanted_indptr, wanted, node, indptr, edge):  # type: ignore[no-untyped-def]
+    """Write the nodes (n, 3: rank, work, op) and edges (e, 3) of a graph; returns how many nodes there are.
+
+    ops (o, 5: rank, stage, kind, microbatch, pair of stages that it is half of or -1; halves of a unit follow each other);
+    first: places of the first transfer, UNSHARD, half of a pair, message's lag and UNSHARD's lag in the vectors of work and lag;
+    before op i the stages wanted[wanted_indptr[i]:wanted_indptr[i+1]] are gathered.
+    """
+    transfers, unshards, halves, lags, unshard_lags = first
+    n_stages, n, i = stage_ranks.size, 0, 0
+    last = np.full((n_ranks, 2, 3), -1, np.int32)  # what the next node of a rank waits for
+    channel = np.full((n_ranks, n_ranks, 3), -1, np.int32)  # of a pair of ranks; with itself: that of its UNSHARDs
+    sent = np.full((n_stages, 2, n_microbatches, 3), -1, np.int32)  # what waits for the message of a stage
+    gathered = np.full((n_stages, 3), -1, np.int32)  # what waits for its weights
+    nothing, arrival, issued = np.full(3, -1, np.int32), np.empty((2, 3), np.int32), np.empty(3, np.int32)
+    if wanted.size:  # an UNSHARD that nothing precedes waits for a message that nobody sends, which takes no time
+        n = add(node, indptr, edge, n, -1, transfers + 2 * (n_stages - 1), -1, nothing, nothing, nothing)
+    while i < len(ops):
+        here, width = ops[i, 0], 2 if ops[i, 4] >= 0 else 1
+        arrival[:] = -1
+        for half in range(width):
+            _, stage, kind, k, _ = ops[i + half]
+            backward = np.int32(kind != F)
+            source = stage + 1 if backward else stage - 1
+            if kind != W and 0 <= source < n_stages:
+                arrival[half] = sent[source, backward, k]
+            if p2p == RENDEZVOUS and arrival[half, 0] >= 0:
+                n = add(node, indptr, edge, n, -1, transfers + 2 * source + backward, -1, last[here, 0], last[here, 1], arrival[half])
+                fill(arrival[half], n - 1, lags + 2 * source + backward, arrival[half, 2])
+        for j in range(wanted_indptr[i], wanted_indptr[i + 1]):
+            fill(issued, 0, NO_LAG, 0)
+            if last[here, 0, 0] >= 0:
+                issued[:] = last[here, 0]
+            n = add(node, indptr, edge, n, -1, unshards + wanted[j], -1, channel[here, here], issued, last[here, 1])
+            fill(channel[here, here], n - 1, NO_LAG, n - 1)
+            fill(gathered[wanted[j]], n - 1, unshard_lags + wanted[j], issued[2])
+        for half in range(width):
+            _, stage, kind, k, pair = ops[i + half]
+            place = 4 * stage + kind if pair < 0 else halves + 2 * pair + (kind != F)
+            if half == 0:
+                other = ops[i + width - 1, 1]
+                weights = gathered[other] if other != stage else nothing
+                n = add(
+                    node, indptr, edge, n, here, place, i, last[here, 0], last[here, 1], arrival[0], arrival[1], gathered[stage], weights
+                )
+                gathered[stage, 0] = gathered[other, 0] = -1
+            else:
+                n = add(node, indptr, edge, n, here, place, i + 1, last[here, 0], nothing, nothing)
+            last[here, 1] = nothing
+            fill(last[here, 0], n - 1, NO_LAG, n - 1)
+        done, n_blocked = n - 1, 0
+        for half in range(width):
+            _, stage, kind, k, _ = ops[i + half]
+            backward = np.int32(kind != F)
+            target = stage - 1 if backward else stage + 1
+            if kind == W or not 0 <= target < n_stages or stage_ranks[target] == here:
+                continue  # on the same rank the order of the rank says it all
+            message, there = sent[stage, backward, k], stage_ranks[target]
+            fill(message, done, NO_LAG, done)
+            if p2p == LATENCY:
+                message[1] = lags + 2 * stage + backward
+            elif p2p != RENDEZVOUS:
+                n = add(node, indptr, edge, n, -1, transfers + 2 * stage + backward, -1, channel[here, there], message, nothing)
+                fill(channel[here, there], n - 1, NO_LAG, n - 1)
+                fill(message, n - 1, lags + 2 * stage + backward, done)
+            if p2p == BLOCKING:
+                last[here, n_blocked] = message
+                n_blocked += 1
+        i += width
+    return n
+
+
+@kernel
+def add(node, indptr, edge, n, rank, work, op, *waits):  # type: ignore[no-untyped-def]
+    """Append node ``n`` (of a transfer: rank -1, op -1) that waits for those of ``waits`` that there are; returns n + 1."""
+    fill(node[n], rank, work, op)
+    at = indptr[n]
+    for wait in waits:
+        if wait[0] >= 0:
+            edge[at] = wait
+            at += 1
+    indptr[n + 1] = at
+    return n + 1
+
+
+@kernel
+def fill(row, a, b, c):  # type: ignore[no-untyped-def]
+    row[0], row[1], row[2] = a, b, c
+
+
+def _wanted(program: Program, unshard: bool) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Stages to gather before each op, in program order: flat, and where those of each op begin (o+1,)."""
+    if not unshard:
+        return np.empty(0, np.int32), np.zeros(program.n_ops + 1, np.int64)
+    ahead = [iter(unshards(units)) for units in program.ranks]
+    before = list[list[int]]()
+    for rank, unit in program.order:
+        before += [next(ahead[rank])[1], *([] for _ in members(unit)[1:])]
+    return np.array([stage for stages in before for stage in stages], np.int32), np.cumsum([0, *map(len, before)])
+
+
+def unshards(units: Sequence[Unit]) -> list[tuple[list[int], list[int]]]:
+    """Before each unit of a rank, the stages that it and the next ones need, and those of them to gather.
+
+    The next `MOST_UNSHARDED` different ones are kept, others given up.
+    """
+    upcoming: list[list[int]] = []
+    soon: list[int] = []
+    for unit in reversed(units):
+        soon = list(dict.fromkeys([*(op.stage for op in members(unit)), *soon]))[:MOST_UNSHARDED]
+        upcoming.append(soon)
+    found: list[tuple[list[int], list[int]]] = []
+    here: list[int] = []
+    for soon in reversed(upcoming):
+        found.append((soon, [stage for stage in soon if stage not in here]))
+        here = soon
+    return found
