@@ -34,6 +34,9 @@ class Costs:
     activations: tuple[float, ...] | None = None  # that one GPU keeps from a microbatch's forward to its backward [bytes]
     logits: float | None = None  # of a microbatch, on one GPU of the last stage [bytes]
     loss: float | None = None  # their fp32 copy, which the backward of the loss needs [bytes]
+    forward_exchange: tuple[float, ...] | None = None  # part of forward in which groups of the rank exchange [s]
+    backward_exchange: tuple[float, ...] | None = None  # and of backward
+    overlapped: tuple[float, ...] | None = None  # a forward and a backward as one unit, where given outright [s]
     overhead: float = 0.0  # of an iteration [s]
     partition: str | None = None  # of the layers to stages, as Megatron's layout string
     layers: tuple[int, ...] | None = None  # of each stage; None: it counts as one
@@ -41,6 +44,20 @@ class Costs:
     @property
     def n_stages(self) -> int:
         return len(self.forward)
+
+    def fused(self, forward: int, backward: int, slowdown: float) -> float:
+        """Seconds of a unit of a forward of one stage and a backward of another: each computes beside the other's exchanges.
+
+        The longer of what both compute and what both exchange, times ``slowdown``; the mean of their stages' times where these
+        are given outright; their sum where nothing is exchanged.
+        """
+        if self.overlapped is not None:
+            return (self.overlapped[forward] + self.overlapped[backward]) / 2
+        total = self.forward[forward] + self.backward[backward]
+        if self.forward_exchange is None or self.backward_exchange is None:
+            return total
+        exchange = self.forward_exchange[forward] + self.backward_exchange[backward]
+        return max(total - exchange, exchange) * (slowdown if exchange else 1.0)
 
 
 @dataclass(frozen=True)
@@ -57,10 +74,11 @@ class Explicit:
     per: str
     p2p_bytes: float
     split_overhead: float = 0.0  # share of its time that the backward takes longer in two halves, input and weight
+    overlapped: float | tuple[float, ...] | None = None  # a forward and a backward as one unit; None: the sum of their times
 
     def __post_init__(self) -> None:
         one_of("model.per", self.per, ("rank", "stage", "model"))
-        for key in ("forward", "backward_input", "backward_weight"):
+        for key in ("forward", "backward_input", "backward_weight", *(["overlapped"] if self.overlapped is not None else [])):
             value = getattr(self, key)
             if isinstance(value, (list, tuple)):
                 if self.per == "model":
@@ -95,6 +113,7 @@ class Explicit:
             backward_input=tuple(longer * each for each in backward_input),
             backward_weight=tuple(longer * each for each in backward_weight),
             p2p_bytes=self.p2p_bytes,
+            overlapped=None if self.overlapped is None else self._spread("overlapped", stage_ranks),
             source=f"explicit times per {self.per}",
         )
 

@@ -26,6 +26,8 @@ class Graph(NamedTuple):
     work: NDArray[np.int32]  # (o,) index into the work vector (`work_index`, `transfer_index`)
     identity: NDArray[np.uint32]  # (o,) noise address
     op: NDArray[np.int32]  # (o,) place in ``program.order``; -1: a transfer
+    stage: NDArray[np.int32]  # (o,) of an op; -1: a transfer
+    kind: NDArray[np.int32]  # (o,) of an op, index into `KINDS`; -1: a transfer
     factor: NDArray[np.int32]  # (o,) row of the factors that the node multiplies by; -1: none
     fresh: NDArray[np.bool_]  # (o,) the factor is drawn here (W takes over the one of its I)
     first: NDArray[np.bool_]  # (o,) first op of its rank
@@ -41,6 +43,7 @@ class Graph(NamedTuple):
     openings: NDArray[np.int32]  # (r+1,) those of rank r are opening[openings[r]:openings[r+1]]
     reduced: NDArray[np.int32]  # (k,) stage whose gradients a milestone reduces; rank by rank, in program order
     reductions: NDArray[np.int32]  # (r+1,) milestones of rank r are reductions[r]:reductions[r+1]
+    pairs: NDArray[np.int32]  # (f, 2) stages whose forward and backward, in this order, run as one unit
     n_ranks: int
     n_slots: int
     n_factors: int
@@ -48,7 +51,7 @@ class Graph(NamedTuple):
 
 
 def work_index(stage: int, kind: str) -> int:
-    """Place of an op's duration in the work vector of length ``7 n_stages``."""
+    """Place of an op's duration in the work vector of length ``7 n_stages``, and two more a pair of stages that are fused."""
     return 4 * stage + KINDS.index(kind)
 
 
@@ -60,6 +63,11 @@ def transfer_index(n_stages: int, stage: int, backward: bool) -> int:
 def unshard_index(n_stages: int, stage: int) -> int:
     """Place of the time that it takes to gather the weights of ``stage`` in the work vector."""
     return 6 * n_stages + stage
+
+
+def fused_index(n_stages: int, pair: int, kind: str) -> int:
+    """Place of what one half of a fused pair of stages takes, ``kind`` F or B, in the work vector."""
+    return 7 * n_stages + 2 * pair + (kind == "B")
 
 
 def lag_index(stage: int, backward: bool) -> int:
@@ -78,6 +86,9 @@ def finish_graph(
     work: NDArray[np.int32],
     identity: NDArray[np.uint32],
     op: NDArray[np.int32],
+    stage: NDArray[np.int32],
+    kind: NDArray[np.int32],
+    pairs: NDArray[np.int32],
     indptr: NDArray[np.int32],
     pred: NDArray[np.int32],
     lag: NDArray[np.int32],
@@ -89,11 +100,10 @@ def finish_graph(
     """Add to nodes in topological order what follows from their order: first and last ops, rows of finish times and factors."""
     slot = np.empty(rank.size, np.int32)
     n_slots = reuse(indptr, pred, origin, slot)
-    factor, fresh = _factors(rank.tolist(), work.tolist(), identity.tolist())
+    factor, fresh = _factors(kind.tolist(), identity.tolist())
     first, last = np.zeros(rank.size, bool), np.zeros(rank.size, bool)
     for r in range(n_ranks):
         first[np.flatnonzero(rank == r)[:1]] = last[np.flatnonzero(rank == r)[-1:]] = True
-    stage, kind = work // len(KINDS), np.where(rank >= 0, work % len(KINDS), -1)
     forwards = np.flatnonzero(kind == KINDS.index("F"))
     opens, opening, openings = _marks(rank, stage, forwards[np.unique(stage[forwards], return_index=True)[1]], n_ranks)
     backwards = np.flatnonzero((kind == KINDS.index("B")) | (kind == KINDS.index("W")))[::-1]
@@ -104,6 +114,8 @@ def finish_graph(
         work=work,
         identity=identity,
         op=np.where(rank >= 0, op, np.int32(-1)),
+        stage=stage,
+        kind=kind,
         factor=np.array(factor, np.int32),
         fresh=np.array(fresh, np.bool_),
         first=first,
@@ -119,6 +131,7 @@ def finish_graph(
         openings=openings,
         reduced=reduced,
         reductions=reductions,
+        pairs=pairs,
         n_ranks=n_ranks,
         n_slots=n_slots,
         n_factors=max(factor) + 1,
@@ -182,14 +195,14 @@ def reuse(indptr, pred, origin, slot):  # type: ignore[no-untyped-def]
     return n_slots
 
 
-def _factors(rank: list[int], work: list[int], identity: list[int]) -> tuple[list[int], list[bool]]:
+def _factors(kinds: list[int], identity: list[int]) -> tuple[list[int], list[bool]]:
     """Give each op a row of factors; row 0 is used at once, the row of an I is kept until its W, of the same identity, has run."""
     row: list[int] = []
     fresh: list[bool] = []
     kept: dict[int, int] = {}
     free, n_rows = list[int](), 1
-    for here, place, name in zip(rank, work, identity, strict=True):
-        kind = KINDS[place % 4] if here >= 0 else None
+    for index, name in zip(kinds, identity, strict=True):
+        kind = KINDS[index] if index >= 0 else None
         if kind is None:
             row.append(-1)
         elif kind == "W":

@@ -84,6 +84,7 @@ class Passes(NamedTuple):
     tensor: float  # of forward and backward_input together: exchanges that nothing hides
     context: float
     expert: float
+    forward_exchange: float  # of forward
 
 
 def passes(timer: Timer, layer: Layer, groups: Groups, split: Split, attended: float, recompute: str) -> Passes:
@@ -105,6 +106,7 @@ def passes(timer: Timer, layer: Layer, groups: Groups, split: Split, attended: f
         tensor,
         (1 + full) * there + back,
         expert,
+        sum(shown) + there,
     )
 
 

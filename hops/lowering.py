@@ -7,12 +7,13 @@ pred -1: there is none.
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hops.data_parallel import MOST_UNSHARDED
-from hops.graph import NO_LAG, Graph, finish_graph, lag_index, transfer_index, unshard_index, unshard_lag
+from hops.graph import NO_LAG, Graph, finish_graph, fused_index, lag_index, transfer_index, unshard_index, unshard_lag
 from hops.jit import kernel
 from hops.noise import op_identity
-from hops.programs import KINDS, Op, Program
+from hops.programs import KINDS, Program, Unit, members
 
 P2P = ("latency", "channel", "blocking", "rendezvous")
 LATENCY, CHANNEL, BLOCKING, RENDEZVOUS = range(len(P2P))
@@ -31,16 +32,29 @@ def lower(program: Program, p2p: str, reduce_each: bool = False, unshard: bool =
     Milestones are the ops that make gradients ready to be reduced: the last backward of each stage (B, or W), or with
     ``reduce_each`` every one. With ``unshard`` a stage's weights are gathered before it runs, by an UNSHARD node on a
     channel of the rank's own, and given up (RESHARD, which takes no time) when others are needed sooner.
+
+    A fused unit is two nodes, one after the other, each with the noise of its own op: the first waits for the inputs of both,
+    and both outputs leave after the second.
     """
     number = {kind: i for i, kind in enumerate(KINDS)}
-    flat = [each for rank, (stage, kind, k) in program.order for each in (rank, stage, number[kind], k)]
-    ops = np.array(flat, np.int32).reshape(-1, 4)
+    pairs: dict[tuple[int, int], int] = {}
+    flat = list[int]()
+    for rank, unit in program.order:
+        both = members(unit)
+        pair = pairs.setdefault((both[0].stage, both[1].stage), len(pairs)) if len(both) > 1 else -1
+        for stage, kind, k in both:
+            flat += (rank, stage, number[kind], k, pair)
+    ops = np.array(flat, np.int32).reshape(-1, 5)
     wanted, wanted_indptr = _wanted(program, unshard)
-    n_stages, most = program.n_stages, 2 * len(ops) + wanted.size + 1
-    node, indptr, edge = np.empty((most, 3), np.int32), np.zeros(most + 1, np.int32), np.empty((3 * most, 3), np.int32)
+    n_stages, most = program.n_stages, 3 * len(ops) + wanted.size + 1
+    node, indptr, edge = np.empty((most, 3), np.int32), np.zeros(most + 1, np.int32), np.empty((6 * most, 3), np.int32)
     first = np.array(
-        [transfer_index(n_stages, 0, False), unshard_index(n_stages, 0), lag_index(0, False), unshard_lag(n_stages, 0)], np.int32
-    )
+        [
+            transfer_index(n_stages, 0, False), unshard_index(n_stages, 0), fused_index(n_stages, 0, "F"),
+            lag_index(0, False), unshard_lag(n_stages, 0),
+        ],
+        np.int32,
+    )  # fmt: skip
     stage_ranks, sizes = np.array(program.stage_ranks, np.int32), (program.pp, program.microbatches)
     n = connect(ops, stage_ranks, *sizes, P2P.index(p2p), first, wanted_indptr, wanted, node, indptr, edge)
     rank, work, op = (column.copy() for column in node[:n].T)
@@ -53,6 +67,9 @@ def lower(program: Program, p2p: str, reduce_each: bool = False, unshard: bool =
         work=work,
         identity=np.where(rank >= 0, identity, np.uint32(0)),
         op=op,
+        stage=np.where(rank >= 0, ops[op, 1], np.int32(-1)),
+        kind=np.where(rank >= 0, ops[op, 2], np.int32(-1)),
+        pairs=np.array(list(pairs), np.int32).reshape(-1, 2),
         indptr=indptr[: n + 1].copy(),
         pred=pred,
         lag=lag,
@@ -67,51 +84,71 @@ def lower(program: Program, p2p: str, reduce_each: bool = False, unshard: bool =
 def connect(ops, stage_ranks, n_ranks, n_microbatches, p2p, first, wanted_indptr, wanted, node, indptr, edge):  # type: ignore[no-untyped-def]
     """Write the nodes (n, 3: rank, work, op) and edges (e, 3) of a graph; returns how many nodes there are.
 
-    ops (o, 4: rank, stage, kind, microbatch); first: places of the first transfer, UNSHARD, message's lag and UNSHARD's lag in
-    the vectors of work and lag; before op i the stages wanted[wanted_indptr[i]:wanted_indptr[i+1]] are gathered.
+    ops (o, 5: rank, stage, kind, microbatch, pair of stages that it is half of or -1; halves of a unit follow each other);
+    first: places of the first transfer, UNSHARD, half of a pair, message's lag and UNSHARD's lag in the vectors of work and lag;
+    before op i the stages wanted[wanted_indptr[i]:wanted_indptr[i+1]] are gathered.
     """
-    transfers, unshards, lags, unshard_lags = first
-    n_stages, n = stage_ranks.size, 0
-    last = np.full((n_ranks, 3), -1, np.int32)  # what the next node of a rank waits for
+    transfers, unshards, halves, lags, unshard_lags = first
+    n_stages, n, i = stage_ranks.size, 0, 0
+    last = np.full((n_ranks, 2, 3), -1, np.int32)  # what the next node of a rank waits for
     channel = np.full((n_ranks, n_ranks, 3), -1, np.int32)  # of a pair of ranks; with itself: that of its UNSHARDs
     sent = np.full((n_stages, 2, n_microbatches, 3), -1, np.int32)  # what waits for the message of a stage
     gathered = np.full((n_stages, 3), -1, np.int32)  # what waits for its weights
-    nothing, arrival, issued = np.full(3, -1, np.int32), np.empty(3, np.int32), np.empty(3, np.int32)
+    nothing, arrival, issued = np.full(3, -1, np.int32), np.empty((2, 3), np.int32), np.empty(3, np.int32)
     if wanted.size:  # an UNSHARD that nothing precedes waits for a message that nobody sends, which takes no time
         n = add(node, indptr, edge, n, -1, transfers + 2 * (n_stages - 1), -1, nothing, nothing, nothing)
-    for i in range(len(ops)):
-        here, stage, kind, k = ops[i]
-        backward = np.int32(kind != F)
-        step = -1 if backward else 1
-        source, target = stage - step, stage + step
+    while i < len(ops):
+        here, width = ops[i, 0], 2 if ops[i, 4] >= 0 else 1
         arrival[:] = -1
-        if kind != W and 0 <= source < n_stages:
-            arrival[:] = sent[source, backward, k]
-        if p2p == RENDEZVOUS and arrival[0] >= 0:
-            n = add(node, indptr, edge, n, -1, transfers + 2 * source + backward, -1, last[here], arrival, nothing)
-            fill(arrival, n - 1, lags + 2 * source + backward, arrival[2])
+        for half in range(width):
+            _, stage, kind, k, _ = ops[i + half]
+            backward = np.int32(kind != F)
+            source = stage + 1 if backward else stage - 1
+            if kind != W and 0 <= source < n_stages:
+                arrival[half] = sent[source, backward, k]
+            if p2p == RENDEZVOUS and arrival[half, 0] >= 0:
+                n = add(node, indptr, edge, n, -1, transfers + 2 * source + backward, -1, last[here, 0], last[here, 1], arrival[half])
+                fill(arrival[half], n - 1, lags + 2 * source + backward, arrival[half, 2])
         for j in range(wanted_indptr[i], wanted_indptr[i + 1]):
             fill(issued, 0, NO_LAG, 0)
-            if last[here, 0] >= 0:
-                issued[:] = last[here]
-            n = add(node, indptr, edge, n, -1, unshards + wanted[j], -1, channel[here, here], issued, nothing)
+            if last[here, 0, 0] >= 0:
+                issued[:] = last[here, 0]
+            n = add(node, indptr, edge, n, -1, unshards + wanted[j], -1, channel[here, here], issued, last[here, 1])
             fill(channel[here, here], n - 1, NO_LAG, n - 1)
             fill(gathered[wanted[j]], n - 1, unshard_lags + wanted[j], issued[2])
-        n = add(node, indptr, edge, n, here, 4 * stage + kind, i, last[here], arrival, gathered[stage])
-        gathered[stage, 0] = -1
-        fill(last[here], n - 1, NO_LAG, n - 1)
-        if kind == W or not 0 <= target < n_stages or stage_ranks[target] == here:
-            continue  # on the same rank the order of the rank says it all
-        message, there = sent[stage, backward, k], stage_ranks[target]
-        message[:] = last[here]
-        if p2p == LATENCY:
-            message[1] = lags + 2 * stage + backward
-        elif p2p != RENDEZVOUS:
-            n = add(node, indptr, edge, n, -1, transfers + 2 * stage + backward, -1, channel[here, there], message, nothing)
-            fill(channel[here, there], n - 1, NO_LAG, n - 1)
-            fill(message, n - 1, lags + 2 * stage + backward, message[2])
-        if p2p == BLOCKING:
-            last[here] = message
+        for half in range(width):
+            _, stage, kind, k, pair = ops[i + half]
+            place = 4 * stage + kind if pair < 0 else halves + 2 * pair + (kind != F)
+            if half == 0:
+                other = ops[i + width - 1, 1]
+                weights = gathered[other] if other != stage else nothing
+                n = add(
+                    node, indptr, edge, n, here, place, i, last[here, 0], last[here, 1], arrival[0], arrival[1], gathered[stage], weights
+                )
+                gathered[stage, 0] = gathered[other, 0] = -1
+            else:
+                n = add(node, indptr, edge, n, here, place, i + 1, last[here, 0], nothing, nothing)
+            last[here, 1] = nothing
+            fill(last[here, 0], n - 1, NO_LAG, n - 1)
+        done, n_blocked = n - 1, 0
+        for half in range(width):
+            _, stage, kind, k, _ = ops[i + half]
+            backward = np.int32(kind != F)
+            target = stage - 1 if backward else stage + 1
+            if kind == W or not 0 <= target < n_stages or stage_ranks[target] == here:
+                continue  # on the same rank the order of the rank says it all
+            message, there = sent[stage, backward, k], stage_ranks[target]
+            fill(message, done, NO_LAG, done)
+            if p2p == LATENCY:
+                message[1] = lags + 2 * stage + backward
+            elif p2p != RENDEZVOUS:
+                n = add(node, indptr, edge, n, -1, transfers + 2 * stage + backward, -1, channel[here, there], message, nothing)
+                fill(channel[here, there], n - 1, NO_LAG, n - 1)
+                fill(message, n - 1, lags + 2 * stage + backward, done)
+            if p2p == BLOCKING:
+                last[here, n_blocked] = message
+                n_blocked += 1
+        i += width
     return n
 
 
@@ -133,25 +170,30 @@ def fill(row, a, b, c):  # type: ignore[no-untyped-def]
     row[0], row[1], row[2] = a, b, c
 
 
-def _wanted(program: Program, unshard: bool) -> tuple[np.ndarray, np.ndarray]:
+def _wanted(program: Program, unshard: bool) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """Stages to gather before each op, in program order: flat, and where those of each op begin (o+1,)."""
     if not unshard:
         return np.empty(0, np.int32), np.zeros(program.n_ops + 1, np.int64)
-    ahead = [iter(_unshards(ops)) for ops in program.ranks]
-    before = [next(ahead[rank]) for rank, _ in program.order]
+    ahead = [iter(unshards(units)) for units in program.ranks]
+    before = list[list[int]]()
+    for rank, unit in program.order:
+        before += [next(ahead[rank])[1], *([] for _ in members(unit)[1:])]
     return np.array([stage for stages in before for stage in stages], np.int32), np.cumsum([0, *map(len, before)])
 
 
-def _unshards(ops: Sequence[Op]) -> list[list[int]]:
-    """Stages to gather before each op of a rank: the next `MOST_UNSHARDED` different ones are kept, others given up."""
+def unshards(units: Sequence[Unit]) -> list[tuple[list[int], list[int]]]:
+    """Before each unit of a rank, the stages that it and the next ones need, and those of them to gather.
+
+    The next `MOST_UNSHARDED` different ones are kept, others given up.
+    """
     upcoming: list[list[int]] = []
     soon: list[int] = []
-    for op in reversed(ops):
-        soon = [op.stage, *(stage for stage in soon if stage != op.stage)][:MOST_UNSHARDED]
+    for unit in reversed(units):
+        soon = list(dict.fromkeys([*(op.stage for op in members(unit)), *soon]))[:MOST_UNSHARDED]
         upcoming.append(soon)
-    wanted: list[list[int]] = []
+    found: list[tuple[list[int], list[int]]] = []
     here: list[int] = []
     for soon in reversed(upcoming):
-        wanted.append([stage for stage in soon if stage not in here])
+        found.append((soon, [stage for stage in soon if stage not in here]))
         here = soon
-    return wanted
+    return found

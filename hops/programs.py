@@ -31,23 +31,56 @@ class Op(NamedTuple):
         return cls(int(match[1]), match[2], int(match[3]))
 
 
+class Fused(NamedTuple):
+    """A forward and a backward that a rank runs as one unit, each beside the other's communication; text ``(0F3;7B1)OVERLAP_F_B``.
+
+    It begins when both have their inputs, and both outputs are there when it ends.
+    """
+
+    forward: Op
+    backward: Op
+
+    def __str__(self) -> str:
+        return f"({self.forward};{self.backward})OVERLAP_F_B"
+
+
+type Unit = Op | Fused  # what a rank runs at a time
+
+# what torch adds to an order of computation, see hops/torch_order.py
+_ADDED = re.compile(r"\d+(UNSHARD|RESHARD|REDUCE_GRAD|(SEND|RECV)_[FB]\d+)")
+
+_FUSED = re.compile(r"\((\d+F\d+);(\d+B\d+)\)OVERLAP_F_B")
+
+
+def parse_unit(text: str) -> Unit:
+    """Read ``2F0`` or ``(0F3;7B1)OVERLAP_F_B``; anything else is a ``ValueError``."""
+    match = _FUSED.fullmatch(text)
+    return Fused(Op.parse(match[1]), Op.parse(match[2])) if match else Op.parse(text)
+
+
+def members(unit: Unit) -> tuple[Op, ...]:
+    """The operations of a unit."""
+    return (unit.forward, unit.backward) if isinstance(unit, Fused) else (unit,)
+
+
 # placement name -> (pp, stage) -> rank
 PLACEMENTS: dict[str, Callable[[int, int], int]] = {
     "line": lambda pp, stage: stage,
     "loop": lambda pp, stage: stage % pp,
+    "wave": lambda pp, stage: stage % pp if stage // pp % 2 == 0 else pp - 1 - stage % pp,  # to and fro; with two chunks a V
 }
 
 
 @dataclass(frozen=True)
 class Program:
-    """A schedule written out: ``ranks[r]`` is the tuple of `Op` that rank r runs, in order.
+    """A schedule written out: ``ranks[r]`` is the tuple of `Op`, or `Fused` pairs of them, that rank r runs, in order.
 
     ``str`` gives one line a rank and `parse` reads it back; `to_csv` and `from_csv` do the same in torch's
     compute-only form (one comma-separated line a rank).
     """
 
     name: str
-    ranks: tuple[tuple[Op, ...], ...]
+    ranks: tuple[tuple[Unit, ...], ...]
     placement: str = "line"
 
     def __post_init__(self) -> None:
@@ -61,19 +94,24 @@ class Program:
         return len(self.ranks)
 
     @cached_property
+    def ops(self) -> tuple[tuple[Op, ...], ...]:
+        """The operations of every rank, those of a unit one after the other."""
+        return tuple(tuple(op for unit in rank for op in members(unit)) for rank in self.ranks)
+
+    @cached_property
     def n_ops(self) -> int:
         """Number of operations on all ranks."""
-        return sum(len(rank) for rank in self.ranks)
+        return sum(len(rank) for rank in self.ops)
 
     @cached_property
     def n_stages(self) -> int:
         """Number of stages, one more than the highest that occurs."""
-        return 1 + max(op.stage for rank in self.ranks for op in rank)
+        return 1 + max(op.stage for rank in self.ops for op in rank)
 
     @cached_property
     def microbatches(self) -> int:
         """Number of microbatches, one more than the highest that occurs."""
-        return 1 + max(op.microbatch for rank in self.ranks for op in rank)
+        return 1 + max(op.microbatch for rank in self.ops for op in rank)
 
     def rank_of(self, stage: int) -> int:
         """Rank that holds ``stage``."""
@@ -104,11 +142,15 @@ class Program:
         return text
 
     @classmethod
-    def from_csv(cls, path: str | Path, name: str | None = None, placement: str = "line") -> Self:
-        """Read a file of one comma-separated line a rank; empty cells (idle slots) are passed over."""
+    def from_csv(cls, path: str | Path, name: str | None = None, placement: str | None = None) -> Self:
+        """Read a file of one comma-separated line a rank; empty cells (idle slots) and torch's communication are passed over.
+
+        Without ``placement`` the one that fits is found: which rank holds each stage.
+        """
         path = Path(path)
-        lines = [[cell.strip() for cell in line.split(",") if cell.strip()] for line in path.read_text().splitlines()]
-        return cls(name or path.stem, _ranks(lines), placement)
+        cells = [[cell.strip() for cell in line.split(",")] for line in path.read_text().splitlines() if line.strip()]
+        ranks = _ranks([cell for cell in line if cell and not _ADDED.fullmatch(cell)] for line in cells)
+        return cls(name or path.stem, ranks, placement or _placement(str(path), ranks))
 
     def validate(self) -> Self:
         """Check that each op stands exactly once, where its stage lives, and that nothing deadlocks.
@@ -120,30 +162,31 @@ class Program:
         return self
 
     @cached_property
-    def order(self) -> tuple[tuple[int, Op], ...]:
-        """All ``(rank, op)`` such that every op follows what it needs; a deadlock is a ``ValueError``."""
+    def order(self) -> tuple[tuple[int, Unit], ...]:
+        """All ``(rank, unit)`` such that every unit follows what it needs; a deadlock is a ``ValueError``."""
         last, position = self.n_stages - 1, [0] * self.pp
         done: set[tuple[int, bool, int]] = set()  # (stage, backward, microbatch); a weight pass feeds nothing
         waiting: dict[tuple[int, bool, int], list[int]] = {}
-        order: list[tuple[int, Op]] = []
+        order: list[tuple[int, Unit]] = []
         runnable = list(range(self.pp))[::-1]
         while runnable:
             rank = runnable.pop()
-            ops = self.ranks[rank]
-            for step in range(position[rank], len(ops)):
-                op = ops[step]
-                stage, kind, k = op
-                missing = [need for need in needs(op, last) if need not in done]
+            units = self.ranks[rank]
+            for step in range(position[rank], len(units)):
+                unit = units[step]
+                both = members(unit)
+                missing = [need for op in both for need in needs(op, last) if need not in done]
                 if missing:
                     waiting.setdefault(missing[0], []).append(rank)
                     break
                 position[rank] = step + 1
-                order.append((rank, op))
-                if kind != "W":
-                    made = (stage, kind != "F", k)
-                    done.add(made)
-                    runnable.extend(waiting.pop(made, ()))
-        if len(order) < self.n_ops:
+                order.append((rank, unit))
+                for stage, kind, k in both:
+                    if kind != "W":
+                        made = (stage, kind != "F", k)
+                        done.add(made)
+                        runnable.extend(waiting.pop(made, ()))
+        if len(order) < sum(map(len, self.ranks)):
             raise ValueError(self._deadlock(len(order), position, done))
         return tuple(order)
 
@@ -151,7 +194,7 @@ class Program:
     def in_flight(self) -> tuple[int, ...]:
         """Most chunk activations that each rank holds at once; a forward takes one, B or W frees it."""
         peaks = []
-        for ops in self.ranks:
+        for ops in self.ops:
             held = peak = 0
             for op in ops:
                 held += (op.kind == "F") - (op.kind in "BW")
@@ -161,7 +204,7 @@ class Program:
 
     def _check_complete(self) -> None:
         seen: dict[tuple[int, str, int], int] = {}
-        for rank, ops in enumerate(self.ranks):
+        for rank, ops in enumerate(self.ops):
             if not ops:
                 raise ValueError(f"schedule {self.name!r} gives rank {rank} of {self.pp} nothing to run")
             for op in ops:
@@ -183,14 +226,14 @@ class Program:
                     raise ValueError(f"schedule {self.name!r} never runs {Op(stage, 'B', k)}, nor {' and '.join(absent)}")
 
     def _deadlock(self, n_done: int, position: list[int], done: set[tuple[int, bool, int]]) -> str:
-        kinds = {(op.stage, op.kind != "F", op.microbatch): op for rank in self.ranks for op in rank if op.kind != "W"}
-        lines = [f"schedule {self.name!r} deadlocks after {n_done} of {self.n_ops} ops:"]
-        for rank, ops in enumerate(self.ranks):
-            if position[rank] < len(ops):
-                op = ops[position[rank]]
-                missing = [need for need in needs(op, self.n_stages - 1) if need not in done]
+        kinds = {(op.stage, op.kind != "F", op.microbatch): op for rank in self.ops for op in rank if op.kind != "W"}
+        lines = [f"schedule {self.name!r} deadlocks after {n_done} of {sum(map(len, self.ranks))} ops:"]
+        for rank, units in enumerate(self.ranks):
+            if position[rank] < len(units):
+                unit = units[position[rank]]
+                missing = [need for op in members(unit) for need in needs(op, self.n_stages - 1) if need not in done]
                 text = " and ".join(str(kinds.get(need, Op(need[0], "FB"[need[1]], need[2]))) for need in missing)
-                lines.append(f"  rank {rank} waits at step {position[rank]}: {op} needs {text}")
+                lines.append(f"  rank {rank} waits at step {position[rank]}: {unit} needs {text}")
         return "\n".join(lines)
 
 
@@ -204,5 +247,14 @@ def needs(op: Op, last: int) -> tuple[tuple[int, bool, int], ...]:
     return ((stage, False, k),) if stage == last else ((stage, False, k), (stage + 1, True, k))
 
 
-def _ranks(lines: Iterable[Iterable[str]]) -> tuple[tuple[Op, ...], ...]:
-    return tuple(tuple(Op.parse(text) for text in line) for line in lines)
+def _placement(source: str, ranks: tuple[tuple[Unit, ...], ...]) -> str:
+    """The placement that puts every stage on the rank that runs it."""
+    homes = {op.stage: rank for rank, units in enumerate(ranks) for unit in units for op in members(unit)}
+    for name, rank_of in PLACEMENTS.items():
+        if all(rank_of(len(ranks), stage) == rank for stage, rank in homes.items()):
+            return name
+    raise ValueError(f"{source} puts stages on ranks as no known placement does ({', '.join(PLACEMENTS)}): {homes}")
+
+
+def _ranks(lines: Iterable[Iterable[str]]) -> tuple[tuple[Unit, ...], ...]:
+    return tuple(tuple(parse_unit(text) for text in line) for line in lines)

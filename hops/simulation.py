@@ -120,7 +120,7 @@ def prepare(scenario: Scenario) -> Case:
     extremes = [(1.0, 1.0) if table is None else extreme_factors(table) for table in tables]
     largest = math.prod(high for _, high in extremes)
     built = structure(*shape(s))
-    numbers = weights(question(s, built.stage_ranks))
+    numbers = weights(question(s, built))
     check_ticks(numbers, noisy=any(extreme != (1.0, 1.0) for extreme in extremes[:3]))
     pipeline = float((numbers.work @ built.n_works).max()) + float((numbers.lag.astype(float) @ built.n_lags).max())
     exchanged = float(numbers.n_buckets @ (numbers.reduce + numbers.gather)) * s.microbatches
@@ -135,13 +135,16 @@ def shape(s: Scenario) -> tuple[Any, ...]:
     """What the structure of a scenario depends on: the arguments of `structure`."""
     unshards = s.data_parallel.unshards and max(s.layout.n_replicas, s.layout.n_expert_replicas) > 1  # cp shares weights too
     size = s.schedule, s.pp, s.vpp, s.microbatches, s.p2p, s.data_parallel.reduces_each, unshards
-    return *size, question(s, structure(*size).stage_ranks) if s.contention == "planned" else None
+    return *size, question(s, structure(*size)) if s.contention == "planned" else None
 
 
-def question(s: Scenario, stage_ranks: tuple[int, ...]) -> Question:
+def question(s: Scenario, built: Structure) -> Question:
     """What the weights of a scenario depend on."""
-    sizes = stage_ranks, s.microbatch_size, s.p2p, s.layout
-    return Question(s.topology, s.model, s.efficiency, *sizes, s.data_parallel, s.host, s.slowdown, s.contention, s.memory.offload)
+    pairs = tuple((int(forward), int(backward)) for forward, backward in built.graph.pairs)
+    return Question(
+        s.topology, s.model, s.efficiency, built.stage_ranks, s.microbatch_size, s.p2p, s.layout,
+        s.data_parallel, s.host, s.slowdown, s.contention, s.memory.offload, pairs,
+    )  # fmt: skip
 
 
 @lru_cache(maxsize=256, typed=True)
@@ -168,7 +171,7 @@ def structure(
         graph,
         written.stage_ranks,
         written.in_flight,
-        np.bincount(graph.work, minlength=7 * n_stages),
+        np.bincount(graph.work, minlength=7 * n_stages + 2 * len(graph.pairs)),
         np.bincount(graph.lag, minlength=1 + 3 * n_stages),
     )
 

@@ -12,6 +12,7 @@ from hops.contended import evaluate_contended, make_times
 from hops.executor import law_rows, side_by_side, stacked
 from hops.graph import Graph, unfolded, unshard_index
 from hops.plots import Message
+from hops.programs import members
 from hops.simulation import Case
 from hops.weights import TICKS
 from hops.workspace import workspace
@@ -44,9 +45,8 @@ def timeline_frame(case: Case, draw: int = 0) -> "pd.DataFrame":
 
     found = node_ticks(case, count("draw", draw, least=0, most=case.scenario.draws - 1))
     starts, ends = op_ticks(case, found)
-    rows = [
-        (rank, str(op), *op, start, end) for (rank, op), start, end in zip(case.program.order, starts / TICKS, ends / TICKS, strict=True)
-    ]
+    ops = [(rank, unit, op) for rank, unit in case.program.order for op in members(unit)]
+    rows = [(rank, str(op), *op, start, end) for (rank, _, op), start, end in zip(ops, starts / TICKS, ends / TICKS, strict=True)]
     rows += [
         (case.structure.stage_ranks[e.stage], f"{e.stage}{e.kind}", e.stage, e.kind, -1, e.start, e.end) for e in exchanges(case, found)
     ]
@@ -78,16 +78,21 @@ def exchanges(case: Case, found: Trace) -> Iterator[ExchangeBar]:
                 for end in found.released[stage, : weights.n_buckets[stage]]:
                     yield ExchangeBar(int(stage), "UNSHARD", before / TICKS, end / TICKS)
                     before = end
-    for node in np.flatnonzero(graph.work >= unshard_index(n_stages, 0)):
+    for node in np.flatnonzero((graph.rank < 0) & (graph.work >= unshard_index(n_stages, 0))):
         stage = int(graph.work[node]) - unshard_index(n_stages, 0)
         yield ExchangeBar(stage, "UNSHARD", found.start[node] / TICKS, found.finish[node] / TICKS)
 
 
 def op_ticks(case: Case, found: Trace) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Start and end [ticks] of the ops of one draw, in ``program.order``."""
+    """Start and end [ticks] of the ops of one draw, in ``program.order``; those of a fused unit have both halves' time."""
     op = case.structure.graph.op
     ops = np.argsort(op, kind="stable")[np.count_nonzero(op < 0) :]
-    return found.start[ops], found.finish[ops]
+    start, end, at = found.start[ops], found.finish[ops], 0
+    for _, unit in case.program.order:
+        n = len(members(unit))
+        start[at : at + n], end[at : at + n] = start[at], end[at + n - 1]
+        at += n
+    return start, end
 
 
 def node_ticks(case: Case, draw: int, graph: Graph | None = None) -> Trace:

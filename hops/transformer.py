@@ -36,6 +36,7 @@ class Part(NamedTuple):
     tensor: float = 0.0
     context: float = 0.0
     expert: float = 0.0
+    forward_exchange: float = 0.0
     flops: float = 0.0  # forward and backward, of all GPUs
     flops_again: float = 0.0
     parameters: float = 0.0  # on a GPU
@@ -239,6 +240,8 @@ class Transformer:
             activations=tuple(each.activations for each in stages),
             logits=self.bytes_per_value * n_logits,
             loss=4 * n_logits,
+            forward_exchange=tuple(each.forward_exchange for each in stages),
+            backward_exchange=tuple(each.tensor + each.context + each.expert - each.forward_exchange for each in stages),
             overhead=law.iteration,
             partition=written(found),
         )

@@ -14,7 +14,7 @@ from hops.costs import Costs
 from hops.data_parallel import DataParallel
 from hops.efficiency import Efficiency
 from hops.events import DISCIPLINES
-from hops.graph import lag_index, transfer_index, unshard_lag, work_index
+from hops.graph import fused_index, lag_index, transfer_index, unshard_lag, work_index
 from hops.lanes import Lane, Rings, lanes, rank_rings, stage_exchanges
 from hops.layout import Layout
 from hops.memory import offloaded
@@ -50,6 +50,7 @@ class Question(NamedTuple):
     slowdown: Slowdown
     contention: str
     offload: float
+    pairs: tuple[tuple[int, int], ...] = ()  # stages whose forward and backward run as one unit
 
 
 class Weights(NamedTuple):
@@ -59,16 +60,16 @@ class Weights(NamedTuple):
     costs: Costs  # of the type of the job's first GPU
     room: tuple[float, ...]  # memory of the smallest GPU of each rank [bytes]
     peak_flops: float  # of all GPUs together [FLOP/s]
-    work: Floats  # (v, 7 s) ticks, not rounded yet
+    work: Floats  # (v, 7 s + 2 pairs) ticks, not rounded yet
     lag: Ints  # (v, 1 + 3 s) ticks
     link: Ints  # (v, 1 + 3 s) class of the path that a lag stands for, index into `PATH_CLASSES`
-    host: Floats  # (4 s,) ticks to issue an op
+    host: Floats  # (7 s + 2 pairs,) ticks to issue an op
     variant: Ints  # (lanes,) which variant a lane is: replicas on other devices may be faster or nearer
     n_buckets: Ints  # (s,) pieces in which a stage's gradients are reduced
     reduce: Floats  # (s,) ticks of one
     gather: Floats  # (s,) ticks to gather as many weights
     ring: Ints  # (s,) class of the narrowest path of these
-    slow: Floats  # (4 s,) ticks that an exchange of replicas adds to an op that it runs beside
+    slow: Floats  # (7 s + 2 pairs,) ticks that an exchange of replicas adds to an op that it runs beside
     update: Ints  # (ranks,) ticks of the optimizer, and of what else ends an iteration
     overlap: NDArray[np.bool_]  # (2,) gradients are reduced when ready; weights gathered before a stage's first forward
     sent: tuple[tuple[Message, ...], ...]  # messages of every lane, or of the first where the event loop is not asked
@@ -95,6 +96,7 @@ def weights(asked: Question) -> Weights:
     like = alike(cluster, layout)
     known: dict[tuple[int, ...], tuple[Floats, Floats, Ints]] = {}
     computed = _compute(cluster, layout, by_type, stage_ranks, together)
+    halves = _fused(by_type[cluster.gpu], asked.pairs, asked.slowdown.ep)
     variants: dict[bytes, tuple[int, Floats, Floats, Ints]] = {}
     variant = []
     for compute, lane in zip(computed, together, strict=True):
@@ -102,9 +104,12 @@ def weights(asked: Question) -> Weights:
         if kind not in known:
             known[kind] = _transfers(_sent(asked.topology, layout, stage_ranks, kind), costs.p2p_bytes, n_stages, asked.p2p)
         transfer, lag, link = known[kind]
-        work = np.concatenate([compute, transfer, unshard])
+        work = np.concatenate([compute, transfer, unshard, np.zeros(2 * len(asked.pairs))])
         if asked.p2p in ("channel", "rendezvous") and asked.slowdown.p2p > 1:
             _slow_beside_messages(work, n_stages, asked.slowdown.p2p)
+        for i, ((forward, backward), share) in enumerate(zip(asked.pairs, halves, strict=True)):
+            work[fused_index(n_stages, i, "F")] = share * work[work_index(forward, "F")]
+            work[fused_index(n_stages, i, "B")] = share * work[work_index(backward, "B")]
         link = np.concatenate([link[: unshard_lag(n_stages, 0)], rings])
         key = work.tobytes() + lag.tobytes() + link.tobytes()
         variant.append(variants.setdefault(key, (len(variants), work, lag, link))[0])
@@ -114,6 +119,7 @@ def weights(asked: Question) -> Weights:
 
     n_layers = costs.layers or (1,) * n_stages
     issue = np.array([n * asked.host.seconds(kind) * TICKS for n in n_layers for kind in KINDS])
+    slow = _slow_beside_exchange(computed[0], reduce * n_buckets, gather * n_buckets, data_parallel, asked.slowdown.dp)
     check_clock(max(works.sum(), lags.sum(), update.max(), issue.sum(), float(n_buckets @ (reduce + gather))))
     members = [{cluster.device(gpu) for gpu in layout.members(rank)} if len(by_type) > 1 else {cluster.gpu} for rank in range(layout.pp)]
     found = Weights(
@@ -124,13 +130,13 @@ def weights(asked: Question) -> Weights:
         work=works,
         lag=lags.astype(np.int64),
         link=links.astype(np.int64),
-        host=issue,
+        host=_of_halves(issue, n_stages, asked.pairs),
         variant=np.array(variant),
         n_buckets=n_buckets,
         reduce=reduce,
         gather=gather,
         ring=rings,
-        slow=_slow_beside_exchange(computed[0], reduce * n_buckets, gather * n_buckets, data_parallel, asked.slowdown.dp),
+        slow=_of_halves(slow, n_stages, asked.pairs),
         update=np.floor(update + 0.5).astype(np.int64),
         overlap=np.array([data_parallel.overlap_grad_reduce, data_parallel.overlap_param_gather]),
         sent=tuple(sent if asked.contention in DISCIPLINES else sent[:1]),
@@ -195,6 +201,17 @@ def _compute(
             slowest.append(np.array([times[gpu][:, stage] / speed for gpu, speed in kinds]).max(axis=0))
         found.append(np.concatenate(slowest))
     return found
+
+
+def _fused(costs: Costs, pairs: Sequence[tuple[int, int]], slowdown: float) -> list[float]:
+    """Of every pair of stages the time of a fused unit over the sum of its halves."""
+    return [costs.fused(f, b, slowdown) / (costs.forward[f] + costs.backward[b]) for f, b in pairs]
+
+
+def _of_halves(ops: Floats, n_stages: int, pairs: Sequence[tuple[int, int]]) -> Floats:
+    """Ticks by op (4 s,) as a vector of the works' length: nothing for transfers; halves of a unit as the ops that they are."""
+    halves = [ops[work_index(stage, kind)] for forward, backward in pairs for stage, kind in ((forward, "F"), (backward, "B"))]
+    return np.concatenate([ops, np.zeros(3 * n_stages), halves])
 
 
 def _peak_flops(cluster: Cluster, layout: Layout, mixed: bool) -> float:

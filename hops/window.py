@@ -84,7 +84,7 @@ def run_window(graph, cells, c, law, tables, replica, window, lo, hi, space):  #
     draw_shared(graph, lag, link, law, tables, seed, replica, window, lo, hi, space)
     finish, ticks, start, unhindered = space.finish, space.ticks, space.start, space.unhindered
     busy, exposed, first, delay, shared = space.busy, space.exposed, space.first, space.lag, space.shared
-    n_transfers, records = host.size, space.begun.shape[0] > 0  # where the transfers' places in the work vector begin
+    n_transfers, records = 4 * n_buckets.size, space.begun.shape[0] > 0  # where the transfers' places in the work vector begin
     most_buckets = space.released.shape[0] // n_buckets.size
     table = tables[max(law[OP], 0)]
     many = law[RANK] >= 0 or law[MICROBATCH] >= 0

@@ -14,10 +14,10 @@ N_LINKS = 16  # classes of links at most
 class Work(NamedTuple):
     """What the kernel needs of cells with one graph: c = cells, v = variants of replicas, s = stages, r = ranks."""
 
-    work: NDArray[np.float64]  # (c, v, 7 s) ticks
+    work: NDArray[np.float64]  # (c, v, 7 s + 2 pairs) ticks
     lag: NDArray[np.int64]  # (c, v, 1 + 3 s) ticks
     link: NDArray[np.int64]  # (c, v, 1 + 3 s) class of the path that a lag stands for
-    host: NDArray[np.float64]  # (c, 4 s) ticks to issue an op
+    host: NDArray[np.float64]  # (c, 7 s + 2 pairs) ticks to issue an op
     variant: NDArray[np.int64]  # (c, replicas) which variant a replica is
     n_replicas: NDArray[np.int64]  # (c,)
     seed: NDArray[np.uint32]  # (c,)
@@ -25,7 +25,7 @@ class Work(NamedTuple):
     reduce: NDArray[np.float64]  # (c, s) ticks to reduce a bucket
     gather: NDArray[np.float64]  # (c, s) ticks to gather a bucket of weights
     ring: NDArray[np.int64]  # (c, s) class of the slowest path of these
-    slow: NDArray[np.float64]  # (c, 4 s) ticks that an exchange of replicas adds to an op that it runs beside
+    slow: NDArray[np.float64]  # (c, 7 s + 2 pairs) ticks that an exchange of replicas adds to an op that it runs beside
     update: NDArray[np.int64]  # (c, r) ticks of the optimizer, and of what else ends an iteration
     overlap: NDArray[np.bool_]  # (c, 2) a bucket is reduced when ready; weights are gathered before a stage's first forward
 

@@ -10,11 +10,14 @@ from hypothesis import settings
 from hops import kernels, sweep
 from hops.executor import law_rows, stacked
 from hops.scenario import Scenario
+from hops.schedules import SCHEDULES
 from hops.simulation import prepare
 from hops.workspace import workspace
 
 settings.register_profile("hops", deadline=None, derandomize=True)
 settings.load_profile("hops")
+
+ORDERS = [name for name in SCHEDULES if name != "file"]  # schedules that need no file
 
 CONFIG = {
     "schedule": {"name": "1f1b"},

@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 import twin
-from conftest import config, run_ticks, scenario
+from conftest import ORDERS, config, run_ticks, scenario
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,9 +22,9 @@ from hops.simulation import prepare
 CV = (("cv", 0.3),)
 
 sizes = st.tuples(st.integers(1, 5), st.integers(1, 9))
-schedules = st.sampled_from(sorted(SCHEDULES))
+schedules = st.sampled_from(sorted(ORDERS))
 
-unchunked = st.sampled_from([name for name in sorted(SCHEDULES) if SCHEDULES[name].default_vpp is None])
+unchunked = st.sampled_from([name for name in sorted(ORDERS) if SCHEDULES[name].default_vpp is None])
 
 
 def times(n):

@@ -18,6 +18,7 @@ LAYERS = [
     "garbage",
     "registry",
     "programs",
+    "building_block",
     "schedules",
     "tables",
     "nodes",

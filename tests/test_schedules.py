@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import twin
-from conftest import run_ticks, scenario
+from conftest import ORDERS, run_ticks, scenario
 
 import hops
 from hops.checks import Infeasible
-from hops.programs import KINDS, Op, Program
+from hops.programs import KINDS, Fused, Op, Program, members
 from hops.schedules import SCHEDULES, Constraint, Schedule, Times
 from hops.simulation import prepare
 
@@ -34,14 +34,16 @@ SIZES = [
     (7, 20),
 ]
 TIMES = Times(f=1000, i=990, w=700, hop=1)
+UNIT = Times(f=1, i=1, w=1, hop=0)
 GOLDEN = Path(__file__).parent / "golden"
 CHUNKS = (2, 3)  # for schedules that have them
 
 
 def variants():
     """(name, vpp, pp, m) of every schedule at every size, and whether its record accepts them."""
-    for name, record in SCHEDULES.items():
-        for vpp in CHUNKS if record.default_vpp else (None,):
+    for name in ORDERS:
+        record = SCHEDULES[name]
+        for vpp in (record.default_vpp,) if record.fixed_vpp else CHUNKS if record.default_vpp else (None,):
             for pp, m in SIZES:
                 sizes = record.sizes(pp, m, vpp)
                 yield (name, vpp, pp, m), all(constraint.holds(*sizes) for constraint in record.constraints)
@@ -49,22 +51,30 @@ def variants():
 
 ACCEPTED = [variant for variant, accepted in variants() if accepted]
 REFUSED = [variant for variant, accepted in variants() if not accepted]
-every_schedule = pytest.mark.parametrize("name", SCHEDULES)
+every_schedule = pytest.mark.parametrize("name", ORDERS)
 every_variant = pytest.mark.parametrize(("name", "vpp", "pp", "m"), ACCEPTED)
 
 
-def uniform(name, pp, m, vpp, **changes):
-    """A case with uniform stage times `TIMES`, in ticks."""
+def uniform(name, pp, m, vpp, times=TIMES, **changes):
+    """A case with uniform stage times, in ticks."""
     model = {"family": "explicit", "per": "stage", "p2p_bytes": 0.0}
-    model |= {"forward": TIMES.f * 1e-9, "backward_input": TIMES.i * 1e-9, "backward_weight": TIMES.w * 1e-9}
-    topology = {"name": "uniform", "latency": TIMES.hop * 1e-9, "bandwidth": float("inf")}
+    model |= {"forward": times.f * 1e-9, "backward_input": times.i * 1e-9, "backward_weight": times.w * 1e-9}
+    topology = {"name": "uniform", "latency": times.hop * 1e-9, "bandwidth": float("inf")}
     return prepare(scenario(schedule__name=name, pp=pp, microbatches=m, vpp=vpp, model=model, topology=topology, **changes))
+
+
+def bubbles(name, pp, m, vpp=None, times=UNIT):
+    """Makespan and span less the time that a rank computes."""
+    case = uniform(name, pp, m, vpp, times)
+    ticks, _ = run_ticks(case)
+    busy = m * case.program.n_stages // pp * (times.f + times.b)
+    return ticks[0, 0] - busy, ticks[1, 0] - busy
 
 
 @every_variant
 def test_program__is_complete_and_runs(name, vpp, pp, m):
     program = hops.program(name, pp=pp, microbatches=m, vpp=vpp)
-    ops = [op for rank in program.ranks for op in rank]
+    ops = [op for rank in program.ops for op in rank]
     assert len(ops) == len(set(ops)) == program.n_ops
     for stage in range(program.n_stages):
         for k in range(m):
@@ -73,7 +83,7 @@ def test_program__is_complete_and_runs(name, vpp, pp, m):
     assert program.microbatches == m
     assert program.pp == pp
     assert program.n_stages == pp * (vpp or 1)
-    order = [op for _, op in program.order]
+    order = [op for _, unit in program.order for op in members(unit)]
     assert sorted(order) == sorted(ops)
 
 
@@ -100,24 +110,29 @@ def test_claims__hold_exactly(name, vpp, pp, m):
             assert ticks[0, 0] == record.makespan(*sizes, TIMES)
         if record.span is not None:
             assert ticks[1, 0] == record.span(*sizes, TIMES)
+    if record.unit_bubble is not None and record.unit_when(*sizes):
+        assert bubbles(name, pp, m, vpp)[1] == record.unit_bubble(*sizes)
 
 
 @every_schedule
 def test_claims__are_exact_at_three_sizes_of_the_grid_or_more(name):
     record = SCHEDULES[name]
     assert record.source
-    assert record.makespan or record.span
-    exact = [variant for variant in ACCEPTED if variant[0] == name and record.exact_when(*record.sizes(*variant[2:], variant[1]))]
-    assert len(exact) >= 3
+    claims = ((record.makespan or record.span, record.exact_when), (record.unit_bubble, record.unit_when))
+    sizes = [record.sizes(pp, m, vpp) for other, vpp, pp, m in ACCEPTED if other == name]
+    exact = [sum(map(when, *zip(*sizes, strict=True))) for claim, when in claims if claim is not None]
+    assert exact
+    assert min(exact) >= 3
 
 
 @pytest.mark.parametrize(("name", "vpp", "pp", "m"), REFUSED)
 def test_refusal__names_the_reason_and_sizes_that_work(name, vpp, pp, m):
     with pytest.raises(Infeasible) as refused:
         hops.program(name, pp=pp, microbatches=m, vpp=vpp)
-    assert re.match(rf"{name} needs .+; got pp={pp} and microbatches={m} ", str(refused.value))
-    for size in re.search(r"\(try microbatches=(.*)\)", str(refused.value))[1].split(" or "):
-        assert hops.program(name, pp=pp, microbatches=int(size), vpp=vpp).microbatches == int(size)
+    assert re.match(rf"{name} needs .+; got (pp={pp} and microbatches={m}|vpp={vpp}) ", str(refused.value))
+    key, sizes = re.search(r"\(try (microbatches|vpp)=(.*)\)", str(refused.value)).groups()
+    for size in sizes.split(" or "):
+        assert hops.program(name, **{"pp": pp, "microbatches": m, "vpp": vpp, key: int(size)}).pp == pp
 
 
 @every_variant
@@ -129,6 +144,8 @@ def test_kernel__equals_the_twin(name, vpp, pp, m, p2p):
     for s in range(program.n_stages):
         i, w = TIMES.i * 1e-9, TIMES.w * 1e-9
         seconds |= {(s, "I"): i, (s, "W"): w, (s, "B"): i + w}
+    fused = {unit for rank in program.ranks for unit in rank if isinstance(unit, Fused)}
+    seconds |= {(unit, kind): seconds[0, kind] for unit in fused for kind in "FB"}
     pairs = [(a, b) for a in range(pp) for b in range(pp)]
     when, busy, exposed = twin.simulate(program, seconds, dict.fromkeys(pairs, TIMES.hop * 1e-9), dict.fromkeys(pairs, 0.0), p2p=p2p)
     ticks, moments = run_ticks(case)
@@ -139,7 +156,7 @@ def test_kernel__equals_the_twin(name, vpp, pp, m, p2p):
 
 
 def test_golden__every_schedule_has_one():
-    assert {path.name for path in GOLDEN.iterdir()} == {f"{name}_p4_m8.txt" for name in SCHEDULES}
+    assert {path.name for path in GOLDEN.iterdir()} == {f"{name}_p4_m8.txt" for name in ORDERS}
 
 
 @every_schedule
@@ -153,7 +170,15 @@ def test_names__unknown_gets_the_nearest():
 
 
 @pytest.mark.parametrize(
-    ("torch", "ours"), [("1F1B", "1f1b"), ("GPipe", "gpipe"), ("Interleaved1F1B", "interleaved"), ("LoopedBFS", "looped_bfs")]
+    ("torch", "ours"),
+    [
+        ("1F1B", "1f1b"),
+        ("GPipe", "gpipe"),
+        ("Interleaved1F1B", "interleaved"),
+        ("LoopedBFS", "looped_bfs"),
+        ("InterleavedZeroBubble", "interleaved_zb"),
+        ("ZBVZeroBubble", "zb_v"),
+    ],
 )
 def test_names__torch_class_strings_are_aliases(torch, ours):
     assert SCHEDULES.canonical(torch) == ours
@@ -180,14 +205,56 @@ def test_interleaved__refuses_short_groups_with_the_nearest_sizes():
         hops.program("interleaved", pp=4, microbatches=9, group_size=3)
 
 
-def test_looped_bfs__backward_order_changes_the_order_and_not_the_makespan():
-    reverse, forward = (hops.program("looped_bfs", pp=2, microbatches=3, backward_order=order) for order in ("reverse", "forward"))
-    assert str(reverse).splitlines()[0].endswith("2B2 2B1 2B0 0B2 0B1 0B0")
-    assert str(forward).splitlines()[0].endswith("2B0 2B1 2B2 0B0 0B1 0B2")
-    spans = [run_ticks(uniform("looped_bfs", 4, 9, 2, schedule__backward_order=order))[0][0, 0] for order in ("reverse", "forward")]
-    assert spans[0] == spans[1]
-    with pytest.raises(ValueError, match=r"no schedule.backward_order named 'fifo' \(known: forward, reverse\)"):
-        hops.program("looped_bfs", pp=2, microbatches=3, backward_order="fifo")
+def test_interleaved__groups_as_torch_makes_them():
+    def firsts(pp, m):
+        return [str(op) for op in hops.program("interleaved", pp=pp, microbatches=m, grouping="torch").ranks[0] if op.kind == "F"]
+
+    assert firsts(4, 10)[:10] == ["0F0", "0F1", "0F2", "0F3", "0F4", "4F0", "4F1", "4F2", "4F3", "4F4"]
+    assert firsts(4, 3) == ["0F0", "0F1", "0F2", "4F0", "4F1", "4F2"]
+    assert hops.program("interleaved", pp=4, microbatches=12, grouping="torch") == hops.program("interleaved", pp=4, microbatches=12)
+    with pytest.raises(Infeasible, match=r"interleaved needs groups of equal size.* and microbatches=9 \(try microbatches=8 or 10\)"):
+        hops.program("interleaved", pp=4, microbatches=9, grouping="torch")
+    with pytest.raises(ValueError, match="group_size=5 says what grouping=torch decides itself"):
+        hops.program("interleaved", pp=4, microbatches=10, grouping="torch", group_size=5)
+    with pytest.raises(ValueError, match="no schedule.grouping named 'sail'"):
+        hops.program("interleaved", pp=4, microbatches=8, grouping="sail")
+
+
+@pytest.mark.parametrize(("pp", "m"), [(1, 1), (2, 3), (4, 3), (4, 10), (8, 16), (7, 21)])
+def test_interleaved_zb__of_one_chunk_is_zb_h1(pp, m):
+    assert SCHEDULES["interleaved_zb"].build(pp, m, 1).ranks == hops.program("zb_h1", pp=pp, microbatches=m).ranks
+
+
+def test_hanayo__bubbles_of_a_greedy_list():
+    def bubble(pp, waves):
+        idle, _ = bubbles("hanayo", pp, pp, 2 * waves)
+        return round(float(idle / (idle + 6 * pp * waves)), 3)
+
+    assert [bubble(4, waves) for waves in (1, 2, 4)] == [0.333, 0.213, 0.119]  # the paper's formula: 0.400, 0.222, 0.118
+    with pytest.raises(Infeasible, match=r"hanayo needs an even vpp, two chunks a wave; got vpp=5 \(try vpp=4 or 6\)"):
+        hops.program("hanayo", pp=4, microbatches=8, vpp=5)
+
+
+def test_looped_bfs__backward_order_changes_the_order():
+    lifo, fifo = (hops.program("looped_bfs", pp=2, microbatches=3, backward_order=order) for order in ("lifo", "fifo"))
+    assert str(lifo).splitlines()[0].endswith("2B2 2B1 2B0 0B2 0B1 0B0")
+    assert str(fifo).splitlines()[0].endswith("2B0 2B1 2B2 0B0 0B1 0B2")
+    assert hops.program("looped_bfs", pp=2, microbatches=3) == lifo
+
+
+def test_gpipe__backward_order_changes_the_order():
+    lifo, fifo = (hops.program("gpipe", pp=2, microbatches=3, backward_order=order) for order in ("lifo", "fifo"))
+    assert str(lifo) == "rank 0: 0F0 0F1 0F2 0B2 0B1 0B0\nrank 1: 1F0 1F1 1F2 1B2 1B1 1B0"
+    assert str(fifo) == "rank 0: 0F0 0F1 0F2 0B0 0B1 0B2\nrank 1: 1F0 1F1 1F2 1B0 1B1 1B2"
+    assert hops.program("gpipe", pp=2, microbatches=3) == fifo
+
+
+@pytest.mark.parametrize(("name", "vpp"), [("gpipe", None), ("looped_bfs", 2)])
+def test_backward_order__does_not_change_the_makespan(name, vpp):
+    ends = [run_ticks(uniform(name, 4, 9, vpp, schedule__backward_order=order))[0][0, 0] for order in ("lifo", "fifo")]
+    assert ends[0] == ends[1]
+    with pytest.raises(ValueError, match=r"no schedule.backward_order named 'reverse' \(known: fifo, lifo\)"):
+        hops.program(name, pp=2, microbatches=3, vpp=vpp, backward_order="reverse")
 
 
 def test_names__zb_is_short_for_zb_h1():

@@ -92,14 +92,16 @@ def simulate(
 ):
     """One draw of ``program``: {op: (start, end)}, busy, exposed [ticks] per rank.
 
-    seconds: {(stage, kind): s}, or of an op where it has a time of its own; latency, transfer: {(from rank, to rank): s};
+    seconds: {(stage, kind): s}, of an op where it has a time of its own, of the halves (unit, kind) of a fused unit; latency,
+    transfer: {(from rank, to rank): s};
     factors: noise of an op on its rank; congestion: factor of all transfers (which are of one class here). issue: ticks of
     the host; released: {stage: ticks when each part of its weights is there}; gather: {stage: ticks to gather its weights},
     where a rank holds three stages' at most: the running one and those that come next.
     """
-    last_stage = max(op.stage for rank in program.ranks for op in rank)
-    home = {op.stage: r for r, rank in enumerate(program.ranks) for op in rank}
+    last_stage = max(op.stage for rank in program.ops for op in rank)
+    home = {op.stage: r for r, rank in enumerate(program.ops) for op in rank}
     ended, when, free, exposed = {}, Timeline(), {}, [0] * len(program.ranks)
+    busy = [0] * len(program.ranks)
     blocked = [0] * len(program.ranks)  # until when a rank waits for what it sent
     arrived = {}  # what has reached a rank: (stage, backward, microbatch) of its producer -> arrival tick
     at, now = [0] * len(program.ranks), [0] * len(program.ranks)
@@ -114,16 +116,18 @@ def simulate(
         moved = False
         for r, rank in enumerate(program.ranks):
             while at[r] < len(rank):
-                stage, kind, k = rank[at[r]]
-                backward = kind != "F"
-                source = stage + 1 if backward else stage - 1
-                local = [(stage, False, k)] if kind in "BI" else [(stage, True, k)] if kind == "W" else []
-                remote = [(source, backward, k)] if kind != "W" and 0 <= source <= last_stage else []
+                unit = rank[at[r]]
+                parts = unit if isinstance(unit[0], tuple) else (unit,)  # a fused unit is a pair of ops
+                local, remote = [], []
+                for stage, kind, k in parts:
+                    source = stage + 1 if kind != "F" else stage - 1
+                    local += [(stage, False, k)] if kind in "BI" else [(stage, True, k)] if kind == "W" else []
+                    remote += [(source, kind != "F", k)] if kind != "W" and 0 <= source <= last_stage else []
                 if any(need not in ended for need in local + remote):
                     break
                 if p2p == "rendezvous":  # the data move when the receiver has nothing left to do before
                     for need in remote:
-                        pair = (home[source], r)
+                        pair = (home[need[0]], r)
                         if pair[0] != r:
                             delay = int(ticks(latency[pair]) * congestion + 0.5)
                             arrived[need] = max(ended[need], now[r]) + ticks(transfer[pair], [congestion]) + delay
@@ -134,47 +138,57 @@ def simulate(
                             channel[r] = max(channel[r], now[r], blocked[r]) + ticks(gather[other] / 1e9, [congestion])
                             weights_there[other] = channel[r]
                     held[r] = set(soon)
-                issued[r] += issue(rank[at[r]])
                 reach = max([now[r], blocked[r], *(ended[need] for need in local), *(arrived[need] for need in remote)])
-                reach = max(reach, issued[r], weights_there.get(stage, 0))
-                instant = max([now[r], issued[r], *(ended[need] for need in local + remote)])
-                if at[r] == 0:
-                    began[r] = reach
-                taken = ticks(seconds.get(rank[at[r]], seconds[stage, kind]), factors(rank[at[r]], r))
-                if released and kind == "F" and not any(op[:2] == (stage, "F") for op in rank[: at[r]]):
-                    parts = released.get(stage, [])
-                    reach = max([reach, *(there - taken * i // len(parts) for i, there in enumerate(parts))])
-                exposed[r] += reach - instant
-                end = reach + taken
-                when[rank[at[r]]] = (reach, end)
+                instant = max([now[r], *(ended[need] for need in local + remote)])
+                end = 0
+                for i, (stage, kind, _) in enumerate(parts):
+                    issued[r] += issue(parts[i])
+                    start = end = max(reach, issued[r], weights_there.get(stage, 0)) if i == 0 else max(end, issued[r])
+                    if at[r] == 0 and i == 0:
+                        began[r] = start
+                    own = seconds.get((unit, kind)) if len(parts) > 1 else seconds.get(unit, seconds[stage, kind])
+                    taken = ticks(own, factors(parts[i], r))
+                    if released and kind == "F" and not any(op[:2] == (stage, "F") for op in rank[: at[r]]):
+                        pieces = released.get(stage, [])
+                        start = end = max([start, *(there - taken * i // len(pieces) for i, there in enumerate(pieces))])
+                    if i == 0:
+                        reach, instant = start, max(instant, issued[r])
+                        exposed[r] += reach - instant
+                    end += taken
+                    busy[r] += taken
+                for part in parts:
+                    when[part] = (reach, end)
                 now[r] = end
-                if kind != "W":
-                    ended[stage, backward, k] = end
-                    goal = stage - 1 if backward else stage + 1
-                    if 0 <= goal <= last_stage:
-                        pair = (r, home[goal])
-                        if pair[0] == pair[1]:
-                            arrived[stage, backward, k] = end
-                        elif p2p in ("channel", "blocking"):
-                            begins = max(end, free.get(pair, 0))
-                            free[pair] = begins + ticks(transfer[pair], [congestion])
-                            arrived[stage, backward, k] = free[pair] + int(ticks(latency[pair]) * congestion + 0.5)
-                            if p2p == "blocking":
-                                blocked[r] = arrived[stage, backward, k]
-                        elif p2p == "latency":
-                            delay = ticks(latency[pair]) + ticks(transfer[pair])
-                            arrived[stage, backward, k] = end + int(delay * congestion + 0.5)
+                waits = 0
+                for stage, kind, k in parts:
+                    backward = kind != "F"
+                    if kind != "W":
+                        ended[stage, backward, k] = end
+                        goal = stage - 1 if backward else stage + 1
+                        if 0 <= goal <= last_stage:
+                            pair = (r, home[goal])
+                            if pair[0] == pair[1]:
+                                arrived[stage, backward, k] = end
+                            elif p2p in ("channel", "blocking"):
+                                begins = max(end, free.get(pair, 0))
+                                free[pair] = begins + ticks(transfer[pair], [congestion])
+                                arrived[stage, backward, k] = free[pair] + int(ticks(latency[pair]) * congestion + 0.5)
+                                if p2p == "blocking":
+                                    waits = max(waits, arrived[stage, backward, k])
+                            elif p2p == "latency":
+                                delay = ticks(latency[pair]) + ticks(transfer[pair])
+                                arrived[stage, backward, k] = end + int(delay * congestion + 0.5)
+                blocked[r] = max(blocked[r], waits)
                 at[r] += 1
                 moved = True
         assert moved, "the twin is stuck: the program deadlocks"
-    busy = [sum(when[op][1] - when[op][0] for op in rank) for rank in program.ranks]
     when.began = began
     return when, busy, exposed
 
 
 def metrics(program, when, busy):
     """makespan, span, sum of busy, largest busy [ticks]."""
-    ends = [max(when[op][1] for op in rank) for rank in program.ranks]
+    ends = [max(when[op][1] for op in rank) for rank in program.ops]
     starts = when.began
     return max(ends), max(e - s for e, s in zip(ends, starts, strict=True)), sum(busy), max(busy)
 
@@ -187,7 +201,7 @@ def step(program, replicas, update, reduce=None, gather=None, overlap=False, eac
     are reduced; gather: {stage: ticks of each piece of its weights}, after that.
     """
     ended, after, began = [], [], []
-    for r, rank in enumerate(program.ranks):
+    for r, rank in enumerate(program.ops):
         last = max(when[op][1] for when in replicas for op in rank)
         channel = 0 if overlap else last
         for i, op in enumerate(rank):

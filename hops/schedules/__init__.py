@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from hops.checks import Infeasible, count
-from hops.programs import Op, Program
+from hops.programs import Fused, Op, Program, Unit
 from hops.registry import Registry, keywords, open_door
 
-__all__ = ["SCHEDULES", "Constraint", "Op", "Program", "Schedule", "Times", "alternate", "program", "schedule"]
+__all__ = ["SCHEDULES", "Constraint", "Fused", "Op", "Program", "Schedule", "Times", "Unit", "alternate", "program", "schedule"]
 
 
 class Times(NamedTuple):
@@ -50,10 +50,13 @@ class Schedule:
     source: str
     aliases: tuple[str, ...] = ()
     default_vpp: int | None = None  # chunks a rank where vpp=null; None: always one
+    fixed_vpp: bool = False  # no other number of chunks is possible
     constraints: tuple[Constraint, ...] = ()
     makespan: Callable[..., int] | None = None  # (*sizes, Times)
     span: Callable[..., int] | None = None  # (*sizes, Times)
     exact_when: Callable[..., bool] = lambda *sizes: False  # (*sizes)
+    unit_bubble: Callable[..., int] | None = None  # (*sizes) -> span less busy time where F, I and W of a chunk take 1, hops 0
+    unit_when: Callable[..., bool] = lambda *sizes: False  # (*sizes): where that is exact
     in_flight: Callable[..., int] | None = None  # (*sizes, rank) -> chunk activations at the worst moment
     messages: Callable[..., int] | None = None  # (*sizes)
 
@@ -69,6 +72,8 @@ class Schedule:
                 raise Infeasible(f"{self.name} has one chunk a rank; got vpp={vpp} (leave vpp=null)")
             return pp, microbatches
         chunks = self.default_vpp if vpp is None else vpp
+        if self.fixed_vpp and chunks != self.default_vpp:
+            raise Infeasible(f"{self.name} has {self.default_vpp} chunks a rank; got vpp={vpp} (leave vpp=null)")
         if chunks < 2:
             raise Infeasible(f"{self.name} has at least 2 chunks a rank; got vpp={vpp} (try vpp=2)")
         return pp, microbatches, chunks
@@ -78,15 +83,18 @@ class Schedule:
         _, _, *chunks = self.sizes(pp, microbatches, vpp)
         for constraint in self.constraints:
 
-            def works(m: int, holds: Callable[..., bool] = constraint.holds) -> bool:
+            def works(m: int, *chunks: int, holds: Callable[..., bool] = constraint.holds) -> bool:
                 return holds(pp, m, *chunks, **params)
 
-            if not works(microbatches):
-                below = next((m for m in range(microbatches - 1, 0, -1) if works(m)), None)
-                above = next((m for m in range(microbatches + 1, 2 * microbatches + 4 * pp) if works(m)), None)
-                near = " or ".join(str(m) for m in (below, above) if m is not None)
-                hint = f" (try microbatches={near})" if near else ""
-                raise Infeasible(f"{self.name} needs {constraint.needs}; got pp={pp} and microbatches={microbatches}{hint}")
+            if not works(microbatches, *chunks):
+                below = next((m for m in range(microbatches - 1, 0, -1) if works(m, *chunks)), None)
+                above = next((m for m in range(microbatches + 1, 2 * microbatches + 4 * pp) if works(m, *chunks)), None)
+                near = " or ".join(f"{m}" for m in (below, above) if m is not None)
+                found, hint = f"pp={pp} and microbatches={microbatches}", f" (try microbatches={near})" if near else ""
+                for v in chunks if not near else ():
+                    near = " or ".join(f"{n}" for n in (v - 1, v + 1) if n > 1 and works(microbatches, n))
+                    found, hint = (f"vpp={v}", f" (try vpp={near})") if near else (found, hint)
+                raise Infeasible(f"{self.name} needs {constraint.needs}; got {found}{hint}")
 
 
 def alternate(forward: list[Op], backward: list[Op], warmup: int) -> list[Op]:

@@ -1,9 +1,9 @@
-"""GPipe: every forward, then every backward, microbatches in the same (FIFO) order both times.
+"""GPipe: every forward, then every backward, microbatches in the same order both times, as torch runs them.
 
-Not to be confused with the figure of the paper, whose backwards run in reverse (LIFO); torch runs them FIFO as here.
-For uniform stages the makespan is the same.
+The figure of the paper has the backwards in reverse: ``backward_order=lifo``. For uniform stages the makespan is the same.
 """
 
+from hops.checks import one_of
 from hops.schedules import Op, Program, schedule
 
 
@@ -16,6 +16,8 @@ from hops.schedules import Op, Program, schedule
     in_flight=lambda p, m, rank: m,
     messages=lambda p, m: 2 * m * (p - 1),
 )
-def gpipe(pp: int, microbatches: int) -> Program:
-    ranks = [[Op(rank, kind, k) for kind in "FB" for k in range(microbatches)] for rank in range(pp)]
+def gpipe(pp: int, microbatches: int, *, backward_order: str = "fifo") -> Program:
+    one_of("schedule.backward_order", backward_order, ("fifo", "lifo"))
+    order = range(microbatches) if backward_order == "fifo" else range(microbatches)[::-1]
+    ranks = [[Op(rank, "F", k) for k in range(microbatches)] + [Op(rank, "B", k) for k in order] for rank in range(pp)]
     return Program("gpipe", ranks)  # type: ignore[arg-type]

@@ -1,7 +1,7 @@
 """Looped BFS (breadth-first): every rank holds vpp chunks; all microbatches pass one chunk before the next, like GPipe.
 
 Backwards take the chunks in reverse and, as torch runs them, each chunk's microbatches in reverse too;
-``backward_order=forward`` takes them in their order. For uniform stages the makespan is the same.
+``backward_order=fifo`` takes them in their order. For uniform stages the makespan is the same.
 """
 
 from hops.checks import one_of
@@ -18,9 +18,9 @@ from hops.schedules import Op, Program, schedule
     in_flight=lambda p, m, v, rank: m * v,
     messages=lambda p, m, v: 2 * m * (p * v - 1) if p > 1 else 0,
 )
-def looped_bfs(pp: int, microbatches: int, vpp: int, *, backward_order: str = "reverse") -> Program:
-    one_of("schedule.backward_order", backward_order, ("forward", "reverse"))
-    order = range(microbatches) if backward_order == "forward" else range(microbatches)[::-1]
+def looped_bfs(pp: int, microbatches: int, vpp: int, *, backward_order: str = "lifo") -> Program:
+    one_of("schedule.backward_order", backward_order, ("fifo", "lifo"))
+    order = range(microbatches) if backward_order == "fifo" else range(microbatches)[::-1]
     ranks = []
     for rank in range(pp):
         stages = [chunk * pp + rank for chunk in range(vpp)]
