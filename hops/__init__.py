@@ -4,6 +4,7 @@ hops.program("1f1b", pp=4, microbatches=8)               the order of every rank
 hops.simulate("schedule=zb", "topology=pcie")            one cell, as the command line would: Dataset (draw, rank)
 hops.sweep_cube("schedule=1f1b,zb", "pp=4,8")            a sweep: Dataset with one dimension a swept key
 hops.timeline("schedule=zb", draw=0)                     when every op of one draw runs: DataFrame
+hops.memory_timeline("schedule=zb", draw=0)              what every rank holds of activations over time: DataFrame
 hops.open_cube("results/<run>")                          a cube from its file, checked
 """
 
@@ -15,12 +16,13 @@ if TYPE_CHECKING:
     from hops.programs import Op, Program
     from hops.scenario import Scenario
     from hops.schedules import program
-    from hops.sweep import simulate, sweep_cube, timeline
+    from hops.sweep import memory_timeline, simulate, sweep_cube, timeline
 
 _HOME = {
     "Op": "programs",
     "Program": "programs",
     "Scenario": "scenario",
+    "memory_timeline": "sweep",
     "open_cube": "cube",
     "program": "schedules",
     "simulate": "sweep",
@@ -28,7 +30,7 @@ _HOME = {
     "timeline": "sweep",
 }
 
-__all__ = ["Op", "Program", "Scenario", "open_cube", "program", "simulate", "sweep_cube", "timeline"]
+__all__ = ["Op", "Program", "Scenario", "memory_timeline", "open_cube", "program", "simulate", "sweep_cube", "timeline"]
 
 
 def __getattr__(name: str) -> Any:

@@ -59,6 +59,14 @@ def timeline(*overrides: str, draw: int = 0) -> "pd.DataFrame":
     return timeline_frame(prepare_plan(_plan(overrides, sweep=False)).cases[0], draw)
 
 
+def memory_timeline(*overrides: str, draw: int = 0, after_input: float = 1.0) -> "pd.DataFrame":
+    """Activations that each rank holds in one draw: columns rank, time [s], op, activations [bytes]; see `hops.trace.memory_frame`."""
+    from hops.plan import prepare_plan
+    from hops.trace import memory_frame
+
+    return memory_frame(prepare_plan(_plan(overrides, sweep=False)).cases[0], draw, after_input)
+
+
 def _plan(overrides: tuple[str, ...], sweep: bool) -> "Plan":
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException

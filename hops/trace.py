@@ -54,6 +54,31 @@ def timeline_frame(case: Case, draw: int = 0) -> "pd.DataFrame":
     return frame.sort_values(["rank", "start"], kind="stable", ignore_index=True)
 
 
+def memory_frame(case: Case, draw: int = 0, after_input: float = 1.0) -> "pd.DataFrame":
+    """Activations that a GPU of each rank holds in one draw, before any is offloaded: columns rank, time [s], op, activations [bytes].
+
+    A row a change, by rank and time. A forward takes them when it begins, a backward gives them up when it ends.
+    ``after_input``: share of them that a backward for input leaves to the weight pass. 1, as peaks are reported elsewhere:
+    all are held until W (or B); 0: all are freed at I; between: what linear layers keep of all that a layer keeps, the
+    zero-bubble papers' M_W / M_B. A model of explicit times is a ``ValueError``.
+    """
+    import pandas as pd
+
+    sizes = case.weights.costs.activations
+    if sizes is None:
+        raise ValueError("model=explicit has no activations: memory over time needs a transformer (try model=gpt_22b)")
+    if not 0 <= after_input <= 1:
+        raise ValueError(f"after_input must be a share of the activations, from 0 to 1; got {after_input!r}")
+    share = {"F": 1.0, "B": -1.0, "I": after_input - 1.0, "W": -after_input}
+    ops = timeline_frame(case, draw)
+    ops = ops[ops["kind"].isin([*share])]
+    frame = pd.DataFrame({"rank": ops["rank"], "time": ops["start"].where(ops["kind"] == "F", ops["end"]), "op": ops["op"]})
+    frame["change"] = ops["kind"].map(share) * ops["stage"].map(dict(enumerate(sizes)))
+    frame = frame[frame["change"] != 0].sort_values(["rank", "time", "change"], kind="stable", ignore_index=True)
+    frame["activations"] = frame.groupby("rank")["change"].cumsum()
+    return frame.drop(columns="change")
+
+
 class ExchangeBar(NamedTuple):
     """An exchange among the replicas of a stage [s]."""
 

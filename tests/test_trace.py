@@ -114,3 +114,44 @@ def test_frame__has_what_replicas_exchange_below_the_ops():
     assert set(lazy["kind"]) == {"F", "B", "REDUCE_GRAD"}
     (axes,) = timeline_figure(frame, [], "exchanges").axes
     assert len(axes.collections) == 1 + 4 + 1  # bubble, kinds, transfers
+
+
+WORDS = ("model=gpt_22b", "topology=dgx", "latency=lognormal", "draws=4", "pp=4", "tp=8", "microbatches=8", "schedule=v_half")
+
+
+def peaks(after_input, **changes):
+    frame = hops.memory_timeline(*WORDS, *(f"{key}={value}" for key, value in changes.items()), draw=3, after_input=after_input)
+    assert (frame.groupby("rank")["activations"].last().abs() < 1).all()  # bytes; all are given up in the end
+    return frame.groupby("rank")["activations"].max()
+
+
+def test_memory__held_until_the_weight_pass_peaks_at_what_is_in_flight():
+    frame = hops.memory_timeline(*WORDS, draw=3)
+    chunk = frame["activations"].iloc[0]
+    assert frame["op"].iloc[0] == "0F0"
+    assert [round(peak / chunk, 9) for peak in peaks(1.0)] == list(hops.program("v_half", pp=4, microbatches=8).in_flight)
+    assert [round(peak / chunk, 9) for peak in peaks(1.0, schedule="1f1b") / 2] == [4, 3, 2, 1]  # a stage is two of those chunks
+
+
+def test_memory__of_zb_h1_under_three_accountings():
+    """Rank r has r weight passes in arrears, and p - r microbatches before their I."""
+    chunk = hops.memory_timeline(*WORDS, "schedule=zb_h1", draw=3)["activations"].iloc[0]
+    for after_input, expected in ((1.0, [4, 4, 4, 4]), (0.0, [4, 3, 2, 1]), (0.4, [4, 3.4, 2.8, 2.2])):
+        assert [round(peak / chunk, 9) for peak in peaks(after_input, schedule="zb_h1")] == expected
+
+
+def test_memory__changes_when_a_forward_begins_and_a_backward_ends():
+    frame = hops.memory_timeline(*WORDS, draw=3, after_input=0.4)
+    assert len(frame) == 3 * 8 * 8
+    times = hops.timeline(*WORDS, draw=3).set_index("op")
+    for row in frame.itertuples():
+        assert row.time == times.loc[row.op, "start" if "F" in row.op else "end"]
+    assert frame.groupby("rank")["time"].apply(lambda times: times.is_monotonic_increasing).all()
+    assert len(hops.memory_timeline(*WORDS, after_input=0.0)) == 2 * 8 * 8
+
+
+def test_memory__refuses_what_it_cannot_know():
+    with pytest.raises(ValueError, match=r"after_input must be a share of the activations, from 0 to 1; got 2"):
+        hops.memory_timeline(*WORDS, after_input=2)
+    with pytest.raises(ValueError, match="model=explicit has no activations"):
+        hops.memory_timeline("model=explicit", "latency=none")

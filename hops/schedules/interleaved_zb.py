@@ -1,7 +1,8 @@
 """Interleaved zero bubble: interleaved 1F1B with the backward split, as torch orders it, for the memory of ZB-H1 in chunks.
 
 Warmup has one forward for each rank that follows, not two; rank r keeps r weight passes in arrears. With one chunk it is ZB-H1 (where
-microbatches >= pp - 1). Microbatches go round in groups of equal size, pp or more.
+microbatches >= pp - 1). Microbatches go round in groups of equal size, as many as pp goes
+into them.
 """
 
 from hops.schedules import Constraint, Op, Program, schedule

@@ -1,14 +1,14 @@
 """1F1B-V: a V whose backwards are not split, with two thirds of 1F1B's activations (and a little).
 
 A rank holds 2 floor(2p/3) + 2 chunks. The building block is put down greedily, each backward at the first slots after the one that it
-needs which leave room for the rest; the paper gives its pattern in words only, which this meets in bubble and peak. The order is made for
-backwards twice as long as forwards.
+needs which leave room for the rest, and compacted. Bubble and peak are those of the authors' code where both are known; whether the order
+is, is not. It is made for backwards twice as long as forwards.
 """
 
 from hops.building_block import PERIOD, full_orders, repeated
 from hops.schedules import Program, schedule
 
-# published, m = 4p
+# of the authors' code, m = 4p
 BUBBLE = {1: 0, 2: 4, 3: 8, 4: 15, 5: 18, 6: 22, 7: 30, 8: 33, 9: 36, 10: 45, 12: 52, 15: 67, 16: 75}
 
 
