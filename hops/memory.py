@@ -70,7 +70,7 @@ def states(parameters: float, replicas: int, zero: int = 1) -> tuple[float, floa
 def peak_memory(
     costs: Costs,
     stage_ranks: Sequence[int],
-    in_flight: Sequence[int],
+    in_flight: Sequence[float],
     replicas: int,
     expert_replicas: int = 1,
     zero: int = 1,
@@ -100,6 +100,24 @@ def peak_memory(
         lost = allowances.fragmentation * (activations + logits + loss)
         found.append(Memory(weights, gradients, optimizer, activations, logits, loss, lost, allowances.reserve))
     return tuple(found)
+
+
+def fullest(costs: Costs, stage_ranks: Sequence[int], holdings: Sequence[Sequence[tuple[int, int]]]) -> tuple[float, ...]:
+    """Chunk activations that each rank holds at its fullest moment; one of which only the part for W is left counts as that.
+
+    ``holdings``: see `hops.programs.Program.holdings`. Parts that differ from chunk to chunk count as the largest of a rank.
+    """
+    shares = kept_shares(costs, stage_ranks)
+    return tuple(max(whole + rest * share for whole, rest in moments) for moments, share in zip(holdings, shares, strict=True))
+
+
+def kept_shares(costs: Costs, stage_ranks: Sequence[int]) -> list[float]:
+    """Of every rank the share of a chunk activation that is left for W; 1 where the model does not say, the largest of its chunks."""
+    shares = [0.0] * (max(stage_ranks) + 1)
+    whole = costs.activations or (1.0,) * costs.n_stages
+    for rank, all_of_it, rest in zip(stage_ranks, whole, costs.weight_activations or whole, strict=True):
+        shares[rank] = max(shares[rank], rest / all_of_it if all_of_it else 0.0)
+    return shares
 
 
 def headroom(memory: Sequence[Memory], room: Sequence[float]) -> float:

@@ -18,14 +18,15 @@ from hops.distributions import TERMS
 from hops.events import DISCIPLINES
 from hops.graph import Graph, lower
 from hops.lanes import lanes, sharers
-from hops.memory import Memory, check_room, peak_memory
+from hops.memory import Memory, check_room, fullest, peak_memory
 from hops.messages import shared
 from hops.noise import extreme_factors, quantile_table
+from hops.planning import schedule_for
 from hops.programs import KINDS, Program
 from hops.scenario import Scenario
 from hops.schedules import SCHEDULES, program
 from hops.sections import Choice
-from hops.weights import TICKS, Floats, Question, Weights, check_clock, weights
+from hops.weights import TICKS, Floats, Question, Weights, check_clock, question, weights
 
 MOST_PASSES = 1 << 20  # of a microbatch through a stage; lowering takes 2.1 kB each at its peak (ZB-H1, tracemalloc), so about 2 GB
 
@@ -36,6 +37,7 @@ class Structure(NamedTuple):
     graph: Graph
     stage_ranks: tuple[int, ...]
     in_flight: tuple[int, ...]
+    holdings: tuple[tuple[tuple[int, int], ...], ...]
     n_works: NDArray[np.int64]  # how often each work and each lag occurs
     n_lags: NDArray[np.int64]
 
@@ -75,15 +77,15 @@ class Case(NamedTuple):
     @property
     def program(self) -> Program:
         """The program, written out anew."""
-        s = self.scenario
-        return program(s.schedule.name, s.pp, s.microbatches, s.vpp, **s.schedule.kwargs)
+        schedule, pp, vpp, microbatches, *_ = self.shape
+        return program(schedule.name, pp, microbatches, vpp, **schedule.kwargs)
 
     @property
     def memory(self) -> tuple[Memory, ...] | None:
         """What a GPU of each rank holds at most; None where the model is explicit times."""
-        built, s = self.structure, self.scenario
-        shared_by = sharers(s.layout, s.data_parallel)
-        return peak_memory(self.weights.costs, built.stage_ranks, built.in_flight, *shared_by, s.data_parallel.zero, s.memory)
+        built, s, costs = self.structure, self.scenario, self.weights.costs
+        held, shared_by = fullest(costs, built.stage_ranks, built.holdings), sharers(s.layout, s.data_parallel)
+        return peak_memory(costs, built.stage_ranks, held, *shared_by, s.data_parallel.zero, s.memory)
 
     @property
     def shape(self) -> tuple[Any, ...]:
@@ -127,14 +129,8 @@ def prepare(scenario: Scenario) -> Case:
 
 def shape(s: Scenario) -> tuple[Any, ...]:
     """What the structure of a scenario depends on: the arguments of `structure`."""
-    size = s.schedule, s.pp, s.vpp, s.microbatches, s.p2p, s.data_parallel.reduces_each, s.data_parallel.unshards and s.dp > 1
+    size = schedule_for(s), s.pp, s.vpp, s.microbatches, s.p2p, s.data_parallel.reduces_each, s.data_parallel.unshards and s.dp > 1
     return *size, question(s, structure(*size).stage_ranks) if s.contention == "planned" else None
-
-
-def question(s: Scenario, stage_ranks: tuple[int, ...]) -> Question:
-    """What the weights of a scenario depend on."""
-    sizes = stage_ranks, s.microbatch_size, s.p2p, s.layout
-    return Question(s.topology, s.model, s.efficiency, *sizes, s.data_parallel, s.host, s.slowdown, s.contention, s.memory.offload)
 
 
 @lru_cache(maxsize=256, typed=True)
@@ -160,6 +156,7 @@ def structure(
         graph,
         written.stage_ranks,
         written.in_flight,
+        written.holdings,
         np.bincount(graph.work, minlength=7 * n_stages),
         np.bincount(graph.lag, minlength=1 + 3 * n_stages),
     )

@@ -22,6 +22,7 @@ from hops.messages import Message, messages
 from hops.models import Model, stage_costs
 from hops.overheads import Host, Slowdown, dilated
 from hops.programs import KINDS
+from hops.scenario import Scenario
 from hops.sections import Choice
 from hops.topologies import TOPOLOGIES
 from hops.transformer import Transformer
@@ -47,6 +48,12 @@ class Question(NamedTuple):
     slowdown: Slowdown
     contention: str
     offload: float
+
+
+def question(s: Scenario, stage_ranks: tuple[int, ...]) -> Question:
+    """What the weights of ``s`` depend on."""
+    sizes = stage_ranks, s.microbatch_size, s.p2p, s.layout
+    return Question(s.topology, s.model, s.efficiency, *sizes, s.data_parallel, s.host, s.slowdown, s.contention, s.memory.offload)
 
 
 class Weights(NamedTuple):

@@ -53,11 +53,11 @@ every_schedule = pytest.mark.parametrize("name", SCHEDULES)
 every_variant = pytest.mark.parametrize(("name", "vpp", "pp", "m"), ACCEPTED)
 
 
-def uniform(name, pp, m, vpp, **changes):
-    """A case with uniform stage times `TIMES`, in ticks."""
+def uniform(name, pp, m, vpp, times=TIMES, **changes):
+    """A case with uniform stage times, in ticks."""
     model = {"family": "explicit", "per": "stage", "p2p_bytes": 0.0}
-    model |= {"forward": TIMES.f * 1e-9, "backward_input": TIMES.i * 1e-9, "backward_weight": TIMES.w * 1e-9}
-    topology = {"name": "uniform", "latency": TIMES.hop * 1e-9, "bandwidth": float("inf")}
+    model |= {"forward": times.f * 1e-9, "backward_input": times.i * 1e-9, "backward_weight": times.w * 1e-9}
+    topology = {"name": "uniform", "latency": times.hop * 1e-9, "bandwidth": float("inf")}
     return prepare(scenario(schedule__name=name, pp=pp, microbatches=m, vpp=vpp, model=model, topology=topology, **changes))
 
 
@@ -100,13 +100,16 @@ def test_claims__hold_exactly(name, vpp, pp, m):
             assert ticks[0, 0] == record.makespan(*sizes, TIMES)
         if record.span is not None:
             assert ticks[1, 0] == record.span(*sizes, TIMES)
+        if record.unit_bubble is not None:
+            case = uniform(name, pp, m, vpp, Times(1000, 1000, 1000, 0))
+            assert run_ticks(case)[0][1, 0] == 1000 * (3 * m * (vpp or 1) + record.unit_bubble(*sizes))
 
 
 @every_schedule
 def test_claims__are_exact_at_three_sizes_of_the_grid_or_more(name):
     record = SCHEDULES[name]
     assert record.source
-    assert record.makespan or record.span
+    assert record.makespan or record.span or record.unit_bubble
     exact = [variant for variant in ACCEPTED if variant[0] == name and record.exact_when(*record.sizes(*variant[2:], variant[1]))]
     assert len(exact) >= 3
 

@@ -51,9 +51,11 @@ class Schedule:
     aliases: tuple[str, ...] = ()
     default_vpp: int | None = None  # chunks a rank where vpp=null; None: always one
     fixed_vpp: bool = False  # no other number of chunks is possible
+    plans: str | None = None  # placement of a schedule whose order depends on times and memory, see `hops.nominal`; None: on sizes only
     constraints: tuple[Constraint, ...] = ()
     makespan: Callable[..., int] | None = None  # (*sizes, Times)
     span: Callable[..., int] | None = None  # (*sizes, Times)
+    unit_bubble: Callable[..., int] | None = None  # (*sizes) -> span less work, where F = I = W = 1 and messages take no time
     exact_when: Callable[..., bool] = lambda *sizes: False  # (*sizes)
     in_flight: Callable[..., int] | None = None  # (*sizes, rank) -> chunk activations at the worst moment
     messages: Callable[..., int] | None = None  # (*sizes)
