@@ -26,14 +26,7 @@ class Nominal:
     after_i: tuple[int, ...]
     after_w: tuple[int, ...]
     limit: tuple[int, ...]
-    unit: float  # what 1 in the user's unit of memory is
-
-    def check_limits(self, name: str, least: Sequence[int]) -> None:
-        """`Infeasible` where a rank's limit is below ``least``."""
-        for rank, (limit, need) in enumerate(zip(self.limit, least, strict=True)):
-            if limit < need:
-                asked, works = ((each - GRACE) / self.unit for each in (limit, need + GRACE))
-                raise Infeasible(f"{name} cannot keep memory_limit={asked:g} on rank {rank} (try memory_limit={works:g})")
+    limit_f: tuple[int, ...]  # under what a forward must stay, so that there is room for what a backward may add
 
 
 def nominal(
@@ -51,24 +44,37 @@ def nominal(
 
     Times [s]: all three or none, then F = I = W. ``hop`` is one number or one a boundary of stages; null: a thousandth of a
     forward. ``memory`` is (after_f, after_i, after_w), which make 0, in any unit; null: a microbatch on a rank is 1 until its
-    weight passes. ``memory_limit`` is in the same unit, one number or one a rank; null: ``rounds`` x pp microbatches. Raises
-    ``ValueError``, and `Infeasible` for a list that is longer or shorter than there are stages, boundaries or ranks.
+    weight passes. ``memory_limit`` is in the same unit, one number or one a rank; null: ``rounds`` x pp microbatches, and what a
+    backward may add to them. Raises ``ValueError``; `Infeasible` for a limit that is too small, and for lists of another length than
+    there are stages, boundaries or ranks.
     """
     pp, n_stages = max(ranks) + 1, len(ranks)
     times = {"forward": forward, "backward_input": backward_input, "backward_weight": backward_weight}
     absent = [key for key, value in times.items() if value is None]
     if 0 < len(absent) < len(times):
-        raise ValueError(f"{name} plans on forward, backward_input and backward_weight together; {' and '.join(absent)} is left out")
+        raise ValueError(f"{name} plans on forward, backward_input and backward_weight together; without {' and '.join(absent)} it cannot")
     f, i, w = (_ticks(f"schedule.{key}", 1e-6 if value is None else value, n_stages, "stage", 1) for key, value in times.items())
     hops = _ticks("schedule.hop", min(f) / 1000 / TICKS if hop is None else hop, n_stages - 1, "boundary of stages", 0)
     kept = ([pp / n_stages] * n_stages, [0.0] * n_stages) if memory is None else _memory(memory, n_stages)
-    held = [sum(each for each, here in zip(kept[0], ranks, strict=True) if here == rank) for rank in range(pp)]
-    limits = [rounds * pp * each for each in held] if memory_limit is None else _each("schedule.memory_limit", memory_limit, pp, "rank")
     unit = UNIT / max(kept[0])
-    after_f, after_i = (tuple(round(each * unit) for each in change) for change in kept)
+    after_f, after_i = ([round(each * unit) for each in change] for change in kept)
+    chunks = [[stage for stage in range(n_stages) if ranks[stage] == rank] for rank in range(pp)]
+    held, adds = (
+        [sum(after_f[stage] for stage in each) for each in chunks],
+        [max(0, *(after_i[stage] for stage in each)) for each in chunks],
+    )
+    if memory_limit is None:
+        limit = [rounds * pp * keeps + more for keeps, more in zip(held, adds, strict=True)]
+    else:
+        limits = [positive("schedule.memory_limit", each) for each in _each("schedule.memory_limit", memory_limit, pp, "rank")]
+        limit = [round(each * unit) + GRACE for each in limits]
+        for rank, (keeps, more) in enumerate(zip(held, adds, strict=True)):
+            if limit[rank] < keeps + more:
+                asked = f"memory_limit={limits[rank]:g} is less than a microbatch takes on rank {rank}"
+                raise Infeasible(f"{name} cannot work: {asked} (try memory_limit={(keeps + more) / unit:g})")
+    limit_f = tuple(each - more for each, more in zip(limit, adds, strict=True))
     after_w = tuple(-a - b for a, b in zip(after_f, after_i, strict=True))
-    limit = tuple(round(positive("schedule.memory_limit", each, zero=True) * unit) + GRACE for each in limits)
-    return Nominal(f, i, w, hops, after_f, after_i, after_w, limit, unit)
+    return Nominal(f, i, w, hops, tuple(after_f), tuple(after_i), after_w, tuple(limit), limit_f)
 
 
 def _memory(memory: Any, n_stages: int) -> tuple[list[float], list[float]]:

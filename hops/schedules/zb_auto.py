@@ -48,8 +48,7 @@ def zb_auto(
 
 
 def search(name: str, plan: Nominal, microbatches: int) -> Program:
-    """The order of least span that the heuristic finds; `Infeasible` where a rank cannot hold even one microbatch."""
-    plan.check_limits(name, [f + max(0, i) for f, i in zip(plan.after_f, plan.after_i, strict=True)])
+    """The order of least span that the heuristic finds."""
     found = [_attempt(plan, microbatches, *choices) for choices in product((True, False), repeat=3)]
     best = min(found, key=_Ranks.span)
     ranks = []
@@ -64,8 +63,6 @@ class _Ranks:
 
     def __init__(self, plan: Nominal) -> None:
         self.plan, self.pp = plan, len(plan.forward)
-        # under what a forward must stay, so that there is room for what a backward may add
-        self.limit_f = [limit - max(0, i) for limit, i in zip(plan.limit, plan.after_i, strict=True)]
         self.kinds: list[list[str]] = [[] for _ in plan.forward]
         self.now, self.held, self.idle, self.n_w = ([0] * self.pp for _ in range(4))  # idle: since the first forward
         self.f_ends: list[list[int]] = [[] for _ in plan.forward]
@@ -145,7 +142,7 @@ def _attempt(plan: Nominal, microbatches: int, reach: bool, put_off: bool, outla
         then = ranks.now[rank + 1] + plan.forward[rank + 1] + plan.backward_input[rank + 1] + plan.hop[rank]  # its gradient arrives
         if ranks.now[rank] >= then:
             return False
-        weights = ranks.needed(rank, ranks.limit_f[rank] - plan.after_f[rank]) * plan.backward_weight[rank]
+        weights = ranks.needed(rank, plan.limit_f[rank] - plan.after_f[rank]) * plan.backward_weight[rank]
         ends = ranks.now[rank] + plan.forward[rank] + weights
         return ends <= then or then - ranks.now[rank] > ranks.most_idle - ranks.idle[rank]
 
@@ -156,7 +153,7 @@ def _attempt(plan: Nominal, microbatches: int, reach: bool, put_off: bool, outla
             due[rank] = due[rank] and due[rank + 1]
         for rank in range(ranks.pp):
             if due[rank]:
-                ranks.weight(rank, ranks.needed(rank, ranks.limit_f[rank] - plan.after_f[rank]))
+                ranks.weight(rank, ranks.needed(rank, plan.limit_f[rank] - plan.after_f[rank]))
                 if rank:
                     fill(rank, ranks.forward_arrives(rank))
                 ranks.forward(rank)
@@ -184,7 +181,7 @@ def _warm_up(ranks: _Ranks, microbatches: int, reach: bool) -> None:
         ends, held = ranks.now[rank], ranks.held[rank]
         while (
             1 + more[rank] < microbatches
-            and held + plan.after_f[rank] <= ranks.limit_f[rank]
+            and held + plan.after_f[rank] <= plan.limit_f[rank]
             and (ends + plan.forward[rank] <= arrives if reach else ends < arrives)
         ):
             held += plan.after_f[rank]
