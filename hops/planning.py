@@ -36,7 +36,7 @@ def schedule_for(s: Scenario) -> Choice:
 
 @lru_cache(maxsize=4096, typed=True)
 def _told(schedule: Choice, asked: Question, shared_by: tuple[int, int], allowances: Allowances) -> Choice:
-    numbers, given = weights(asked), schedule.kwargs
+    numbers, given = weights(asked), SCHEDULES[schedule.name].parameters | schedule.kwargs
     found: dict[str, Any] = {key: _seconds(numbers, kind) for key, kind in PASSES.items()}
     found |= {"hop": _hops(numbers), "memory": _memory(numbers.costs, asked.stage_ranks)}
     if given.get("memory_limit") == FITS:

@@ -146,7 +146,7 @@ def structure(
 ) -> Structure:
     """Graph of a schedule at a size; with the order in which messages pass shared links if it is planned for weights."""
     written = program(schedule.name, pp, microbatches, vpp, **schedule.kwargs)
-    graph = lower(written, p2p, reduce_each, unshard)
+    graph = _lowered(written, p2p, reduce_each, unshard)
     if planned_for is not None:
         numbers = weights(planned_for)
         links = meeting(graph, numbers.sent, written.n_stages)
@@ -160,6 +160,12 @@ def structure(
         np.bincount(graph.work, minlength=7 * n_stages),
         np.bincount(graph.lag, minlength=1 + 3 * n_stages),
     )
+
+
+@lru_cache(maxsize=4)
+def _lowered(written: Program, p2p: str, reduce_each: bool, unshard: bool) -> Graph:
+    """`lower`, remembered: schedules that plan often come to the same order from other times. Programs are large, so not many."""
+    return lower(written, p2p, reduce_each, unshard)
 
 
 def check_ticks(weights: Weights, noisy: bool) -> None:

@@ -1,4 +1,4 @@
-"""The slow twins of the searching schedules: written from the description of the search, with dicts and Fractions.
+"""The slow twins of the searching schedules: written from the description of the search, with dicts and sums.
 
 They share no code with ``hops/schedules``. `line_search` is ZB automatic with costs, memory and limits of every rank;
 `v_search` is ZB-V with the same costs everywhere, and stops (None) where its description leaves no way on.
@@ -12,7 +12,10 @@ class Stuck(Exception):
 
 
 def line_search(p, m, f, i, w, hop, memory, limit):
-    """Ranks as lists of (kind, microbatch); f, i, w, limit: one a rank; hop: one a boundary; memory: {kind: change}."""
+    """Ranks as lists of (kind, microbatch); f, i, w: one a rank; hop: one a boundary; memory: {kind: change}.
+
+    ``limit``: {kind that must keep it: one a rank}.
+    """
     best = None
     for early, wait, always in product((True, False), repeat=3):
         orders, cost = line_attempt(p, m, {"F": f, "I": i, "W": w}, hop, memory, limit, early, wait, always)
@@ -42,7 +45,7 @@ def line_attempt(p, m, cost, hop, memory, limit, early, wait, always):
         order[d].append((kind, k))
 
     def room(d, kind):
-        while held[d] + memory[kind] > limit[d]:
+        while held[d] + memory[kind] > limit[kind][d]:
             put(d, "W")
 
     def fill(d, arrival):
@@ -59,7 +62,7 @@ def line_attempt(p, m, cost, hop, memory, limit, early, wait, always):
     arrival = end["F", p - 1, 0] + cost["I"][p - 1]
     for d in range(p - 2, -1, -1):
         x, mm, t = 0, held[d], clock[d]
-        while n(d, "F") + x < m and mm + memory["F"] <= limit[d]:
+        while n(d, "F") + x < m and mm + memory["F"] <= limit["F"][d]:
             if (early and t + cost["F"][d] > arrival + hop[d]) or (not early and t >= arrival + hop[d]):
                 break
             mm, t, x = mm + memory["F"], t + cost["F"][d], x + 1
@@ -82,7 +85,7 @@ def line_attempt(p, m, cost, hop, memory, limit, early, wait, always):
                 if wait and d < p - 1 and n(d, "F") >= n(d + 1, "F") + 2:
                     then = clock[d + 1] + cost["F"][d + 1] + cost["I"][d + 1] + hop[d]
                     makes, weights = held[d], 0
-                    while makes + memory["F"] > limit[d]:
+                    while makes + memory["F"] > limit["F"][d]:
                         makes, weights = makes + memory["W"], weights + cost["W"][d]
                     if clock[d] >= then:
                         due[d] = 0
