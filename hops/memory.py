@@ -3,7 +3,8 @@
 Weights, gradients and optimizer states as Megatron-Core's distributed optimizer keeps them with bf16 (2, 4 and 12 bytes a
 parameter), divided over the GPUs that hold the same as ZeRO's stages say (Rajbhandari et al. 2020, arXiv:1910.02054): 1 the
 optimizer states, 2 the gradients too, 3 the weights too, of which a few stages' are then whole at a time. Activations of every
-microbatch in flight; on the last stage logits and what the loss keeps, of one microbatch.
+microbatch in flight, between the halves of a split backward what the second needs; on the last stage logits and what the loss
+keeps, of one microbatch.
 """
 
 from collections.abc import Mapping, Sequence
@@ -78,8 +79,8 @@ def peak_memory(
 ) -> tuple[Memory, ...] | None:
     """Memory of every rank; None where the model is explicit times.
 
-    ``in_flight`` counts chunk activations; chunks of a rank that differ in size count as the largest of them. ``replicas`` and
-    ``expert_replicas`` are the GPUs over which ZeRO divides what they all hold.
+    ``in_flight`` counts chunk activations (see `fullest`); chunks of a rank that differ in size count as the largest of them.
+    ``replicas`` and ``expert_replicas`` are the GPUs over which ZeRO divides what they all hold.
     """
     if costs.parameters is None or costs.expert_parameters is None or costs.activations is None:
         return None

@@ -8,6 +8,7 @@ from hops import simulation
 from hops.checks import Infeasible
 from hops.planning import schedule_for
 from hops.schedules import zb_2p, zb_auto
+from hops.sweep import _plan
 
 GPT = ("model=gpt_22b", "topology=dgx_h100", "pp=8", "latency=none")
 
@@ -76,7 +77,7 @@ def test_sweep__plans_once_for_all_noise_and_once_for_every_latency(monkeypatch)
 
 def test_memory__of_gpt_is_split_as_in_table_1():
     """34 h a token and layer with selective recomputation, of which 32 h are left for W."""
-    plan = schedule_for(hops_scenario("schedule=zb_auto", *GPT, "model.recompute=selective")).kwargs
+    plan = schedule_for(_plan(("schedule=zb_auto", *GPT, "model.recompute=selective"), sweep=False).scenarios[0]).kwargs
     (after_f, *_), (after_i, *_), (after_w, *_) = plan["memory"]
     assert (after_f, after_i, after_w) == pytest.approx((1, -2 / 34, -32 / 34))
 
@@ -104,12 +105,3 @@ def test_fits__needs_a_model_that_says_and_room_for_one():
         hops.simulate("schedule=zb_auto", "schedule.memory_limit=fits", "schedule.memory=[1,0,-1]", *GPT)
     with pytest.raises(Infeasible, match="zb_auto with memory_limit=fits finds no room on rank 0: it holds .* GB"):
         hops.simulate("schedule=zb_auto", "schedule.memory_limit=fits", "model=gpt3_175b", "topology=dgx_h100", "pp=8")
-
-
-def hops_scenario(*words):
-    from hops.config import compose, make_loader, plain, register_options
-    from hops.scenario import Scenario
-
-    register_options()
-    config = plain(compose(make_loader(), words))
-    return Scenario.from_config({key: value for key, value in config.items() if key not in ("executor", "output", "timeline")})
