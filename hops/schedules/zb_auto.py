@@ -2,8 +2,9 @@
 
 A limit of p microbatches is ZB-1p, of 2p ZB-2p (`zb_1p`, `zb_2p`). The paper's heuristic, which weighs three choices both ways
 and keeps the order of least span: how far the warmup reaches, whether a forward may be put off, and whether weight passes fill
-gaps that they outlast. (Its integer program, appendix G, is not solved; far below p microbatches the heuristic is poor.) Memory is part of the schedule: what of an activation is freed
-by the backward for input and what only by that for weight decides how far forwards may run ahead.
+gaps that they outlast. (Its integer program, appendix G, is not solved; with far less than p microbatches the heuristic is poor.)
+Memory is part of the schedule: what of an activation is freed by the backward for input and what only by that for weight decides
+how far forwards may run ahead.
 """
 
 from itertools import product
