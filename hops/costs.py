@@ -32,6 +32,7 @@ class Costs:
     context_communication: tuple[float, ...] | None = None  # that no computation hides, in the same way
     expert_communication: tuple[float, ...] | None = None
     activations: tuple[float, ...] | None = None  # that one GPU keeps from a microbatch's forward to its backward [bytes]
+    weight_activations: tuple[float, ...] | None = None  # from its backward for the input to that for the weight [bytes]
     logits: float | None = None  # of a microbatch, on one GPU of the last stage [bytes]
     loss: float | None = None  # their fp32 copy, which the backward of the loss needs [bytes]
     forward_exchange: tuple[float, ...] | None = None  # part of forward in which groups of the rank exchange [s]

@@ -3,7 +3,8 @@
 Weights, gradients and optimizer states as Megatron-Core's distributed optimizer keeps them with bf16 (2, 4 and 12 bytes a
 parameter), divided over the GPUs that hold the same as ZeRO's stages say (Rajbhandari et al. 2020, arXiv:1910.02054): 1 the
 optimizer states, 2 the gradients too, 3 the weights too, of which a few stages' are then whole at a time. Activations of every
-microbatch in flight; on the last stage logits and what the loss keeps, of one microbatch.
+microbatch in flight, between the halves of a split backward what the second needs; on the last stage logits and what the loss
+keeps, of one microbatch.
 """
 
 from collections.abc import Mapping, Sequence
@@ -70,7 +71,7 @@ def states(parameters: float, replicas: int, zero: int = 1) -> tuple[float, floa
 def peak_memory(
     costs: Costs,
     stage_ranks: Sequence[int],
-    in_flight: Sequence[int],
+    in_flight: Sequence[float],
     replicas: int,
     expert_replicas: int = 1,
     zero: int = 1,
@@ -78,8 +79,8 @@ def peak_memory(
 ) -> tuple[Memory, ...] | None:
     """Memory of every rank; None where the model is explicit times.
 
-    ``in_flight`` counts chunk activations; chunks of a rank that differ in size count as the largest of them. ``replicas`` and
-    ``expert_replicas`` are the GPUs over which ZeRO divides what they all hold.
+    ``in_flight`` counts chunk activations (see `fullest`); chunks of a rank that differ in size count as the largest of them.
+    ``replicas`` and ``expert_replicas`` are the GPUs over which ZeRO divides what they all hold.
     """
     if costs.parameters is None or costs.expert_parameters is None or costs.activations is None:
         return None
@@ -100,6 +101,24 @@ def peak_memory(
         lost = allowances.fragmentation * (activations + logits + loss)
         found.append(Memory(weights, gradients, optimizer, activations, logits, loss, lost, allowances.reserve))
     return tuple(found)
+
+
+def fullest(costs: Costs, stage_ranks: Sequence[int], holdings: Sequence[Sequence[tuple[int, int]]]) -> tuple[float, ...]:
+    """Chunk activations that each rank holds at its fullest moment; one of which only the part for W is left counts as that.
+
+    ``holdings``: see `hops.programs.Program.holdings`. Parts that differ from chunk to chunk count as the largest of a rank.
+    """
+    shares = kept_shares(costs, stage_ranks)
+    return tuple(max(whole + rest * share for whole, rest in moments) for moments, share in zip(holdings, shares, strict=True))
+
+
+def kept_shares(costs: Costs, stage_ranks: Sequence[int]) -> list[float]:
+    """Of every rank the share of a chunk activation that is left for W; 1 where the model does not say, the largest of its chunks."""
+    shares = [0.0] * (max(stage_ranks) + 1)
+    whole = costs.activations or (1.0,) * costs.n_stages
+    for rank, all_of_it, rest in zip(stage_ranks, whole, costs.weight_activations or whole, strict=True):
+        shares[rank] = max(shares[rank], rest / all_of_it if all_of_it else 0.0)
+    return shares
 
 
 def headroom(memory: Sequence[Memory], room: Sequence[float]) -> float:

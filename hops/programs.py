@@ -202,6 +202,27 @@ class Program:
             peaks.append(peak)
         return tuple(peaks)
 
+    @cached_property
+    def holdings(self) -> tuple[tuple[tuple[int, int], ...], ...]:
+        """What each rank holds at the moments that may be its fullest: whole chunk activations, and those kept for W only.
+
+        Moments that hold no more of either than another are left out; which is the fullest depends on what the two weigh.
+        """
+        found = []
+        for ops in self.ops:
+            most: dict[int, int] = {}  # whole -> for W
+            whole = rest = 0
+            for op in ops:
+                whole += (op.kind == "F") - (op.kind in "BI")
+                rest += (op.kind == "I") - (op.kind == "W")
+                most[whole] = max(most.get(whole, 0), rest)
+            kept: list[tuple[int, int]] = []
+            for whole in sorted(most, reverse=True):
+                if not kept or most[whole] > kept[-1][1]:
+                    kept.append((whole, most[whole]))
+            found.append(tuple(kept))
+        return tuple(found)
+
     def _check_complete(self) -> None:
         seen: dict[tuple[int, str, int], int] = {}
         for rank, ops in enumerate(self.ops):

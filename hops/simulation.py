@@ -20,13 +20,14 @@ from hops.garbage import without_garbage_collection
 from hops.graph import Graph
 from hops.lanes import lanes, sharers
 from hops.lowering import lower
-from hops.memory import Memory, check_room, peak_memory
+from hops.memory import Memory, check_room, fullest, peak_memory
 from hops.noise import extreme_factors, quantile_table
+from hops.planning import schedule_for
 from hops.programs import KINDS, Program
 from hops.scenario import Scenario
 from hops.schedules import SCHEDULES, program
 from hops.sections import Choice
-from hops.weights import TICKS, Floats, Question, Weights, check_clock, weights
+from hops.weights import TICKS, Floats, Question, Weights, check_clock, question, weights
 
 MOST_PASSES = 1 << 20  # of a microbatch through a stage; lowering takes 2.1 kB each at its peak (ZB-H1, tracemalloc), so about 2 GB
 
@@ -37,6 +38,7 @@ class Structure(NamedTuple):
     graph: Graph
     stage_ranks: tuple[int, ...]
     in_flight: tuple[int, ...]
+    holdings: tuple[tuple[tuple[int, int], ...], ...]
     n_works: NDArray[np.int64]  # how often each work and each lag occurs
     n_lags: NDArray[np.int64]
 
@@ -76,15 +78,15 @@ class Case(NamedTuple):
     @property
     def program(self) -> Program:
         """The program, written out anew."""
-        s = self.scenario
-        return program(s.schedule.name, s.pp, s.microbatches, s.vpp, **s.schedule.kwargs)
+        schedule, pp, vpp, microbatches, *_ = self.shape
+        return program(schedule.name, pp, microbatches, vpp, **schedule.kwargs)
 
     @property
     def memory(self) -> tuple[Memory, ...] | None:
         """What a GPU of each rank holds at most; None where the model is explicit times."""
-        built, s = self.structure, self.scenario
-        shared_by = sharers(s.layout, s.data_parallel)
-        return peak_memory(self.weights.costs, built.stage_ranks, built.in_flight, *shared_by, s.data_parallel.zero, s.memory)
+        built, s, costs = self.structure, self.scenario, self.weights.costs
+        held, shared_by = fullest(costs, built.stage_ranks, built.holdings), sharers(s.layout, s.data_parallel)
+        return peak_memory(costs, built.stage_ranks, held, *shared_by, s.data_parallel.zero, s.memory)
 
     @property
     def shape(self) -> tuple[Any, ...]:
@@ -120,7 +122,7 @@ def prepare(scenario: Scenario) -> Case:
     extremes = [(1.0, 1.0) if table is None else extreme_factors(table) for table in tables]
     largest = math.prod(high for _, high in extremes)
     built = structure(*shape(s))
-    numbers = weights(question(s, built))
+    numbers = weights(question(s, built.stage_ranks, built.graph.pairs))
     check_ticks(numbers, noisy=any(extreme != (1.0, 1.0) for extreme in extremes[:3]))
     pipeline = float((numbers.work @ built.n_works).max()) + float((numbers.lag.astype(float) @ built.n_lags).max())
     exchanged = float(numbers.n_buckets @ (numbers.reduce + numbers.gather)) * s.microbatches
@@ -134,17 +136,11 @@ def prepare(scenario: Scenario) -> Case:
 def shape(s: Scenario) -> tuple[Any, ...]:
     """What the structure of a scenario depends on: the arguments of `structure`."""
     unshards = s.data_parallel.unshards and max(s.layout.n_replicas, s.layout.n_expert_replicas) > 1  # cp shares weights too
-    size = s.schedule, s.pp, s.vpp, s.microbatches, s.p2p, s.data_parallel.reduces_each, unshards
-    return *size, question(s, structure(*size)) if s.contention == "planned" else None
-
-
-def question(s: Scenario, built: Structure) -> Question:
-    """What the weights of a scenario depend on."""
-    pairs = tuple((int(forward), int(backward)) for forward, backward in built.graph.pairs)
-    return Question(
-        s.topology, s.model, s.efficiency, built.stage_ranks, s.microbatch_size, s.p2p, s.layout,
-        s.data_parallel, s.host, s.slowdown, s.contention, s.memory.offload, pairs,
-    )  # fmt: skip
+    size = schedule_for(s), s.pp, s.vpp, s.microbatches, s.p2p, s.data_parallel.reduces_each, unshards
+    if s.contention != "planned":
+        return *size, None
+    built = structure(*size)
+    return *size, question(s, built.stage_ranks, built.graph.pairs)
 
 
 @lru_cache(maxsize=256, typed=True)
@@ -161,7 +157,7 @@ def structure(
 ) -> Structure:
     """Graph of a schedule at a size; with the order in which messages pass shared links if it is planned for weights."""
     written = program(schedule.name, pp, microbatches, vpp, **schedule.kwargs)
-    graph = lower(written, p2p, reduce_each, unshard)
+    graph = _lowered(written, p2p, reduce_each, unshard)
     if planned_for is not None:
         numbers = weights(planned_for)
         links = meeting(graph, numbers.sent, written.n_stages, numbers.costs.p2p_bytes)
@@ -171,9 +167,16 @@ def structure(
         graph,
         written.stage_ranks,
         written.in_flight,
+        written.holdings,
         np.bincount(graph.work, minlength=7 * n_stages + 2 * len(graph.pairs)),
         np.bincount(graph.lag, minlength=1 + 3 * n_stages),
     )
+
+
+@lru_cache(maxsize=4)
+def _lowered(written: Program, p2p: str, reduce_each: bool, unshard: bool) -> Graph:
+    """`lower`, remembered: schedules that plan often come to the same order from other times. Programs are large, so not many."""
+    return lower(written, p2p, reduce_each, unshard)
 
 
 def check_ticks(weights: Weights, noisy: bool) -> None:

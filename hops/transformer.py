@@ -42,6 +42,7 @@ class Part(NamedTuple):
     parameters: float = 0.0  # on a GPU
     expert_parameters: float = 0.0
     activations: float = 0.0  # on a GPU [bytes]
+    weight_activations: float = 0.0  # on a GPU, as in `hops.costs.Costs` [bytes]
 
     @property
     def seconds(self) -> float:
@@ -152,6 +153,17 @@ class Transformer:
         scores = (2 * self.bytes_per_value + 1) * self.heads * self.sequence if self.recompute == "none" else 0
         return float(self.bytes_per_value * (layer.attention.kept + layer.mlp.kept + norms) + masks + scores)
 
+    def weight_bytes(self, layer: Layer) -> float:
+        """What ``layer`` keeps of a token for its backward for the weight, on all shards together [bytes].
+
+        Inputs of the linear layers and gradients of their outputs: 32 hidden for GPT at 2 bytes a value (Qi et al. 2023, table 1,
+        arXiv:2401.10241). Where inputs are computed once more for that pass, only the checkpoint and the gradients.
+        """
+        again = self.recompute == "full" and self.recompute_repeat
+        matrices = (*layer.matrices(), *layer.expert_matrices())
+        values = sum(each.rows * each.copies * (each.n + each.k * (not again)) for each in matrices)
+        return float(self.bytes_per_value * (values + self.hidden * again))
+
     def split(self, groups: Groups) -> Split:
         """Sizes of the groups; those that do not divide the model are an `Infeasible`."""
         tp, cp, ep, etp = groups.tensor.n, groups.context.ring.n, groups.expert.n, groups.expert_tensor.n
@@ -238,6 +250,7 @@ class Transformer:
             context_communication=tuple(each.context for each in stages),
             expert_communication=tuple(each.expert for each in stages),
             activations=tuple(each.activations for each in stages),
+            weight_activations=tuple(each.weight_activations for each in stages),
             logits=self.bytes_per_value * n_logits,
             loss=4 * n_logits,
             forward_exchange=tuple(each.forward_exchange for each in stages),
@@ -256,6 +269,7 @@ class Transformer:
             parameters=kind.parameters(split),
             expert_parameters=kind.expert_parameters(split),
             activations=timer.tokens * self.kept_bytes(kind) / (split.tp * split.cp),
+            weight_activations=timer.tokens * self.weight_bytes(kind) / (split.tp * split.cp),
         )
 
     def _embedding(self, timer: Timer, split: Split) -> Part:
@@ -276,8 +290,9 @@ class Transformer:
         h = self.hidden
         matrix = Matrix(h, 2 * h / split.tp, 1 / split.cp)
         once, weight = (timer.product(matrix, moved) for moved in (WEIGHT, GRADIENT))
-        kept = timer.tokens * 2 * h * self.bytes_per_value / (split.tp * split.cp)
-        return Part(once, once, weight, flops=12.0 * timer.tokens * h * h, parameters=matrix.parameters, activations=kept)
+        value = timer.tokens * h * self.bytes_per_value / (split.tp * split.cp)
+        flops, kept, held = 12.0 * timer.tokens * h * h, 2 * value, 3 * value
+        return Part(once, once, weight, flops=flops, parameters=matrix.parameters, activations=kept, weight_activations=held)
 
     def _source(self, gpu: Gpu, law: Efficiency, parts: tuple[Slice, ...]) -> str:
         counts = [each.end - each.first for each in parts]

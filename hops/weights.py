@@ -1,6 +1,6 @@
 """Weights: what the nodes and edges of a graph cost on a cluster, in ticks. Compute, messages, exchange among replicas."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
@@ -24,6 +24,7 @@ from hops.nodes import Gpu
 from hops.overheads import Host, Slowdown, dilated
 from hops.programs import KINDS
 from hops.replicas import alike
+from hops.scenario import Scenario
 from hops.sections import Choice
 from hops.topologies import TOPOLOGIES
 from hops.transformer import Transformer
@@ -50,7 +51,16 @@ class Question(NamedTuple):
     slowdown: Slowdown
     contention: str
     offload: float
-    pairs: tuple[tuple[int, int], ...] = ()  # stages whose forward and backward run as one unit
+    pairs: tuple[tuple[int, int], ...]  # stages whose forward and backward run as one unit
+
+
+def question(s: Scenario, stage_ranks: tuple[int, ...], pairs: Iterable[Iterable[int]] = ()) -> Question:
+    """What the weights of ``s`` depend on; ``pairs``: stages whose forward and backward its schedule fuses."""
+    fused = tuple((int(forward), int(backward)) for forward, backward in pairs)
+    return Question(
+        s.topology, s.model, s.efficiency, stage_ranks, s.microbatch_size, s.p2p, s.layout, s.data_parallel,
+        s.host, s.slowdown, s.contention, s.memory.offload, fused,
+    )  # fmt: skip
 
 
 class Weights(NamedTuple):

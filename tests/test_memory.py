@@ -11,7 +11,7 @@ from hops.checks import Infeasible
 from hops.collectives import Crowd, Groups, Ring
 from hops.costs import Explicit
 from hops.hardware import GPUS
-from hops.memory import Allowances, check_room, headroom, offloaded, peak_memory, states
+from hops.memory import Allowances, check_room, fullest, headroom, offloaded, peak_memory, states
 
 FOUR = (Groups(Ring(4, 1e-6, 1e11), expert_tensor=Ring(4, 1e-6, 1e11)),) * 8
 
@@ -40,6 +40,23 @@ def test_selective__repeats_the_attention_core():
     core = 4 * 2048 * 2048 * 6144 * 6 / (989e12 * 0.5)
     assert selective.backward_input[3] - none.backward_input[3] == pytest.approx(core)
     assert selective.model_flops == none.model_flops
+
+
+def test_weight_passes__keep_inputs_and_gradients_of_the_linear_layers():
+    """32 h a token and layer (table 1 of the zero-bubble paper); with full recomputation, once more for W: 2 h, and 18 h of gradients."""
+    s, h = 2048, 6144
+    for changes, kept in (({}, 32), ({"recompute": "full"}, 32), ({"recompute": "full", "recompute_repeat": True}, 20)):
+        costs = replace(GPT, **changes).costs(GPUS["h100"], line(8), 1)
+        assert costs.weight_activations == pytest.approx((s * h * kept * 6,) * 8)
+        assert replace(GPT, **changes).costs(GPUS["h100"], line(8), 1, FOUR).weight_activations[0] == pytest.approx(s * h * kept * 6 / 4)
+
+
+def test_fullest__counts_what_is_left_for_w_as_that():
+    costs = replace(GPT, recompute="selective").costs(GPUS["h100"], line(2), 1)
+    assert fullest(costs, line(2), (((3, 0), (1, 2)), ((1, 2),))) == pytest.approx((3, 1 + 2 * 32 / 34))
+    full = replace(GPT, recompute="full").costs(GPUS["h100"], line(2), 1)
+    assert fullest(full, line(2), (((3, 0), (1, 2)), ((0, 1),))) == pytest.approx((1 + 2 * 16, 16))
+    assert fullest(replace(costs, weight_activations=None), line(2), (((2, 1),), ((0, 1),))) == (3, 1)
 
 
 def test_peak__by_hand():

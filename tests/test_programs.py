@@ -75,6 +75,12 @@ def test_validate__each_op_exactly_once_where_its_stage_lives(lines, sentence):
         ranks(*lines).validate()
 
 
+def test_holdings__are_the_moments_that_may_be_fullest():
+    program = ranks("r: 0F0 0F1 0I0 0I1 0F2 0I2 0W0 0W1 0W2")
+    assert program.holdings == (((2, 0), (1, 2), (0, 3)),)
+    assert ranks("r: 0F0 0B0 0F1 0B1").holdings == (((1, 0),),)
+
+
 def test_in_flight__is_freed_at_b_or_w():
     program = ranks("r: 0F0 0F1 0I0 0F2 0W0 0I1 0W1 0I2 0W2")
     assert program.in_flight == (3,)

@@ -51,6 +51,7 @@ class Schedule:
     aliases: tuple[str, ...] = ()
     default_vpp: int | None = None  # chunks a rank where vpp=null; None: always one
     fixed_vpp: bool = False  # no other number of chunks is possible
+    plans: str | None = None  # placement of a schedule whose order depends on times and memory, see `hops.nominal`; None: on sizes only
     constraints: tuple[Constraint, ...] = ()
     makespan: Callable[..., int] | None = None  # (*sizes, Times)
     span: Callable[..., int] | None = None  # (*sizes, Times)
