@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hops.events import run
-from hops.graph import NO_LAG, Graph, finish_graph, transfer_index
+from hops.graph import NO_LAG, Graph, finish_graph, n_works, transfer_index
 from hops.jit import kernel
 from hops.links import Links
 from hops.messages import Message
@@ -27,13 +27,13 @@ def joint(graph: Graph, n_replicas: int) -> tuple[NDArray[np.int32], NDArray[np.
 def share_links(graph: Graph, crossed: Sequence[Sequence[int]], rate: Sequence[float], bandwidth: Sequence[float]) -> Links:
     """What the nodes of a graph, or of several replicas side by side, share.
 
-    crossed, rate: links and narrowest hop [bytes/s] by index into the work vector, ``7 n_stages`` entries a replica, one
-    replica after the other; bandwidth of every link [bytes/s]. A link that only one entry crosses is left out: the
+    crossed, rate: links and narrowest hop [bytes/s] by index into the work vector (`hops.graph.n_works` entries a replica, one
+    replica after the other); bandwidth of every link [bytes/s]. A link that only one entry crosses is left out: the
     messages of a stage in a direction follow each other anyway.
     """
-    n_works = 7 * (int(graph.work[graph.rank >= 0].max()) // 4 + 1)
-    replica = np.arange(len(crossed) // n_works)[:, None]
-    work = (graph.work + n_works * replica).ravel()
+    n = n_works(int(graph.stage.max()) + 1, len(graph.pairs))
+    replica = np.arange(len(crossed) // n)[:, None]
+    work = (graph.work + n * replica).ravel()
     n_crossing = np.bincount([link for each in crossed for link in set(each)], minlength=len(bandwidth))
     shared = [sorted(link for link in set(each) if n_crossing[link] > 1) for each in crossed]
     n_uses = np.array([len(each) for each in shared])
@@ -58,10 +58,11 @@ def meeting(graph: Graph, sent: Sequence[Sequence[Message]], n_stages: int, size
         for link, n in message.links.items():
             widest[link] = max(widest.get(link, 0.0), link.rate(n * size))
     names = {link: i for i, link in enumerate(widest)}
+    n = n_works(n_stages, len(graph.pairs))
     crossed, rate = [], []
     for lane in sent:
-        links: list[Sequence[int]] = [()] * (7 * n_stages)
-        rates = [1.0] * (7 * n_stages)
+        links: list[Sequence[int]] = [()] * n
+        rates = [1.0] * n
         for message in lane:
             at = transfer_index(n_stages, message.stage, message.backward)
             links[at] = [names[link] for link in message.links]
@@ -74,7 +75,7 @@ def meeting(graph: Graph, sent: Sequence[Sequence[Message]], n_stages: int, size
 def planned(graph: Graph, work: NDArray[np.float64], lag: NDArray[np.int64], links: Links, everywhere: bool = True) -> Graph:
     """Add to ``graph`` the order in which its transfers pass shared links without noise, first come first served, as edges.
 
-    work (7 stages,) and lag (1 + 3 stages,) [ticks]. A transfer waits for the end of the one before it on each of its
+    work (`hops.graph.n_works`,) and lag (1 + 3 stages,) [ticks]. A transfer waits for the end of the one before it on each of its
     links, unless other edges say so already; without ``everywhere`` only where it waits in that run too. Nodes are in the
     order in which they begin there. What a transfer waits for a link counts as exposed communication of the op that needs it.
 

@@ -25,7 +25,7 @@ class Graph(NamedTuple):
     rank: NDArray[np.int32]  # (o,) rank that the node occupies; -1: a transfer on its channel
     work: NDArray[np.int32]  # (o,) index into the work vector (`work_index`, `transfer_index`)
     identity: NDArray[np.uint32]  # (o,) noise address
-    op: NDArray[np.int32]  # (o,) place in ``program.order``; -1: a transfer
+    op: NDArray[np.int32]  # (o,) place among the ops of ``program.order``; -1: a transfer
     stage: NDArray[np.int32]  # (o,) of an op; -1: a transfer
     kind: NDArray[np.int32]  # (o,) of an op, index into `KINDS`; -1: a transfer
     factor: NDArray[np.int32]  # (o,) row of the factors that the node multiplies by; -1: none
@@ -51,7 +51,7 @@ class Graph(NamedTuple):
 
 
 def work_index(stage: int, kind: str) -> int:
-    """Place of an op's duration in the work vector of length ``7 n_stages``, and two more a pair of stages that are fused."""
+    """Place of an op's duration in the work vector."""
     return 4 * stage + KINDS.index(kind)
 
 
@@ -63,6 +63,11 @@ def transfer_index(n_stages: int, stage: int, backward: bool) -> int:
 def unshard_index(n_stages: int, stage: int) -> int:
     """Place of the time that it takes to gather the weights of ``stage`` in the work vector."""
     return 6 * n_stages + stage
+
+
+def n_works(n_stages: int, n_pairs: int) -> int:
+    """Length of the work vector."""
+    return 7 * n_stages + 2 * n_pairs
 
 
 def fused_index(n_stages: int, pair: int, kind: str) -> int:

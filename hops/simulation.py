@@ -17,7 +17,7 @@ from hops.contention import meeting, planned
 from hops.distributions import TERMS
 from hops.events import DISCIPLINES
 from hops.garbage import without_garbage_collection
-from hops.graph import Graph
+from hops.graph import Graph, n_works
 from hops.lanes import lanes, sharers
 from hops.lowering import lower
 from hops.memory import Memory, check_room, fullest, peak_memory
@@ -168,7 +168,7 @@ def structure(
         written.stage_ranks,
         written.in_flight,
         written.holdings,
-        np.bincount(graph.work, minlength=7 * n_stages + 2 * len(graph.pairs)),
+        np.bincount(graph.work, minlength=n_works(n_stages, len(graph.pairs))),
         np.bincount(graph.lag, minlength=1 + 3 * n_stages),
     )
 

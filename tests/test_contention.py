@@ -12,7 +12,7 @@ from test_kernels import cells
 from hops.contention import joint, planned, share_links
 from hops.events import DISCIPLINES, run
 from hops.graph import transfer_index
-from hops.programs import Op
+from hops.programs import Op, members
 from hops.scenario import Scenario
 from hops.simulation import prepare
 from hops.trace import node_ticks
@@ -22,7 +22,7 @@ def nics(case, per_nic):
     """Links of a cell whose ranks share network cards, ``per_nic`` each, one link out and one in: crossed, rate, bandwidth."""
     ranks = case.structure.stage_ranks
     n_stages, n_nics = len(ranks), -(-case.scenario.pp // per_nic)
-    crossed = [()] * (7 * n_stages)
+    crossed = [()] * case.weights.work.shape[1]
     for stage, here in enumerate(ranks):
         for backward, there in ((False, stage + 1), (True, stage - 1)):
             if 0 <= there < n_stages:
@@ -89,17 +89,20 @@ def test_planned__the_kernel_reduces_it_as_any_graph(made, per_nic, everywhere):
     plan = planned(case.structure.graph, case.weights.work[0], case.weights.lag[0], links, everywhere)
     start, finish, _ = trace(case, plan, 0)
     program = case.program
-    when = {program.order[op][1]: (start[i], finish[i]) for i, op in enumerate(plan.op) if op >= 0}
+    written = [op for _, unit in program.order for op in members(unit)]
+    own = {written[op]: (start[i], finish[i]) for i, op in enumerate(plan.op) if op >= 0}
+    when = {op: (own[both[0]][0], own[both[-1]][1]) for _, unit in program.order for both in [members(unit)] for op in both}
     exposed, busy, spans = [], [], []
     for rank in program.ranks:
         ended, waited = 0, 0
-        for op in rank:
-            makers = [when[made][1] for made in makers_of(op, program.n_stages, when)]
-            waited += when[op][0] - max([ended, *makers])
-            ended = when[op][1]
+        for unit in rank:
+            both = members(unit)
+            makers = [when[made][1] for op in both for made in makers_of(op, program.n_stages, when) if made not in both]
+            waited += when[both[0]][0] - max([ended, *makers])
+            ended = when[both[0]][1]
         exposed.append(waited)
-        busy.append(sum(when[op][1] - when[op][0] for op in rank))
-        spans.append(ended - when[rank[0]][0])
+        busy.append(sum(own[op][1] - own[op][0] for unit in rank for op in members(unit)))
+        spans.append(ended - when[members(rank[0])[0]][0])
     ticks, moments = run_ticks(case, n=1, graph=plan)
     assert tuple(ticks[:4, 0]) == (max(end for _, end in when.values()), max(spans), sum(busy), max(busy))
     total = (moments[:, :, 0] << 42) + (moments[:, :, 1] << 21) + moments[:, :, 2]

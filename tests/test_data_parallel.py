@@ -18,6 +18,7 @@ from hops.distributions import LAWS, TERMS
 from hops.hardware import GPUS
 from hops.overheads import dilated
 from hops.paths import PATH_CLASSES
+from hops.programs import members
 from hops.scenario import Scenario
 from hops.simulation import prepare
 
@@ -78,7 +79,9 @@ def exchanges(draw):
 def evaluated(made, numbers):
     """The case with the numbers in it, and the twin's answer for a draw of one of its replicas."""
     case = prepare(Scenario.from_config(made))
-    case = case._replace(weights=case.weights._replace(**numbers))
+    kinds = [4 * stage + kind for pair in case.structure.graph.pairs for stage, kind in zip(pair, (0, 1), strict=True)]
+    of_ops = {name: np.r_[numbers[name], np.zeros(3 * len(numbers["reduce"])), numbers[name][kinds]] for name in ("slow", "host")}
+    case = case._replace(weights=case.weights._replace(**numbers | of_ops))
     model, program = made["model"], case.program
     on = {term for term in TERMS if made["latency"].get(term, {"law": "none"})["law"] != "none"}
 
@@ -96,7 +99,7 @@ def evaluated(made, numbers):
 
     def released(draw):
         there = {}
-        for rank in program.ranks:
+        for rank in program.ops:
             end = 0
             for stage in dict.fromkeys(op.stage for op in rank if op.kind == "F"):
                 for taken in parts("gather", draw)[stage]:
@@ -112,11 +115,13 @@ def evaluated(made, numbers):
     for s in range(program.n_stages):
         f, i, w = (model[key][s] for key in ("forward", "backward_input", "backward_weight"))
         seconds |= {(s, "F"): f, (s, "B"): i + w, (s, "I"): i, (s, "W"): w}
-    for rank in program.ranks:
+    units = {op: unit for rank in program.ranks for unit in rank for op in members(unit)}
+    for rank in program.ops:
         for at, op in enumerate(rank):
             opens = made["overlap_param_gather"] and op.kind == "F" and not any(o[:2] == (op.stage, "F") for o in rank[:at])
             if opens or closing(rank, at):
-                seconds[op] = (seconds[op[:2]] * 1e9 + numbers["slow"][4 * op.stage + "FBIW".index(op.kind)]) / 1e9
+                own = op if units[op] == op else (units[op], op.kind)
+                seconds[own] = (seconds[op[:2]] * 1e9 + numbers["slow"][4 * op.stage + "FBIW".index(op.kind)]) / 1e9
     pairs = [(a, b) for a in range(made["pp"]) for b in range(made["pp"])]
     latency, transfer = made["topology"]["latency"], model["p2p_bytes"] / made["topology"]["bandwidth"]
 

@@ -83,6 +83,11 @@ def ticks(seconds, factors=()):
     return int(product + 0.5)
 
 
+def halves(unit):
+    """The ops of a unit: of a fused one its two."""
+    return unit if isinstance(unit[0], tuple) else (unit,)
+
+
 class Timeline(dict):
     """{op: (start, end)}; ``began``: when each rank could have begun, were its weights there."""
 
@@ -92,7 +97,7 @@ def simulate(
 ):
     """One draw of ``program``: {op: (start, end)}, busy, exposed [ticks] per rank.
 
-    seconds: {(stage, kind): s}, of an op where it has a time of its own, of the halves (unit, kind) of a fused unit; latency,
+    seconds: {(stage, kind): s}, and {op: s} where it has a time of its own, {(unit, kind): s} for half of a fused unit; latency,
     transfer: {(from rank, to rank): s};
     factors: noise of an op on its rank; congestion: factor of all transfers (which are of one class here). issue: ticks of
     the host; released: {stage: ticks when each part of its weights is there}; gather: {stage: ticks to gather its weights},
@@ -117,7 +122,7 @@ def simulate(
         for r, rank in enumerate(program.ranks):
             while at[r] < len(rank):
                 unit = rank[at[r]]
-                parts = unit if isinstance(unit[0], tuple) else (unit,)  # a fused unit is a pair of ops
+                parts = halves(unit)
                 local, remote = [], []
                 for stage, kind, k in parts:
                     source = stage + 1 if kind != "F" else stage - 1
@@ -132,7 +137,7 @@ def simulate(
                             delay = int(ticks(latency[pair]) * congestion + 0.5)
                             arrived[need] = max(ended[need], now[r]) + ticks(transfer[pair], [congestion]) + delay
                 if gather:
-                    soon = list(dict.fromkeys(op.stage for op in rank[at[r] :]))[:3]
+                    soon = list(dict.fromkeys(op.stage for later in rank[at[r] :] for op in halves(later)))[:3]
                     for other in soon:
                         if other not in held[r]:
                             channel[r] = max(channel[r], now[r], blocked[r]) + ticks(gather[other] / 1e9, [congestion])
@@ -146,9 +151,9 @@ def simulate(
                     start = end = max(reach, issued[r], weights_there.get(stage, 0)) if i == 0 else max(end, issued[r])
                     if at[r] == 0 and i == 0:
                         began[r] = start
-                    own = seconds.get((unit, kind)) if len(parts) > 1 else seconds.get(unit, seconds[stage, kind])
+                    own = seconds.get((unit, kind) if len(parts) > 1 else unit, seconds[stage, kind])
                     taken = ticks(own, factors(parts[i], r))
-                    if released and kind == "F" and not any(op[:2] == (stage, "F") for op in rank[: at[r]]):
+                    if released and kind == "F" and not any(op[:2] == (stage, "F") for before in rank[: at[r]] for op in halves(before)):
                         pieces = released.get(stage, [])
                         start = end = max([start, *(there - taken * i // len(pieces) for i, there in enumerate(pieces))])
                     if i == 0:
