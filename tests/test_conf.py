@@ -24,7 +24,9 @@ OPTIONS = [
 @pytest.mark.parametrize("option", OPTIONS)
 def test_option__runs_out_of_the_box(option, tmp_path):
     (tmp_path / "sample.txt").write_text("1.0 1.1 1.3")
+    hops.program("1f1b", 8, 16).to_csv(tmp_path / "order.csv")
     needs = {
+        "schedule=file": [f"schedule.path={tmp_path}/order.csv"],
         "latency=empirical": [f"latency.op.file={tmp_path}/sample.txt"],
         "efficiency=a100_megatron": ["topology.gpu=a100"],
         "topology=custom": [
@@ -37,9 +39,12 @@ def test_option__runs_out_of_the_box(option, tmp_path):
         "model=deepseek_v3": ["ep=8", "dp=8"],
     }.get(option, [])
     if needs:
-        with pytest.raises(ValueError, match="is not set|was calibrated on a100|one layer's weights, gradients and optimizer states take"):
+        with pytest.raises(
+            ValueError,
+            match="needs schedule.path|is not set|was calibrated on a100|one layer's weights, gradients and optimizer states take",
+        ):
             hops.simulate(option)
-    cell = hops.simulate(option, *needs, "draws=4", "microbatches=8")
+    cell = hops.simulate("microbatches=16", option, *needs, "draws=4")
     assert (cell["iteration_time"] > 0).all()
 
 

@@ -118,7 +118,7 @@ def test_one_cell__draws_its_timeline(command):
 
 
 MISTAKES = [
-    (["schedule=1f1b1"], r"Could not find 'schedule/1f1b1'[\s\S]*1f1b\n\s*gpipe[\s\S]*did you mean '1f1b'\?"),
+    (["schedule=1f1b1"], r"Could not find 'schedule/1f1b1'[\s\S]*1f1b\n[\s\S]*gpipe[\s\S]*did you mean '1f1b'\?"),
     (["topology=dgxx"], r"Could not find 'topology/dgxx'[\s\S]*did you mean 'dgx'\?"),
     (["latency=lognorm"], r"Could not find 'latency/lognorm'[\s\S]*did you mean 'lognormal'\?"),
     (
@@ -251,7 +251,7 @@ def test_hydra__cfg_help_and_info_keep_working(command, tmp_path):
     assert code == 0
     assert "name: zb_h1" in out
     code, out, _ = command("--help")
-    assert re.search(r"schedule: .*eager_1f1b, gpipe, interleaved", out)
+    assert re.search(r"schedule: .*eager_1f1b, file, gpipe, hanayo", out)
     assert "python -m hops.sweep -m" in out
     code, out, _ = command("--info", "searchpath")
     assert "hops-sweeps" in out
@@ -289,7 +289,7 @@ def test_plan__range_choice_glob_and_lists():
     assert made.axes[3].values == ((0.001, 0.002), 0.002)
     assert made.shape == (3, 2, len(SCHEDULES), 2)
     last = made.scenarios[-1]
-    assert (last.microbatches, last.seed, last.schedule.name, last.model.forward) == (12, 1, "zb_h2", 0.002)
+    assert (last.microbatches, last.seed, last.schedule.name, last.model.forward) == (12, 1, "zb_v_auto", 0.002)
 
 
 def test_plan__composes_once_per_tuple_of_group_choices():
