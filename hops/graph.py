@@ -14,6 +14,7 @@ from hops.jit import kernel
 from hops.programs import KINDS
 
 NO_LAG = 0
+INPUT, WEIGHT = KINDS.index("I"), KINDS.index("W")
 
 
 type Ints = NDArray[np.int32]
@@ -105,10 +106,13 @@ def finish_graph(
     """Add to nodes in topological order what follows from their order: first and last ops, rows of finish times and factors."""
     slot = np.empty(rank.size, np.int32)
     n_slots = reuse(indptr, pred, origin, slot)
-    factor, fresh = _factors(kind.tolist(), identity.tolist())
+    factor, fresh = np.full(rank.size, -1, np.int32), np.zeros(rank.size, np.bool_)
+    names, name = np.unique(identity, return_inverse=True)
+    n_factors = keep_factors(kind, name, names.size, factor, fresh)
+    ops = np.flatnonzero(rank >= 0)
     first, last = np.zeros(rank.size, bool), np.zeros(rank.size, bool)
-    for r in range(n_ranks):
-        first[np.flatnonzero(rank == r)[:1]] = last[np.flatnonzero(rank == r)[-1:]] = True
+    for mark, nodes in ((first, ops), (last, ops[::-1])):
+        mark[nodes[np.unique(rank[nodes], return_index=True)[1]]] = True
     forwards = np.flatnonzero(kind == KINDS.index("F"))
     opens, opening, openings = _marks(rank, stage, forwards[np.unique(stage[forwards], return_index=True)[1]], n_ranks)
     backwards = np.flatnonzero((kind == KINDS.index("B")) | (kind == KINDS.index("W")))[::-1]
@@ -121,8 +125,8 @@ def finish_graph(
         op=np.where(rank >= 0, op, np.int32(-1)),
         stage=stage,
         kind=kind,
-        factor=np.array(factor, np.int32),
-        fresh=np.array(fresh, np.bool_),
+        factor=factor,
+        fresh=fresh,
         first=first,
         last=last,
         opens=np.where(opens >= 0, opening[opens], np.int32(-1)),
@@ -139,7 +143,7 @@ def finish_graph(
         pairs=pairs,
         n_ranks=n_ranks,
         n_slots=n_slots,
-        n_factors=max(factor) + 1,
+        n_factors=n_factors,
         n_microbatches=n_microbatches,
     )
     for array in graph:
@@ -200,26 +204,23 @@ def reuse(indptr, pred, origin, slot):  # type: ignore[no-untyped-def]
     return n_slots
 
 
-def _factors(kinds: list[int], identity: list[int]) -> tuple[list[int], list[bool]]:
-    """Give each op a row of factors; row 0 is used at once, the row of an I is kept until its W, of the same identity, has run."""
-    row: list[int] = []
-    fresh: list[bool] = []
-    kept: dict[int, int] = {}
-    free, n_rows = list[int](), 1
-    for index, name in zip(kinds, identity, strict=True):
-        kind = KINDS[index] if index >= 0 else None
-        if kind is None:
-            row.append(-1)
-        elif kind == "W":
-            row.append(kept.pop(name))
-            free.append(row[-1])
-        elif kind == "I":
-            if not free:
-                free.append(n_rows)
-                n_rows += 1
-            row.append(free.pop())
-            kept[name] = row[-1]
-        else:
-            row.append(0)
-        fresh.append(kind not in (None, "W"))
-    return row, fresh
+@kernel
+def keep_factors(kind, name, n_names, factor, fresh):  # type: ignore[no-untyped-def]
+    """Give each op a row ``factor`` (o,), ``fresh`` (o,) where it is drawn; returns how many rows there are.
+
+    Row 0 is used at once; the row of an I is kept until its W, of the same ``name`` (o,), has run.
+    """
+    kept, free, n_free, n_rows = np.empty(n_names, np.int32), np.empty(kind.size, np.int32), 0, 1
+    for node in range(kind.size):
+        if kind[node] < 0:
+            continue
+        fresh[node], factor[node] = kind[node] != WEIGHT, 0
+        if kind[node] == WEIGHT:
+            factor[node] = free[n_free] = kept[name[node]]
+            n_free += 1
+        elif kind[node] == INPUT:
+            if n_free == 0:
+                free[0], n_free, n_rows = n_rows, 1, n_rows + 1
+            n_free -= 1
+            factor[node] = kept[name[node]] = free[n_free]
+    return n_rows

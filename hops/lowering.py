@@ -36,15 +36,7 @@ def lower(program: Program, p2p: str, reduce_each: bool = False, unshard: bool =
     A fused unit is two nodes, one after the other, each with the noise of its own op: the first waits for the inputs of both,
     and both outputs leave after the second.
     """
-    number = {kind: i for i, kind in enumerate(KINDS)}
-    pairs: dict[tuple[int, int], int] = {}
-    flat = list[int]()
-    for rank, unit in program.order:
-        both = members(unit)
-        pair = pairs.setdefault((both[0].stage, both[1].stage), len(pairs)) if len(both) > 1 else -1
-        for stage, kind, k in both:
-            flat += (rank, stage, number[kind], k, pair)
-    ops = np.array(flat, np.int32).reshape(-1, 5)
+    ops, pairs = _in_sequence(program)
     wanted, wanted_indptr = _wanted(program, unshard)
     n_stages, most = program.n_stages, 3 * len(ops) + wanted.size + 1
     node, indptr, edge = np.empty((most, 3), np.int32), np.zeros(most + 1, np.int32), np.empty((6 * most, 3), np.int32)
@@ -69,7 +61,7 @@ def lower(program: Program, p2p: str, reduce_each: bool = False, unshard: bool =
         op=op,
         stage=np.where(rank >= 0, ops[op, 1], np.int32(-1)),
         kind=np.where(rank >= 0, ops[op, 2], np.int32(-1)),
-        pairs=np.array(list(pairs), np.int32).reshape(-1, 2),
+        pairs=pairs,
         indptr=indptr[: n + 1].copy(),
         pred=pred,
         lag=lag,
@@ -168,6 +160,22 @@ def add(node, indptr, edge, n, rank, work, op, *waits):  # type: ignore[no-untyp
 @kernel
 def fill(row, a, b, c):  # type: ignore[no-untyped-def]
     row[0], row[1], row[2] = a, b, c
+
+
+def _in_sequence(program: Program) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Operations in sequence (o, 5), as `connect` takes them, and the pairs of stages that are fused (f, 2)."""
+    t, units = program.table, np.array(program.sequence)
+    begins = np.flatnonzero(np.diff(t.unit, prepend=-1))
+    widths = np.diff(begins, append=t.unit.size)
+    fused = np.flatnonzero(widths == 2)
+    both = np.stack([t.stage[begins[fused]], t.stage[begins[fused] + 1]], axis=1)
+    pairs, which = np.unique(both, axis=0, return_inverse=True)
+    pair = np.full(widths.size, -1)
+    pair[fused] = which.ravel()
+    n = widths[units]
+    at = np.repeat(begins[units], n) + np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n)
+    ops = np.stack([t.rank, t.stage, t.kind, t.microbatch, pair[t.unit]], axis=1)[at]
+    return ops.astype(np.int32), pairs.astype(np.int32)
 
 
 def _wanted(program: Program, unshard: bool) -> tuple[NDArray[np.int32], NDArray[np.int64]]:

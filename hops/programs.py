@@ -4,10 +4,15 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import NamedTuple, Self
 
-KINDS = "FBIW"  # forward; full backward; backward for input; backward for weight (torch's letters)
+from hops.sequence import KINDS as KINDS
+from hops.sequence import Table, is_complete, makes, run, tabulate
+
+# by how many chunk activations an operation changes what its rank holds: at all, whole, and only what W needs
+_HELD, _WHOLE, _REST = {"F": 1, "B": -1, "I": 0, "W": -1}, {"F": 1, "B": -1, "I": -1, "W": 0}, {"F": 0, "B": 0, "I": 1, "W": -1}
 
 _OP = re.compile(rf"(\d+)([{KINDS}])(\d+)")
 
@@ -63,6 +68,10 @@ def members(unit: Unit) -> tuple[Op, ...]:
     return (unit.forward, unit.backward) if isinstance(unit, Fused) else (unit,)
 
 
+def _is_fused(unit: Unit) -> bool:
+    return type(unit) is Fused
+
+
 # placement name -> (pp, stage) -> rank
 PLACEMENTS: dict[str, Callable[[int, int], int]] = {
     "line": lambda pp, stage: stage,
@@ -96,22 +105,33 @@ class Program:
     @cached_property
     def ops(self) -> tuple[tuple[Op, ...], ...]:
         """The operations of every rank, those of a unit one after the other."""
-        return tuple(tuple(op for unit in rank for op in members(unit)) for rank in self.ranks)
+        return tuple(tuple(chain.from_iterable(map(members, rank))) if any(map(_is_fused, rank)) else rank for rank in self.ranks)  # type: ignore[misc]
+
+    @cached_property
+    def table(self) -> Table:
+        """The operations as numbers, rank by rank; ``ValueError`` for one that no pass of a microbatch through a stage is."""
+        stage, kind, microbatch = zip(*chain.from_iterable(self.ops), strict=True)
+        if min(stage) < 0 or min(microbatch) < 0 or not set(kind) <= set(KINDS):
+            strange = next(op for ops in self.ops for op in ops if min(op.stage, op.microbatch) < 0 or op.kind not in set(KINDS))
+            raise ValueError(f"schedule {self.name!r} runs {strange}: stages and microbatches count from 0, kinds are {KINDS}")
+        n_units = sum(map(len, self.ranks))
+        widths = 1 if n_units == len(stage) else [len(members(unit)) for units in self.ranks for unit in units]
+        return tabulate(list(map(len, self.ops)), stage, map(KINDS.index, kind), microbatch, n_units, widths)
 
     @cached_property
     def n_ops(self) -> int:
         """Number of operations on all ranks."""
-        return sum(len(rank) for rank in self.ops)
+        return int(self.table.rank.size)
 
     @cached_property
     def n_stages(self) -> int:
         """Number of stages, one more than the highest that occurs."""
-        return 1 + max(op.stage for rank in self.ops for op in rank)
+        return 1 + int(self.table.stage.max())
 
     @cached_property
     def microbatches(self) -> int:
         """Number of microbatches, one more than the highest that occurs."""
-        return 1 + max(op.microbatch for rank in self.ops for op in rank)
+        return 1 + int(self.table.microbatch.max())
 
     def rank_of(self, stage: int) -> int:
         """Rank that holds ``stage``."""
@@ -158,49 +178,27 @@ class Program:
         Returns the program itself; raises ``ValueError`` naming the ops, or every waiting rank and what it waits for.
         """
         self._check_complete()
-        _ = self.order
+        _ = self.sequence
         return self
 
     @cached_property
+    def sequence(self) -> tuple[int, ...]:
+        """Units, numbered rank by rank, such that each follows what it needs; a deadlock is a ``ValueError``."""
+        found, missing = run(self.table, list(map(len, self.ranks)))
+        if missing:
+            raise ValueError(self._deadlock(len(found), missing))
+        return tuple(found)
+
+    @cached_property
     def order(self) -> tuple[tuple[int, Unit], ...]:
-        """All ``(rank, unit)`` such that every unit follows what it needs; a deadlock is a ``ValueError``."""
-        last, position = self.n_stages - 1, [0] * self.pp
-        done: set[tuple[int, bool, int]] = set()  # (stage, backward, microbatch); a weight pass feeds nothing
-        waiting: dict[tuple[int, bool, int], list[int]] = {}
-        order: list[tuple[int, Unit]] = []
-        runnable = list(range(self.pp))[::-1]
-        while runnable:
-            rank = runnable.pop()
-            units = self.ranks[rank]
-            for step in range(position[rank], len(units)):
-                unit = units[step]
-                both = members(unit)
-                missing = [need for op in both for need in needs(op, last) if need not in done]
-                if missing:
-                    waiting.setdefault(missing[0], []).append(rank)
-                    break
-                position[rank] = step + 1
-                order.append((rank, unit))
-                for stage, kind, k in both:
-                    if kind != "W":
-                        made = (stage, kind != "F", k)
-                        done.add(made)
-                        runnable.extend(waiting.pop(made, ()))
-        if len(order) < sum(map(len, self.ranks)):
-            raise ValueError(self._deadlock(len(order), position, done))
-        return tuple(order)
+        """All ``(rank, unit)`` in such a sequence."""
+        units = [(rank, unit) for rank, units in enumerate(self.ranks) for unit in units]
+        return tuple(units[i] for i in self.sequence)
 
     @cached_property
     def in_flight(self) -> tuple[int, ...]:
         """Most chunk activations that each rank holds at once; a forward takes one, B or W frees it."""
-        peaks = []
-        for ops in self.ops:
-            held = peak = 0
-            for op in ops:
-                held += (op.kind == "F") - (op.kind in "BW")
-                peak = max(peak, held)
-            peaks.append(peak)
-        return tuple(peaks)
+        return tuple(max(accumulate(_HELD[op.kind] for op in ops)) for ops in self.ops)
 
     @cached_property
     def holdings(self) -> tuple[tuple[tuple[int, int], ...], ...]:
@@ -210,24 +208,26 @@ class Program:
         """
         found = []
         for ops in self.ops:
-            most: dict[int, int] = {}  # whole -> for W
-            whole = rest = 0
-            for op in ops:
-                whole += (op.kind == "F") - (op.kind in "BI")
-                rest += (op.kind == "I") - (op.kind == "W")
-                most[whole] = max(most.get(whole, 0), rest)
+            whole, rest = accumulate(_WHOLE[op.kind] for op in ops), accumulate(_REST[op.kind] for op in ops)
+            most = dict(sorted(set(zip(whole, rest, strict=True))))  # the largest rest of every whole
             kept: list[tuple[int, int]] = []
-            for whole in sorted(most, reverse=True):
-                if not kept or most[whole] > kept[-1][1]:
-                    kept.append((whole, most[whole]))
+            for held in sorted(most, reverse=True):
+                if not kept or most[held] > kept[-1][1]:
+                    kept.append((held, most[held]))
             found.append(tuple(kept))
         return tuple(found)
 
     def _check_complete(self) -> None:
-        seen: dict[tuple[int, str, int], int] = {}
         for rank, ops in enumerate(self.ops):
             if not ops:
                 raise ValueError(f"schedule {self.name!r} gives rank {rank} of {self.pp} nothing to run")
+        if not is_complete(self.table, self.stage_ranks):
+            self._explain()
+
+    def _explain(self) -> None:
+        """Say which operation is the first that is amiss."""
+        seen: dict[tuple[int, str, int], int] = {}
+        for rank, ops in enumerate(self.ops):
             for op in ops:
                 if op in seen:
                     raise ValueError(f"schedule {self.name!r} runs {op} twice (ranks {seen[op]} and {rank})")
@@ -246,26 +246,16 @@ class Program:
                     absent = [str(Op(stage, kind, k)) for kind in "IW" if kind not in split]
                     raise ValueError(f"schedule {self.name!r} never runs {Op(stage, 'B', k)}, nor {' and '.join(absent)}")
 
-    def _deadlock(self, n_done: int, position: list[int], done: set[tuple[int, bool, int]]) -> str:
-        kinds = {(op.stage, op.kind != "F", op.microbatch): op for rank in self.ops for op in rank if op.kind != "W"}
-        lines = [f"schedule {self.name!r} deadlocks after {n_done} of {sum(map(len, self.ranks))} ops:"]
-        for rank, units in enumerate(self.ranks):
-            if position[rank] < len(units):
-                unit = units[position[rank]]
-                missing = [need for op in members(unit) for need in needs(op, self.n_stages - 1) if need not in done]
-                text = " and ".join(str(kinds.get(need, Op(need[0], "FB"[need[1]], need[2]))) for need in missing)
-                lines.append(f"  rank {rank} waits at step {position[rank]}: {unit} needs {text}")
+    def _deadlock(self, n_done: int, missing: dict[int, list[int]]) -> str:
+        """Who waits for what: units, and the operations that would make what they miss."""
+        flat = [op for rank in self.ops for op in rank]
+        makers = {made: op for made, op in zip(makes(self.table).tolist(), flat, strict=True) if op.kind != "W"}
+        units = [(rank, step, unit) for rank, here in enumerate(self.ranks) for step, unit in enumerate(here)]
+        lines = [f"schedule {self.name!r} deadlocks after {n_done} of {len(units)} ops:"]
+        for at, lacks in missing.items():
+            rank, step, unit = units[at]
+            lines.append(f"  rank {rank} waits at step {step}: {unit} needs {' and '.join(str(makers[each]) for each in lacks)}")
         return "\n".join(lines)
-
-
-def needs(op: Op, last: int) -> tuple[tuple[int, bool, int], ...]:
-    """What ``op`` waits for, as (stage, backward, microbatch); ``last`` is the last stage."""
-    stage, kind, k = op
-    if kind == "F":
-        return ((stage - 1, False, k),) if stage else ()
-    if kind == "W":
-        return ((stage, True, k),)
-    return ((stage, False, k),) if stage == last else ((stage, False, k), (stage + 1, True, k))
 
 
 def _placement(source: str, ranks: tuple[tuple[Unit, ...], ...]) -> str:

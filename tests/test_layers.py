@@ -17,6 +17,7 @@ LAYERS = [
     "checks",
     "garbage",
     "registry",
+    "sequence",
     "programs",
     "nominal",
     "building_block",
