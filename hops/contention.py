@@ -5,6 +5,7 @@ given that of a run without noise, as edges: exact as long as the noise does not
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,13 +16,6 @@ from hops.jit import kernel
 from hops.links import Links
 from hops.messages import Message
 from hops.paths import Link
-
-
-def joint(graph: Graph, n_replicas: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Edges, indptr and pred, of ``n_replicas`` of a graph side by side: the nodes and edges of one follow those of the one before."""
-    replica = np.arange(n_replicas, dtype=np.int32)[:, None]
-    ends = (graph.indptr[1:] + replica * graph.pred.size).ravel()
-    return np.concatenate([graph.indptr[:1], ends]), (graph.pred + replica * graph.rank.size).ravel()
 
 
 def share_links(graph: Graph, crossed: Sequence[Sequence[int]], rate: Sequence[float], bandwidth: Sequence[float]) -> Links:
@@ -36,12 +30,19 @@ def share_links(graph: Graph, crossed: Sequence[Sequence[int]], rate: Sequence[f
     work = (graph.work + n * replica).ravel()
     n_crossing = np.bincount([link for each in crossed for link in set(each)], minlength=len(bandwidth))
     shared = [sorted(link for link in set(each) if n_crossing[link] > 1) for each in crossed]
-    n_uses = np.array([len(each) for each in shared])
+    return occupied(work, shared, rate, bandwidth)
+
+
+def occupied(
+    flow: NDArray[np.signedinteger[Any]], crossed: Sequence[Sequence[int]], rate: Sequence[float], bandwidth: Sequence[float]
+) -> Links:
+    """What nodes share: ``flow`` (o,) numbers the entry of crossed and rate that is a node's, -1: it crosses nothing."""
+    n_uses = np.array([*map(len, crossed), 0])
     begin = np.cumsum(n_uses) - n_uses
-    indptr = np.concatenate([[0], np.cumsum(n_uses[work])])
-    use = np.array([link for each in shared for link in each], np.int32)
-    at = np.arange(indptr[-1]) + np.repeat(begin[work] - indptr[:-1], n_uses[work])
-    return Links(indptr.astype(np.int32), use[at], np.array(rate, np.float64)[work], np.array(bandwidth, np.float64))
+    indptr = np.concatenate([[0], np.cumsum(n_uses[flow])])
+    use = np.array([link for each in crossed for link in each], np.int32)
+    at = np.arange(indptr[-1]) + np.repeat(begin[flow] - indptr[:-1], n_uses[flow])
+    return Links(indptr.astype(np.int32), use[at], np.array([*rate, 1.0])[flow], np.array(bandwidth, np.float64))
 
 
 def meeting(graph: Graph, sent: Sequence[Sequence[Message]], n_stages: int, size: float) -> Links:

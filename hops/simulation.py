@@ -160,7 +160,7 @@ def structure(
     graph = _lowered(written, p2p, reduce_each, unshard)
     if planned_for is not None:
         numbers = weights(planned_for)
-        links = meeting(graph, numbers.sent, written.n_stages, numbers.costs.p2p_bytes)
+        links = meeting(graph, numbers.traffic.sent, written.n_stages, numbers.costs.p2p_bytes)
         graph = planned(graph, numbers.work[0], numbers.lag[0], links, everywhere=False)
     n_stages = written.n_stages
     return Structure(
