@@ -7,6 +7,7 @@ every activity, then the further ones; e = edges.
 """
 
 from collections.abc import Hashable, Mapping
+from itertools import product
 from math import inf
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hops.contention import occupied
-from hops.graph import Graph, transfer_index, unshard_index
+from hops.graph import Graph, transfer_index, unshard_index, work_index
 from hops.jit import kernel
 from hops.links import Links
 from hops.paths import Link
@@ -156,7 +157,10 @@ def meetings(graph: Graph, n_replicas: int, moved: Traffic, size: float) -> tupl
         for stage, flow in enumerate(moved.unshard[replica] if moved.unshard else ()):
             at = n_works * replica + unshard_index(n_stages, stage)
             chains[at] = [(1.0, len(flows))]
-            flows.append(((replica, home[stage]), flow.links, flow.rate))
+            flows.append(((replica, home[stage], "weights"), flow.links, flow.rate))
+    n_others = len(flows)
+    for replica, ranks in enumerate(moved.inside):
+        flows += [((replica, rank, "ops"), flow.links, flow.rate) for rank, each in enumerate(ranks) for flow in each]
     for i, each in enumerate((moved.reduce, moved.gather)):
         for stage, phases in enumerate(each):
             at = n_works * n_replicas + n_stages * i + stage
@@ -180,6 +184,14 @@ def meetings(graph: Graph, n_replicas: int, moved: Traffic, size: float) -> tupl
     for i, same in enumerate(narrowest):
         for number in same:
             crossed[number].append(i)
+    for replica, stage, (i, kind) in product(range(len(moved.inside)), range(n_stages), enumerate("FBI")):
+        first = n_others + 3 * (graph.n_ranks * replica + home[stage])
+        parts = [(share, first + j) for j, share in enumerate(moved.share[stage, i].tolist()) if share and crossed[first + j]]
+        left = np.cumsum([share for share, _ in parts[::-1]])[::-1].tolist()
+        if parts:  # it computes first
+            chains[n_works * replica + work_index(stage, kind)] = [
+                (1 - rest, number) for rest, number in zip([*left, 0.0], [-1, *(number for _, number in parts)], strict=True)
+            ]
     most = max([1, *map(len, chains.values())])
     kinds = Kinds(*(np.full((n_works * n_replicas + 2 * n_stages, *wide), fill) for wide, fill in (((most,), 1.0), ((most,), -1), ((), 1))))
     for at, chain in chains.items():

@@ -6,9 +6,14 @@ over the time that it takes alone, latencies and all. So a link that carries les
 
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from itertools import product
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from hops.cluster import Cluster
+from hops.collectives import groups
 from hops.costs import Costs
 from hops.data_parallel import GRADIENT, WEIGHT, DataParallel
 from hops.lanes import Lane, Rings, shard_groups
@@ -37,6 +42,8 @@ class Traffic(NamedTuple):
     reduce: tuple[tuple[Flow, ...], ...] = ()  # (s,) one after the other: within shard groups, then among them
     gather: tuple[tuple[Flow, ...], ...] = ()  # (s,) of new weights
     unshard: tuple[tuple[Flow, ...], ...] = ()  # (lanes, s) of weights that a lane gathers within the iteration
+    inside: tuple[tuple[tuple[Flow, ...], ...], ...] = ()  # (lanes, r) of exchanges of ops: tensor, context, expert
+    share: NDArray[np.float64] = np.zeros((0, 3, 3))  # (s, 3, 3) of an op's time: of F, B, I those exchanges that nothing hides
 
 
 def traffic(
@@ -75,7 +82,68 @@ def traffic(
         gather.append(tuple(flow for flow in (together(whole),) if flow.links))
         for found, flows in zip(unshard, of_lanes, strict=True):
             found.append(together(flows))
-    return Traffic(tuple(sent for _, sent in seen), tuple(reduce), tuple(gather), tuple(map(tuple, unshard)))
+    share = exposed(costs)
+    inside = [[within_rank(cluster, layout, rank, lane, costs.p2p_bytes) for rank in range(layout.pp)] for lane, _ in seen if share.any()]
+    return Traffic(
+        tuple(sent for _, sent in seen), tuple(reduce), tuple(gather), tuple(map(tuple, unshard)), tuple(map(tuple, inside)), share
+    )
+
+
+def exposed(costs: Costs) -> NDArray[np.float64]:
+    """Shares (s, 3, 3) of the times of F, B, I in which a rank's groups exchange and nothing is computed: tensor, context, expert."""
+    if costs.forward_exchange is None or costs.backward_exchange is None:
+        return np.zeros((costs.n_stages, 3, 3))
+    exchange = np.array([costs.forward_exchange, costs.backward_exchange, costs.backward_exchange])  # (3, s, 3)
+    return np.moveaxis(exchange / np.array([costs.forward, costs.backward, costs.backward_input])[:, :, None], 0, 1)
+
+
+def within_rank(cluster: Cluster, layout: Layout, rank: int, lane: Lane, size: float) -> tuple[Flow, ...]:
+    """What the groups of ``rank`` exchange in a lane: tensor, context, expert. At the rate of messages of ``size`` bytes.
+
+    That is what a step of a tensor's ring sends; other messages are larger or smaller, and pay less or more for latency.
+    """
+    if not size:
+        return (Flow({}, 0.0),) * 3
+    shards, context, expert, expert_shards, _ = groups(cluster, layout, rank)
+    there = context.crowd.all_to_all(size) if context.comm == "a2a" else context.ring.step(size)
+    seconds = (shards.step(size), there, expert.all_to_all(size) + expert_shards.gather(size * expert_shards.n))
+    found = []
+    for pairs, each in zip(partners(layout, rank, lane), seconds, strict=True):
+        links: Counter[Link] = Counter()
+        for a, b, part in pairs:
+            links.update(dict.fromkeys(cluster.between(a, b).links, part * size))
+        found.append(Flow(links, each))
+    return tuple(found)
+
+
+def partners(layout: Layout, rank: int, lane: Lane) -> Iterator[Iterator[tuple[int, int, float]]]:
+    """GPUs of a lane's rank and those that they send to: in tensor, context, expert groups; with the part of a message that goes there."""
+    yield (
+        (layout.gpu(rank, replica, i, context), layout.gpu(rank, replica, (i + 1) % layout.tp, context), 1.0)
+        for replica, context, i in product(lane.replicas, range(layout.cp), range(layout.tp if layout.tp > 1 else 0))
+    )
+    direct = layout.cp_comm == "a2a"
+    yield (
+        (layout.gpu(rank, replica, shard, i), layout.gpu(rank, replica, shard, (i + step) % layout.cp), 1 / layout.cp if direct else 1.0)
+        for replica, shard, i in product(lane.replicas, range(layout.tp), range(layout.cp))
+        for step in range(1, layout.cp if direct else min(2, layout.cp))
+    )
+    yield _expert_partners(layout, rank, lane)
+
+
+def _expert_partners(layout: Layout, rank: int, lane: Lane) -> Iterator[tuple[int, int, float]]:
+    if layout.ep == layout.n_expert_shards == 1:
+        return
+    members = layout.members(rank)
+    place, apart = {gpu: i for i, gpu in enumerate(members)}, layout.expert_strides
+    for gpu in (gpu for replica in lane.replicas for gpu in layout.gpus(rank, replica)):
+        for word, n, steps, part in (
+            ("ep", layout.ep, layout.ep, 1 / layout.ep),
+            ("tp", layout.n_expert_shards, 2, layout.n_expert_shards - 1.0),
+        ):
+            at = place[gpu] // apart[word] % n
+            for step in range(1, min(steps, n)):
+                yield gpu, members[place[gpu] + ((at + step) % n - at) * apart[word]], part
 
 
 def meets(
@@ -86,7 +154,7 @@ def meets(
     stage_ranks: Sequence[int],
     seen: Sequence[tuple[Lane, tuple[Message, ...]]],
 ) -> bool:
-    """Whether there is a link that not only one of these crosses: messages from one rank of a lane to another, gradients of a rank."""
+    """Whether there is a link that not only one of these crosses: messages from one rank of a lane to another, gradients, a rank's ops."""
     users: dict[Link, Hashable] = {}
     return any(users.setdefault(link, user) != user for user, link in _crossing(cluster, layout, data_parallel, costs, stage_ranks, seen))
 
@@ -106,12 +174,17 @@ def _crossing(
     for stage, rank in enumerate(stage_ranks):
         for kind, held in enumerate((costs.parameters, costs.expert_parameters)):
             if held and held[stage]:
-                for groups in shard_groups(layout, data_parallel, kind, rank):
-                    for path in _rounds(cluster, groups):
+                for each in shard_groups(layout, data_parallel, kind, rank):
+                    for path in _rounds(cluster, each):
                         for link in path.links:
                             yield rank, link
                             if data_parallel.unshards:
                                 yield (rank, "unshard"), link
+    shares = exposed(costs)
+    for rank, (i, (lane, _)) in product(range(layout.pp), enumerate(seen if shares.any() else ())):
+        for kind, pairs in enumerate(partners(layout, rank, lane)):
+            if shares[[stage for stage, home in enumerate(stage_ranks) if home == rank], :, kind].any():
+                yield from (((i, rank, "ops"), link) for a, b, _ in pairs for link in cluster.between(a, b).links)
 
 
 def around(cluster: Cluster, groups: Iterable[Sequence[int]], size: float, gpus: set[int] | None = None) -> dict[Link, float]:
