@@ -1,7 +1,21 @@
 """Shared links: which transfers of a graph meet on them, and their order where the kernel needs one beforehand.
 
-The event loop finds out draw by draw who comes first on a link. The kernel evaluates all draws in one order, so it is
-given that of a run without noise, as edges: exact as long as the noise does not change who comes first.
+The event loop (contention=fifo, fair) finds out draw by draw who comes first on a link. There all traffic of an iteration meets:
+
+* messages of the pipeline, of all replicas;
+* gradients (REDUCE_GRAD) and weights (UNSHARD, also those gathered before a stage's first forward): a bucket crosses the
+  links of all rings of its rank, those of shard groups first, then those among them;
+* what an op exchanges within tp, cp and ep and does not hide: an op computes, then exchanges, and its rank is busy until that has
+  ended. This is a fluid picture: in truth layers take turns to compute and exchange, so an exchange meets in one piece at the end
+  of an op what in truth it meets all along. What compute hides of it meets nobody, nor does anything of a fused unit.
+
+A link that one of these has to itself changes nothing. Two things meet nobody: weights gathered after the update, when the pipeline
+has ended, and offloaded activations. First come first served a link serves whole buckets and whole exchanges, so who
+comes behind a large one waits long; networks, which send in small pieces, are nearer to fair shares. Traffic that comes
+from elsewhere (checkpoints) belongs into `hops.traffic.Traffic`, and as activities of its own into `hops.joint`.
+
+The kernel evaluates all draws in one order, so it is given that of a run without noise, as edges (contention=planned): exact as
+long as the noise does not change who comes first. A plan knows messages of one replica, and nothing of the rest.
 """
 
 from collections.abc import Sequence

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hops.contention import occupied
-from hops.graph import Graph, transfer_index, unshard_index, work_index
+from hops.graph import Graph, n_works, transfer_index, unshard_index, work_index
 from hops.jit import kernel
 from hops.links import Links
 from hops.paths import Link
@@ -53,14 +53,14 @@ def side_by_side(
 ) -> Joint:
     """Join replicas; n_buckets (s,), overlap (2,) as in `Work`; ``size``: bytes of a message."""
     kinds, crossed, rate, bandwidth = meetings(graph, n_replicas, moved, size)
-    n_nodes, n_stages, n_works = graph.rank.size, graph.opening.size, count_works(graph)
+    n_nodes, n_stages, n_own = graph.rank.size, graph.opening.size, n_works(graph.opening.size, len(graph.pairs))
     reduced = np.repeat(graph.reduced, n_buckets[graph.reduced])
     gathered = np.repeat(graph.opening, n_buckets[graph.opening] if overlap[GATHER] else 0)
     kind = np.concatenate(
         [
-            *(graph.work + n_works * replica for replica in range(n_replicas)),
-            n_works * n_replicas + reduced,
-            n_works * n_replicas + n_stages + gathered,
+            *(graph.work + n_own * replica for replica in range(n_replicas)),
+            n_own * n_replicas + reduced,
+            n_own * n_replicas + n_stages + gathered,
         ]
     )
     n, n_first = kind.size, n_nodes * n_replicas
@@ -138,24 +138,19 @@ def side_by_side(
     )
 
 
-def count_works(graph: Graph) -> int:
-    """Length of the work vector."""
-    return 7 * graph.opening.size + 2 * len(graph.pairs)
-
-
 def meetings(graph: Graph, n_replicas: int, moved: Traffic, size: float) -> tuple[Kinds, list[list[int]], list[float], list[float]]:
     """Flows of all kinds of activities: how these divide into them; of each the links that others cross too, and its rate; bandwidths."""
-    n_stages, n_works = graph.opening.size, count_works(graph)
+    n_stages, n_own = graph.opening.size, n_works(graph.opening.size, len(graph.pairs))
     home = dict(zip(graph.opening.tolist(), np.repeat(np.arange(graph.n_ranks), np.diff(graph.openings)).tolist(), strict=True))
     flows: list[tuple[Hashable, Mapping[Link, float], float]] = []  # who sends, what, at which rate
     chains: dict[int, list[tuple[float, int]]] = {}  # kind: until which share of its time, which flow
     for replica in range(n_replicas):
         for message in moved.sent[replica] if size else ():
-            at = n_works * replica + transfer_index(n_stages, message.stage, message.backward)
+            at = n_own * replica + transfer_index(n_stages, message.stage, message.backward)
             chains[at] = [(1.0, len(flows))]
             flows.append(((replica, *message.ranks), {link: n * size for link, n in message.links.items()}, message.rate(size)))
         for stage, flow in enumerate(moved.unshard[replica] if moved.unshard else ()):
-            at = n_works * replica + unshard_index(n_stages, stage)
+            at = n_own * replica + unshard_index(n_stages, stage)
             chains[at] = [(1.0, len(flows))]
             flows.append(((replica, home[stage], "weights"), flow.links, flow.rate))
     n_others = len(flows)
@@ -163,7 +158,7 @@ def meetings(graph: Graph, n_replicas: int, moved: Traffic, size: float) -> tupl
         flows += [((replica, rank, "ops"), flow.links, flow.rate) for rank, each in enumerate(ranks) for flow in each]
     for i, each in enumerate((moved.reduce, moved.gather)):
         for stage, phases in enumerate(each):
-            at = n_works * n_replicas + n_stages * i + stage
+            at = n_own * n_replicas + n_stages * i + stage
             shares = np.cumsum([flow.seconds for flow in phases]) / (sum(flow.seconds for flow in phases) or 1.0)
             chains[at] = [(share, len(flows) + j) for j, share in enumerate(shares.tolist())]
             flows += [(home[stage], flow.links, flow.rate) for flow in phases]
@@ -189,11 +184,11 @@ def meetings(graph: Graph, n_replicas: int, moved: Traffic, size: float) -> tupl
         parts = [(share, first + j) for j, share in enumerate(moved.share[stage, i].tolist()) if share and crossed[first + j]]
         left = np.cumsum([share for share, _ in parts[::-1]])[::-1].tolist()
         if parts:  # it computes first
-            chains[n_works * replica + work_index(stage, kind)] = [
+            chains[n_own * replica + work_index(stage, kind)] = [
                 (1 - rest, number) for rest, number in zip([*left, 0.0], [-1, *(number for _, number in parts)], strict=True)
             ]
     most = max([1, *map(len, chains.values())])
-    kinds = Kinds(*(np.full((n_works * n_replicas + 2 * n_stages, *wide), fill) for wide, fill in (((most,), 1.0), ((most,), -1), ((), 1))))
+    kinds = Kinds(*(np.full((n_own * n_replicas + 2 * n_stages, *wide), fill) for wide, fill in (((most,), 1.0), ((most,), -1), ((), 1))))
     for at, chain in chains.items():
         for i, (share, number) in enumerate(chain):
             kinds.until[at, i] = share if i < len(chain) - 1 else 1.0

@@ -95,9 +95,9 @@ class Case(NamedTuple):
 
     @property
     def contention(self) -> str:
-        """What becomes of messages that meet on a link: as asked, "ignored", or "none" as none do.
+        """What becomes of traffic that meets on a link: as asked, "ignored", or "none" as none does.
 
-        An order can be planned for messages of one lane (`hops.contention`): those of others are ignored.
+        An order can be planned for messages of one lane (`hops.contention`): those of others, and all other traffic, are ignored.
         """
         asked, (within, anywhere) = self.scenario.contention, self.weights.meet
         if not anywhere:

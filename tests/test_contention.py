@@ -12,8 +12,8 @@ from test_kernels import cells
 from hops.contention import planned, share_links
 from hops.events import DISCIPLINES, run
 from hops.graph import transfer_index
-from hops.programs import Op, members
 from hops.joint import side_by_side
+from hops.programs import Op, members
 from hops.scenario import Scenario
 from hops.simulation import prepare
 from hops.trace import node_ticks
