@@ -167,10 +167,8 @@ def _crossing(
     stage_ranks: Sequence[int],
     seen: Sequence[tuple[Lane, tuple[Message, ...]]],
 ) -> Iterator[tuple[Hashable, Link]]:
-    """Who crosses which link, bit by bit: in most cells the second to ask meets the first."""
-    for i, (_, sent) in enumerate(seen if costs.p2p_bytes else ()):
-        for message in sent:
-            yield from (((i, *message.ranks), link) for link in message.links)
+    """Who crosses which link, bit by bit: where any two meet, some of the first lane mostly do, or one of it meets gradients."""
+    yield from _of_lane(cluster, layout, costs, stage_ranks, 0, *seen[0])
     for stage, rank in enumerate(stage_ranks):
         for kind, held in enumerate((costs.parameters, costs.expert_parameters)):
             if held and held[stage]:
@@ -180,8 +178,17 @@ def _crossing(
                             yield rank, link
                             if data_parallel.unshards:
                                 yield (rank, "unshard"), link
+    for i, lane in enumerate(seen[1:], start=1):
+        yield from _of_lane(cluster, layout, costs, stage_ranks, i, *lane)
+
+
+def _of_lane(
+    cluster: Cluster, layout: Layout, costs: Costs, stage_ranks: Sequence[int], i: int, lane: Lane, sent: tuple[Message, ...]
+) -> Iterator[tuple[Hashable, Link]]:
+    for message in sent if costs.p2p_bytes else ():
+        yield from (((i, *message.ranks), link) for link in message.links)
     shares = exposed(costs)
-    for rank, (i, (lane, _)) in product(range(layout.pp), enumerate(seen if shares.any() else ())):
+    for rank in range(layout.pp) if shares.any() else ():
         for kind, pairs in enumerate(partners(layout, rank, lane)):
             if shares[[stage for stage, home in enumerate(stage_ranks) if home == rank], :, kind].any():
                 yield from (((i, rank, "ops"), link) for a, b, _ in pairs for link in cluster.between(a, b).links)
