@@ -6,7 +6,7 @@ last ones' are there, or the first forward, whose layers need their weights one 
 every activity, then the further ones; e = edges.
 """
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from itertools import product
 from math import inf
 from typing import NamedTuple
@@ -89,34 +89,9 @@ def side_by_side(
         piece((graph.pred + n_nodes * np.arange(n_replicas)[:, None]).ravel(), -1),
         np.where(step[n:] == 1, activity[n:], np.arange(n, further[-1]) - 1),
     ]
-    every, bucket = n_nodes * np.arange(n_replicas), n_first
-
-    def wait(after: Ints, before: Ints) -> None:
+    for after, before in _exchange_edges(graph, n_nodes * np.arange(n_replicas), n_first, n_buckets, overlap, n_flows, piece):
         goal.append(np.broadcast_to(after, np.broadcast_shapes(after.shape, before.shape)))
         pred.append(np.broadcast_to(before, goal[-1].shape))
-
-    ending = {int(number): node for node, number in enumerate(graph.milestone.tolist()) if number >= 0}
-    opening = {int(stage): node for node, stage in enumerate(graph.opens.tolist()) if stage >= 0}
-    for rank in range(graph.n_ranks):
-        last = every + np.flatnonzero((graph.rank == rank) & graph.last)[0]
-        before = np.empty(0, np.int64) if overlap[REDUCE] else piece(last, -1)
-        for milestone in range(graph.reductions[rank], graph.reductions[rank + 1]):
-            for part in range(n_buckets[graph.reduced[milestone]]):
-                here = np.array([bucket])
-                wait(here, before)
-                if overlap[REDUCE]:
-                    op = every + ending[milestone]
-                    wait(here, piece(op, (part + 1) * n_flows[op] - 1))
-                before, bucket = piece(here, -1), bucket + 1
-    for rank in range(graph.n_ranks if overlap[GATHER] else 0):
-        before = np.empty(0, np.int64)
-        for stage in graph.opening[graph.openings[rank] : graph.openings[rank + 1]].tolist():
-            for part in range(n_buckets[stage]):
-                here = np.array([bucket])
-                wait(here, before)
-                op = every + opening[stage]
-                before, bucket = piece(here, -1), bucket + 1
-                wait(piece(op, part * n_flows[op]), before)
 
     goals = np.concatenate(goal)
     order = np.argsort(goals, kind="stable")
@@ -136,6 +111,43 @@ def side_by_side(
         links=occupied(kinds.flow[kind[activity], flow], crossed, rate, bandwidth),
         fair=fair,
     )
+
+
+def _exchange_edges(
+    graph: Graph,
+    replicas: Ints,
+    bucket: int,
+    n_buckets: Ints,
+    overlap: NDArray[np.bool_],
+    n_flows: Ints,
+    piece: Callable[[Ints, Ints | int], Ints],
+) -> Iterator[tuple[Ints, Ints]]:
+    """Pieces that wait, and for which, of what ``replicas``, whose nodes begin there, exchange: activities from ``bucket`` on.
+
+    Each rank reduces bucket by bucket what all replicas have, and gathers, from the beginning on, what all of them wait for.
+    """
+    ending = {number: node for node, number in enumerate(graph.milestone.tolist()) if number >= 0}
+    opening = {stage: node for node, stage in enumerate(graph.opens.tolist()) if stage >= 0}
+    for rank in range(graph.n_ranks):
+        last = replicas + np.flatnonzero((graph.rank == rank) & graph.last)[0]
+        before = np.empty(0, np.int64) if overlap[REDUCE] else piece(last, -1)
+        for milestone in range(graph.reductions[rank], graph.reductions[rank + 1]):
+            op = replicas + ending[milestone]
+            for part in range(n_buckets[graph.reduced[milestone]]):
+                here = np.array([bucket])
+                yield here, before
+                if overlap[REDUCE]:
+                    yield here, piece(op, (part + 1) * n_flows[op] - 1)
+                before, bucket = piece(here, -1), bucket + 1
+    for rank in range(graph.n_ranks if overlap[GATHER] else 0):
+        before = np.empty(0, np.int64)
+        for stage in graph.opening[graph.openings[rank] : graph.openings[rank + 1]].tolist():
+            op = replicas + opening[stage]
+            for part in range(n_buckets[stage]):
+                here = np.array([bucket])
+                yield here, before
+                before, bucket = piece(here, -1), bucket + 1
+                yield piece(op, part * n_flows[op]), before
 
 
 def meetings(graph: Graph, n_replicas: int, moved: Traffic, size: float) -> tuple[Kinds, list[list[int]], list[float], list[float]]:

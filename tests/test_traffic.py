@@ -1,5 +1,7 @@
 """Traffic on the same links: what replicas and ranks exchange meets messages in the event loop; by hand, and against a slow twin."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import twin
@@ -8,10 +10,12 @@ from conftest import scenario
 from test_kernels import TABLE
 
 from hops.executor import Executor, evaluate, joined
-from hops.graph import unfolded
+from hops.graph import unfolded, unshard_index
+from hops.lanes import Lane
+from hops.layout import Layout
 from hops.simulation import prepare
 from hops.trace import timeline_frame
-from hops.traffic import Flow, around
+from hops.traffic import Flow, around, partners
 
 NOISE = {"op": {"law": "lognormal", "cv": 0.3}}
 DISCIPLINES = ("fifo", "fair")
@@ -267,3 +271,41 @@ def test_contention__the_cell_says_whether_any_traffic_meets(changes, words):
         assert bool(joined(case, unfolded(case.structure.graph)).links.use.size) == (words[0] != "none")
         if words[0] == "none":
             assert (all_of(case)["iteration_time"] == all_of(cases[0])["iteration_time"]).all()
+
+
+def test_traffic__empty_messages_wait_for_nobody():
+    case, *_ = by_hand("fifo", 0.5)
+    empty = case._replace(weights=case.weights._replace(costs=replace(case.weights.costs, p2p_bytes=0.0)))
+    graph = unfolded(case.structure.graph)
+    assert joined(case, graph).links.use.size
+    assert not joined(empty, graph).links.use.size
+
+
+def test_unshard__shares_its_card_at_the_rate_that_it_has_alone():
+    """A shard group of two GPUs: each sends half of a stage's weights, 2 bytes each, to the other."""
+    case = made(zero=3, contention="fair", draws=1, latency={})
+    graph, costs, w = unfolded(case.structure.graph), case.weights.costs, case.weights
+    links, n_found = joined(case, graph).links, 0
+    for node, work in enumerate(graph.work.tolist()):
+        if unshard_index(2, 0) <= work < unshard_index(2, 2):
+            stage = work - unshard_index(2, 0)
+            assert links.indptr[node] < links.indptr[node + 1]
+            assert links.rate[node] == pytest.approx(costs.parameters[stage] / (w.work[0, work] / 1e9))
+            n_found += 1
+    assert n_found == 2
+    assert timeline_frame(case)["end"].max() > timeline_frame(made(zero=3, draws=1, latency={}))["end"].max()
+
+
+def test_partners__send_to_the_next_of_a_ring_or_to_all_of_a_group():
+    """Two replicas of tp=2 and ep=4 with etp=1: GPUs 0-3 are one rank's, 0 and 1 a replica."""
+    layout = Layout(pp=1, dp=2, tp=2, ep=4, etp=1)
+    tensor, context, expert = (list(each) for each in partners(layout, 0, Lane((0,))))
+    assert tensor == [(0, 1, 1.0), (1, 0, 1.0)]
+    assert context == []
+    assert sorted(expert) == [(a, b, 0.25) for a in (0, 1) for b in range(4) if a != b]
+    ring, direct = (Layout(pp=1, cp=4, cp_comm=word) for word in ("p2p", "a2a"))
+    assert list(list(partners(ring, 0, Lane((0,))))[1]) == [(0, 1, 1.0), (1, 2, 1.0), (2, 3, 1.0), (3, 0, 1.0)]
+    assert len(list(list(partners(direct, 0, Lane((0,))))[1])) == 12
+    both = [list(each) for each in partners(Layout(pp=1, dp=4, ep=2, etp=2, tp=1), 0, Lane((0, 1, 2, 3)))][2]
+    assert {(a, b) for a, b, part in both if part == 1.0} == {(0, 1), (1, 0), (2, 3), (3, 2)}
+    assert {(a, b) for a, b, part in both if part == 0.5} == {(0, 2), (2, 0), (1, 3), (3, 1)}
