@@ -1,6 +1,7 @@
-"""Cells whose transfers share links, draw by draw in the event loop: durations come from the kernel's window, times from events.
+"""Cells whose traffic shares links, draw by draw in the event loop: durations come from the kernel's window, times from events.
 
-o = nodes of one replica, d = lanes, r = ranks, a = nodes of all replicas, which run side by side, as they may meet on links too.
+o = nodes of one replica, d = lanes, r = ranks; a = activities, x = pieces, e = edges of a `Joint` of all replicas, which may meet on
+links too.
 """
 
 from typing import NamedTuple
@@ -9,39 +10,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hops.events import run_events
+from hops.graph import Graph
 from hops.jit import inlined, kernel
+from hops.joint import Joint, cut
 from hops.kernels import add_metrics, add_replica, begin_replicas
-from hops.links import Links
 from hops.noise import LANES
-from hops.synchronization import release, synchronize
-from hops.window import GATHER, REDUCE, draw_links, run_window
-
-
-class Joint(NamedTuple):
-    """Replicas of a graph side by side: their edges, indptr (a+1,) and pred, and the links that their messages share."""
-
-    indptr: NDArray[np.int32]
-    pred: NDArray[np.int32]
-    links: Links
-    fair: bool
+from hops.synchronization import exchange_ticks, release, update_weights
+from hops.window import GATHER, draw_links, run_window
 
 
 class Times(NamedTuple):
     """Scratch of one call [ticks]: per lane what events need to know, and of the last lane what they found."""
 
-    ticks: NDArray[np.int64]  # (d, a) duration of a node alone
-    earliest: NDArray[np.int64]  # (d, a) before when it cannot begin
-    hosted: NDArray[np.int64]  # (d, a) when its host has issued it
-    delay: NDArray[np.int64]  # (d, edges)
-    start: NDArray[np.int64]  # (a,)
-    finish: NDArray[np.int64]  # (a,)
-    order: NDArray[np.int64]  # (a,)
+    ticks: NDArray[np.int64]  # (d, a) duration of an activity alone
+    hosted: NDArray[np.int64]  # (d, nodes of all replicas) when its host has issued it
+    delay: NDArray[np.int64]  # (d, edges of all replicas)
+    pieces: NDArray[np.int64]  # (x,) duration alone
+    earliest: NDArray[np.int64]  # (x,) before when it cannot begin
+    waits: NDArray[np.int64]  # (e,) delay
+    start: NDArray[np.int64]  # (x,)
+    finish: NDArray[np.int64]  # (x,)
+    order: NDArray[np.int64]  # (x,)
 
 
-def make_times(width: int, n_all: int, n_edges: int) -> Times:
+def make_times(width: int, n_replicas: int, graph: Graph, joint: Joint) -> Times:
     """Allocate `Times` for ``width`` draws at once."""
-    sizes: tuple[tuple[int, ...], ...] = ((width, n_all),) * 3 + ((width, n_edges),) + ((n_all,),) * 3
-    return Times(*(np.empty(size, np.int64) for size in sizes))
+    n, edges = joint.activity.size, joint.pred.size
+    wide = (joint.further.size - 1, n_replicas * graph.rank.size, n_replicas * graph.pred.size)
+    found = [np.empty((width, size), np.int64) for size in wide] + [np.empty(size, np.int64) for size in (n, n, edges, n, n, n)]
+    return Times(*found)
 
 
 @inlined
@@ -57,26 +54,54 @@ def run_contended(graph, joint, cells, c, law, tables, window, lo, hi, times, sp
             at = replica * n_nodes + node
             for d in range(n):
                 times.ticks[d, at] = space.finish[node, d] - space.begun[node, d]
-                times.earliest[d, at], times.hosted[d, at] = space.bound[node, d], space.hosted[node, d]
+                times.hosted[d, at] = space.hosted[node, d]
         for edge in range(graph.pred.size):
             for d in range(n):
                 times.delay[d, replica * graph.pred.size + edge] = space.lag[graph.lag[edge], d]
+    bucket = cells.n_replicas[c] * n_nodes
+    for i in range(graph.reduced.size):
+        bucket = fill_buckets(graph, cells, c, law, graph.reduced[i], cells.reduce, n, bucket, times, space)
+    for i in range(graph.opening.size if cells.overlap[c, GATHER] else 0):
+        bucket = fill_buckets(graph, cells, c, law, graph.opening[i], cells.gather, n, bucket, times, space)
     begin_replicas(space)
     for d in range(n):
-        run_events(
-            joint.indptr, joint.pred, times.delay[d], times.ticks[d], times.earliest[d], joint.links, joint.fair,
-            times.start, times.finish, times.order,
-        )  # fmt: skip
-        for replica in range(cells.n_replicas[c]):
-            measure(graph, cells, c, replica, times.start, times.finish, times.delay[d], d, times.hosted, space)
+        run_draw(joint, times, d)
+        for replica in range(cells.n_replicas[c] - 1, -1, -1):
+            measure(graph, joint, replica, times, d, space)
             add_replica(graph.n_ranks, d, d + 1, space)
+        measure_exchange(graph, joint, cells, c, times, d, space)
+
+
+@kernel
+def fill_buckets(graph, cells, c, law, stage, base, n, bucket, times, space):  # type: ignore[no-untyped-def]
+    """Durations of the buckets of a stage, activities from ``bucket`` on; returns the next one. ``base`` (c, s) ticks."""
+    exchange_ticks(base[c, stage], cells.ring[c, stage], law, graph, n, space, space.ticks)
+    for _ in range(cells.n_buckets[c, stage]):
+        for d in range(n):
+            times.ticks[d, bucket] = space.ticks[d]
+        bucket += 1
+    return bucket
+
+
+@kernel
+def run_draw(joint, times, d):  # type: ignore[no-untyped-def]
+    """Run lane ``d``: fills start, finish, order."""
+    cut(joint, times.ticks[d], times.pieces)
+    times.earliest[:] = 0
+    times.earliest[: times.hosted.shape[1]] = times.hosted[d]
+    for edge in range(joint.delay.size):
+        times.waits[edge] = times.delay[d, joint.delay[edge]] if joint.delay[edge] >= 0 else 0
+    run_events(
+        joint.indptr, joint.pred, times.waits, times.pieces, times.earliest, joint.links, joint.fair,
+        times.start, times.finish, times.order,
+    )  # fmt: skip
 
 
 @kernel
 def evaluate_contended(graph, joint, cells, law, tables, first_draw, times, space, per_draw, moments, per_rank):  # type: ignore[no-untyped-def]
     """Evaluate the one cell of ``cells`` (`Work`), whose replicas are a `Joint`; the rest as in `evaluate`.
 
-    As many draws at once as ``times`` has room for; ``space`` has a row for every node. What one draw left in them is a trace.
+    As many draws at once as ``times`` has room for; ``space`` has a row for every node. What the last draw left in it is a trace.
     """
     n_draws, c = per_draw.shape[2], np.int64(0)  # not a literal, for which numba would compile all anew
     for window in range(first_draw // LANES, (first_draw + n_draws - 1) // LANES + 1):
@@ -85,39 +110,66 @@ def evaluate_contended(graph, joint, cells, law, tables, first_draw, times, spac
         for lo in range(begin, end, times.ticks.shape[0]):
             hi = min(lo + times.ticks.shape[0], end)
             run_contended(graph, joint, cells, c, law[c], tables, window, lo, hi, times, space)
-            synchronize(graph, cells, c, law[c], hi - lo, space)
+            update_weights(graph, cells, c, law[c], hi - lo, space)
             at = window * LANES + lo - first_draw
             add_metrics(c, graph.n_ranks, cells.n_replicas[c], hi - lo, at, space, per_draw, moments, per_rank)
 
 
 @kernel
-def measure(graph, cells, c, replica, start, finish, delay, d, hosted, space):  # type: ignore[no-untyped-def]
-    """Take lane ``d`` of a replica from start, finish of all nodes and delay of all edges to ``space``, as `run_window` does."""
+def last_piece(joint, activity):  # type: ignore[no-untyped-def]
+    """Where ``activity`` ends."""
+    return joint.further[activity + 1] - 1 if joint.further[activity + 1] > joint.further[activity] else activity
+
+
+@kernel
+def measure(graph, joint, replica, times, d, space):  # type: ignore[no-untyped-def]
+    """Take lane ``d`` of a replica from the times of all pieces to ``space``, as `run_window` does.
+
+    An op that waits between its pieces for weights begins as much later: as late as it can without waiting.
+    """
     first_node, first_edge = replica * graph.rank.size, replica * graph.pred.size
-    most_buckets = space.released.shape[0] // graph.opening.size
+    start, finish = times.start, times.finish
     space.busy[:, d] = 0
     space.exposed[:, d] = 0
     for node in range(graph.rank.size):
         rank, at = graph.rank[node], first_node + node
+        begun, before = start[at], at
+        for piece in range(joint.further[at], joint.further[at + 1]):
+            if joint.links.indptr[piece] == joint.links.indptr[piece + 1]:
+                begun += start[piece] - finish[before]
+            before = piece
+        space.begun[node, d], space.finish[node, d] = begun, finish[before]
         if rank < 0:
             continue
-        ready = unhindered = hosted[d, at]
+        ready = unhindered = times.hosted[d, at]
         for edge in range(graph.indptr[node], graph.indptr[node + 1]):
-            ready = max(ready, finish[first_node + graph.pred[edge]] + delay[first_edge + edge])
-            unhindered = max(unhindered, finish[first_node + graph.origin[edge]])
-        ticks = finish[at] - start[at]
-        space.busy[rank, d] += ticks
+            ended = finish[last_piece(joint, first_node + graph.pred[edge])]
+            ready = max(ready, ended + times.delay[d, first_edge + edge])
+            unhindered = max(unhindered, finish[last_piece(joint, first_node + graph.origin[edge])])
+        space.busy[rank, d] += finish[before] - begun
         # of a lone predecessor without delay there is nothing to wait for but it
         if graph.indptr[node + 1] - graph.indptr[node] != 1 or graph.lag[graph.indptr[node]] != 0:
             space.exposed[rank, d] += ready - unhindered
-        space.exposed[rank, d] += start[at] - ready
+        space.exposed[rank, d] += begun - ready
         if graph.first[node]:
             space.first[rank, d] = ready
         if graph.last[node]:
-            space.last[rank, d] = finish[at]
-        if graph.milestone[node] >= 0 and cells.overlap[c, REDUCE]:
-            n_parts = cells.n_buckets[c, graph.reduced[graph.milestone[node]]]
-            for part in range(n_parts):
-                row = graph.milestone[node] * most_buckets + part
-                there = finish[at] - ticks * (n_parts - 1 - part) // n_parts
-                space.ready[row, d] = max(space.ready[row, d], there)
+            space.last[rank, d] = finish[before]
+
+
+@kernel
+def measure_exchange(graph, joint, cells, c, times, d, space):  # type: ignore[no-untyped-def]
+    """Take what replicas exchange in lane ``d`` to ``space``, as `release` and `reduce_gradients` do."""
+    most_buckets = space.released.shape[0] // graph.opening.size
+    bucket = cells.n_replicas[c] * graph.rank.size
+    for rank in range(graph.n_ranks):
+        for milestone in range(graph.reductions[rank], graph.reductions[rank + 1]):
+            for part in range(cells.n_buckets[c, graph.reduced[milestone]]):
+                at = milestone * most_buckets + part
+                space.ready[at, d], space.reduced[at, d] = times.start[bucket], times.finish[last_piece(joint, bucket)]
+                space.latest[rank, d] = max(space.latest[rank, d], space.reduced[at, d])
+                bucket += 1
+    for i in range(graph.opening.size if cells.overlap[c, GATHER] else 0):
+        for part in range(cells.n_buckets[c, graph.opening[i]]):
+            space.released[graph.opening[i] * most_buckets + part, d] = times.finish[last_piece(joint, bucket)]
+            bucket += 1

@@ -1,10 +1,25 @@
 """Shared links: which transfers of a graph meet on them, and their order where the kernel needs one beforehand.
 
-The event loop finds out draw by draw who comes first on a link. The kernel evaluates all draws in one order, so it is
-given that of a run without noise, as edges: exact as long as the noise does not change who comes first.
+The event loop (contention=fifo, fair) finds out draw by draw who comes first on a link. There all traffic of an iteration meets:
+
+* messages of the pipeline, of all replicas;
+* gradients (REDUCE_GRAD) and weights (UNSHARD, also those gathered before a stage's first forward): a bucket crosses the
+  links of all rings of its rank, those of shard groups first, then those among them;
+* what an op exchanges within tp, cp and ep and does not hide: an op computes, then exchanges, and its rank is busy until that has
+  ended. This is a fluid picture: in truth layers take turns to compute and exchange, so an exchange meets in one piece at the end
+  of an op what in truth it meets all along. What compute hides of it meets nobody, nor does anything of a fused unit.
+
+A link that one of these has to itself changes nothing. Two things meet nobody: weights gathered after the update, when the pipeline
+has ended, and offloaded activations. First come first served a link serves whole buckets and whole exchanges, so who
+comes behind a large one waits long; networks, which send in small pieces, are nearer to fair shares. Traffic that comes
+from elsewhere (checkpoints) belongs into `hops.traffic.Traffic`, and as activities of its own into `hops.joint`.
+
+The kernel evaluates all draws in one order, so it is given that of a run without noise, as edges (contention=planned): exact as
+long as the noise does not change who comes first. A plan knows messages of one replica, and nothing of the rest.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,13 +30,6 @@ from hops.jit import kernel
 from hops.links import Links
 from hops.messages import Message
 from hops.paths import Link
-
-
-def joint(graph: Graph, n_replicas: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Edges, indptr and pred, of ``n_replicas`` of a graph side by side: the nodes and edges of one follow those of the one before."""
-    replica = np.arange(n_replicas, dtype=np.int32)[:, None]
-    ends = (graph.indptr[1:] + replica * graph.pred.size).ravel()
-    return np.concatenate([graph.indptr[:1], ends]), (graph.pred + replica * graph.rank.size).ravel()
 
 
 def share_links(graph: Graph, crossed: Sequence[Sequence[int]], rate: Sequence[float], bandwidth: Sequence[float]) -> Links:
@@ -36,12 +44,19 @@ def share_links(graph: Graph, crossed: Sequence[Sequence[int]], rate: Sequence[f
     work = (graph.work + n * replica).ravel()
     n_crossing = np.bincount([link for each in crossed for link in set(each)], minlength=len(bandwidth))
     shared = [sorted(link for link in set(each) if n_crossing[link] > 1) for each in crossed]
-    n_uses = np.array([len(each) for each in shared])
+    return occupied(work, shared, rate, bandwidth)
+
+
+def occupied(
+    flow: NDArray[np.signedinteger[Any]], crossed: Sequence[Sequence[int]], rate: Sequence[float], bandwidth: Sequence[float]
+) -> Links:
+    """What nodes share: ``flow`` (o,) numbers the entry of crossed and rate that is a node's, -1: it crosses nothing."""
+    n_uses = np.array([*map(len, crossed), 0])
     begin = np.cumsum(n_uses) - n_uses
-    indptr = np.concatenate([[0], np.cumsum(n_uses[work])])
-    use = np.array([link for each in shared for link in each], np.int32)
-    at = np.arange(indptr[-1]) + np.repeat(begin[work] - indptr[:-1], n_uses[work])
-    return Links(indptr.astype(np.int32), use[at], np.array(rate, np.float64)[work], np.array(bandwidth, np.float64))
+    indptr = np.concatenate([[0], np.cumsum(n_uses[flow])])
+    use = np.array([link for each in crossed for link in each], np.int32)
+    at = np.arange(indptr[-1]) + np.repeat(begin[flow] - indptr[:-1], n_uses[flow])
+    return Links(indptr.astype(np.int32), use[at], np.array([*rate, 1.0])[flow], np.array(bandwidth, np.float64))
 
 
 def meeting(graph: Graph, sent: Sequence[Sequence[Message]], n_stages: int, size: float) -> Links:

@@ -35,8 +35,9 @@ class Costs:
     weight_activations: tuple[float, ...] | None = None  # from its backward for the input to that for the weight [bytes]
     logits: float | None = None  # of a microbatch, on one GPU of the last stage [bytes]
     loss: float | None = None  # their fp32 copy, which the backward of the loss needs [bytes]
-    forward_exchange: tuple[float, ...] | None = None  # part of forward in which groups of the rank exchange [s]
-    backward_exchange: tuple[float, ...] | None = None  # and of backward
+    # parts of forward in which groups of the rank exchange [s]: tensor, context, expert
+    forward_exchange: tuple[tuple[float, float, float], ...] | None = None
+    backward_exchange: tuple[tuple[float, float, float], ...] | None = None  # and of backward
     overlapped: tuple[float, ...] | None = None  # a forward and a backward as one unit, where given outright [s]
     overhead: float = 0.0  # of an iteration [s]
     partition: str | None = None  # of the layers to stages, as Megatron's layout string
@@ -57,7 +58,7 @@ class Costs:
         total = self.forward[forward] + self.backward[backward]
         if self.forward_exchange is None or self.backward_exchange is None:
             return total
-        exchange = self.forward_exchange[forward] + self.backward_exchange[backward]
+        exchange = sum(self.forward_exchange[forward]) + sum(self.backward_exchange[backward])
         return max(total - exchange, exchange) * (slowdown if exchange else 1.0)
 
 

@@ -24,7 +24,7 @@ from hops.variables import STATISTICS, VARIABLES, attributes
 FORMAT = "1"
 MOST_BYTES = 2**31  # of a variable in netCDF 3
 SHARED_LINKS = {
-    "long_name": "what becomes of messages that meet on links",
+    "long_name": "what becomes of traffic that meets on links",
     "source": "none: none do; ignored; planned, fifo, fair: as config key contention says",
 }
 FITS = {"long_name": "peak memory of every rank fits its GPU; false where there is none to compare"}

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from hops import kernels
 from hops.checks import count, no_such
-from hops.contended import Joint, evaluate_contended, make_times
-from hops.contention import joint, meeting
+from hops.contended import evaluate_contended, make_times
 from hops.distributions import TERMS
 from hops.graph import Graph, unfolded
+from hops.joint import Joint, side_by_side
 from hops.metrics import COLUMNS, draw_metrics, rank_draws, rank_metrics
 from hops.noise import LANES
 from hops.noiseless import WINDOW, evaluate_noiseless
@@ -185,20 +185,18 @@ def _by_events(case: Case, graph: Graph, cell: Work, law: NDArray[np.int64], tab
     """Evaluate draws of one cell whose messages share links, in the event loop."""
     found = tuple(np.ascontiguousarray(each) for each in results)
     graph, n_draws = unfolded(graph), results[0].shape[2]
-    joined = side_by_side(case, graph)
-    n_all = joined.indptr.size - 1
-    times = make_times(max(1, min(LANES, n_draws, BATCH_TIMES // n_all)), n_all, joined.pred.size)
-    space = workspace(graph, graph.rank.size, int(cell.n_buckets.max()))
-    evaluate_contended(graph, joined, cell, law, tables, first, times, space, *found)
+    joint = joined(case, graph)
+    width = max(1, min(LANES, n_draws, BATCH_TIMES // joint.activity.size))
+    times, space = make_times(width, case.n_lanes, graph, joint), workspace(graph, graph.rank.size, int(cell.n_buckets.max()))
+    evaluate_contended(graph, joint, cell, law, tables, first, times, space, *found)
     for given, made in zip(results, found, strict=True):
         given[...] = made
 
 
-def side_by_side(case: Case, graph: Graph) -> Joint:
-    """The replicas of a case whose messages share links, for the event loop."""
-    costs = case.weights.costs
-    links = meeting(graph, case.weights.sent, costs.n_stages, costs.p2p_bytes)
-    return Joint(*joint(graph, case.n_lanes), links, case.scenario.contention == "fair")
+def joined(case: Case, graph: Graph) -> Joint:
+    """The replicas of a case for the event loop, and what they exchange."""
+    w = case.weights
+    return side_by_side(graph, case.n_lanes, w.n_buckets, w.overlap, w.traffic, w.costs.p2p_bytes, case.scenario.contention == "fair")
 
 
 def _plain(cases: list[Case], team: Team, keep_draws: bool) -> Ticks:

@@ -57,20 +57,26 @@ def sharers(layout: Layout, data_parallel: DataParallel) -> tuple[int, int]:
     return layout.n_replicas // n_groups, layout.n_expert_replicas // n_groups
 
 
+type Gpus = tuple[int, ...]
 type Rings = dict[tuple[int, int], tuple[Ring, Ring]]
 
 
 def rank_rings(cluster: Cluster, layout: Layout, data_parallel: DataParallel, experts: bool) -> Rings:
     """Rings of shard groups and among them by (0: outside the experts or 1: of them, rank); all of a rank at the same time."""
     found: Rings = {}
-    for kind, members in enumerate((layout.replica_groups, layout.expert_replica_groups)[: 1 + experts]):
-        size = 1 if data_parallel.zero == 0 else sharers(layout, data_parallel)[kind]
+    for kind in range(1 + experts):
         for rank in range(layout.pp):
-            together = members(rank)
-            sharing = [gpus[at : at + size] for gpus in together for at in range(0, len(gpus), size)]
-            among = [gpus[at::size] for gpus in together for at in range(size)]
+            sharing, among = shard_groups(layout, data_parallel, kind, rank)
             found[kind, rank] = ring(cluster, sharing[0], sharing[1:]), ring(cluster, among[0], among[1:])
     return found
+
+
+def shard_groups(layout: Layout, data_parallel: DataParallel, kind: int, rank: int) -> tuple[list[Gpus], list[Gpus]]:
+    """GPUs of ``rank`` that share the states of what they all hold (kind as in `rank_rings`), and those with the same share."""
+    together = (layout.replica_groups, layout.expert_replica_groups)[kind](rank)
+    size = 1 if data_parallel.zero == 0 else sharers(layout, data_parallel)[kind]
+    sharing = [gpus[at : at + size] for gpus in together for at in range(0, len(gpus), size)]
+    return sharing, [gpus[at::size] for gpus in together for at in range(size)]
 
 
 def stage_exchanges(

@@ -84,7 +84,9 @@ class Passes(NamedTuple):
     tensor: float  # of forward and backward_input together: exchanges that nothing hides
     context: float
     expert: float
-    forward_exchange: float  # of forward
+    forward_tensor: float  # of forward alone
+    forward_context: float
+    forward_expert: float
 
 
 def passes(timer: Timer, layer: Layer, groups: Groups, split: Split, attended: float, recompute: str) -> Passes:
@@ -106,7 +108,9 @@ def passes(timer: Timer, layer: Layer, groups: Groups, split: Split, attended: f
         tensor,
         (1 + full) * there + back,
         expert,
-        sum(shown) + there,
+        shown[0],
+        there,
+        shown[1],
     )
 
 

@@ -95,9 +95,9 @@ class Case(NamedTuple):
 
     @property
     def contention(self) -> str:
-        """What becomes of messages that meet on a link: as asked, "ignored", or "none" as none do.
+        """What becomes of traffic that meets on a link: as asked, "ignored", or "none" as none does.
 
-        An order can be planned for messages of one lane (`hops.contention`): those of others are ignored.
+        An order can be planned for messages of one lane (`hops.contention`): those of others, and all other traffic, are ignored.
         """
         asked, (within, anywhere) = self.scenario.contention, self.weights.meet
         if not anywhere:
@@ -160,7 +160,7 @@ def structure(
     graph = _lowered(written, p2p, reduce_each, unshard)
     if planned_for is not None:
         numbers = weights(planned_for)
-        links = meeting(graph, numbers.sent, written.n_stages, numbers.costs.p2p_bytes)
+        links = meeting(graph, numbers.traffic.sent, written.n_stages, numbers.costs.p2p_bytes)
         graph = planned(graph, numbers.work[0], numbers.lag[0], links, everywhere=False)
     n_stages = written.n_stages
     return Structure(

@@ -35,19 +35,18 @@ def release(graph, cells, c, law, n, space):  # type: ignore[no-untyped-def]
 
 @kernel
 def synchronize(graph, cells, c, law, n, space):  # type: ignore[no-untyped-def]
-    """Reduce gradients on each rank's channel, update, gather weights: fills ``space.step`` and ``space.own_step``.
+    """Reduce gradients on each rank's channel, update, gather weights: fills ``space.step`` and ``space.own_step``."""
+    reduce_gradients(graph, cells, c, law, n, space)
+    update_weights(graph, cells, c, law, n, space)
 
-    Everybody's update waits for everybody's gradients (a clip by their global norm) in ``step``, not in ``own_step``.
-    """
-    most_buckets = space.released.shape[0] // graph.opening.size
-    end, after, latest = space.start, space.unhindered, space.most_after
-    reduces, gathers = cells.overlap[c, REDUCE], cells.overlap[c, GATHER]
-    for d in range(n):
-        space.step[d] = space.own_step[d] = latest[d] = 0
+
+@kernel
+def reduce_gradients(graph, cells, c, law, n, space):  # type: ignore[no-untyped-def]
+    """Reduce gradients on each rank's channel: when, into ``ready`` and ``reduced``; ``latest`` is their end where that is later."""
+    most_buckets, end, reduces = space.released.shape[0] // graph.opening.size, space.start, cells.overlap[c, REDUCE]
     for rank in range(graph.n_ranks):
         for d in range(n):
             end[d] = 0 if reduces else space.latest[rank, d]
-            after[d] = cells.update[c, rank]
         for milestone in range(graph.reductions[rank], graph.reductions[rank + 1]):
             stage = graph.reduced[milestone]
             exchange_ticks(cells.reduce[c, stage], cells.ring[c, stage], law, graph, n, space, space.ticks)
@@ -57,16 +56,31 @@ def synchronize(graph, cells, c, law, n, space):  # type: ignore[no-untyped-def]
                     space.ready[at, d] = max(end[d], space.ready[at, d])  # from here on when its reduction begins
                     end[d] = space.ready[at, d] + space.ticks[d]
                     space.reduced[at, d] = end[d]
-        if not gathers:
+        for d in range(n):
+            space.latest[rank, d] = max(end[d], space.latest[rank, d])
+
+
+@kernel
+def update_weights(graph, cells, c, law, n, space):  # type: ignore[no-untyped-def]
+    """Update and gather the weights of each rank, once its gradients are reduced: fills ``space.step`` and ``space.own_step``.
+
+    Everybody's update waits for everybody's gradients (a clip by their global norm) in ``step``, not in ``own_step``.
+    """
+    after, latest = space.unhindered, space.most_after
+    for d in range(n):
+        space.step[d] = space.own_step[d] = latest[d] = 0
+    for rank in range(graph.n_ranks):
+        for d in range(n):
+            after[d] = cells.update[c, rank]
+        if not cells.overlap[c, GATHER]:
             for i in range(graph.openings[rank], graph.openings[rank + 1]):
                 stage = graph.opening[i]
                 exchange_ticks(cells.gather[c, stage], cells.ring[c, stage], law, graph, n, space, space.ticks)
                 for d in range(n):
                     after[d] += cells.n_buckets[c, stage] * space.ticks[d]
         for d in range(n):
-            end[d] = max(end[d], space.latest[rank, d])
-            space.step[d] = max(space.step[d], end[d])
+            space.step[d] = max(space.step[d], space.latest[rank, d])
             latest[d] = max(latest[d], after[d])
-            space.own_step[d] = max(space.own_step[d], end[d] + after[d] - space.earliest[rank, d])
+            space.own_step[d] = max(space.own_step[d], space.latest[rank, d] + after[d] - space.earliest[rank, d])
     for d in range(n):
         space.step[d] += latest[d]

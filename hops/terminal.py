@@ -88,13 +88,13 @@ def _memory(memory: Sequence[Memory], room: Sequence[float]) -> str:
 
 
 def _contention(case: Case) -> str:
-    """What becomes of messages that meet on links, where that matters or was asked."""
+    """What becomes of traffic that meets on links, where that matters or was asked."""
     asked, found = case.scenario.contention, case.contention
     if found == "ignored":
-        return f"; messages meet on links, which is ignored (contention={asked})"
+        return f"; traffic meets on links, which is ignored (contention={asked})"
     if asked == "none":
         return ""
-    return f", contention={asked}" + (" (no messages meet)" if found == "none" else "")
+    return f", contention={asked}" + (" (no traffic meets)" if found == "none" else "")
 
 
 def _told(params: Sequence[tuple[str, Any]]) -> Iterator[str]:

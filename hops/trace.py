@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from hops import kernels
 from hops.checks import count
 from hops.contended import evaluate_contended, make_times
-from hops.executor import law_rows, side_by_side, stacked
+from hops.executor import joined, law_rows, stacked
 from hops.graph import Graph, unfolded, unshard_index
 from hops.plots import Message
 from hops.programs import members
@@ -127,16 +127,14 @@ def node_ticks(case: Case, draw: int, graph: Graph | None = None) -> Trace:
     n_nodes, n_buckets = graph.rank.size, max(1, int(cells.n_buckets.max()))
     space, moments = workspace(graph, n_nodes, n_buckets), np.zeros((1, 3, graph.n_ranks, kernels.N_LIMBS), np.int64)
     unread = np.empty((6, 1, 1), np.int64), moments, np.empty((3, 0, graph.n_ranks, 1), np.int64)
-    start, finish = space.begun[:, 0], space.finish[:, 0]
     if case.by_events:
-        joined = side_by_side(case, graph)
-        times = make_times(1, joined.indptr.size - 1, joined.pred.size)
-        evaluate_contended(graph, joined, cells, law, tables, draw, times, space, *unread)
-        start, finish = times.start[:n_nodes], times.finish[:n_nodes]
+        joint = joined(case, graph)
+        times = make_times(1, case.n_lanes, graph, joint)
+        evaluate_contended(graph, joint, cells, law, tables, draw, times, space, *unread)
     else:
         kernels.evaluate(graph, cells, law, tables, draw, space, *unread)
     exchanged = (each[:, 0].reshape(-1, n_buckets) for each in (space.ready, space.reduced, space.released))
-    return Trace(*(each.copy() for each in (start, finish, space.lag[:, 0], *exchanged)))
+    return Trace(*(each.copy() for each in (space.begun[:, 0], space.finish[:, 0], space.lag[:, 0], *exchanged)))
 
 
 def messages(case: Case, draw: int = 0) -> list[Message]:

@@ -36,7 +36,9 @@ class Part(NamedTuple):
     tensor: float = 0.0
     context: float = 0.0
     expert: float = 0.0
-    forward_exchange: float = 0.0
+    forward_tensor: float = 0.0
+    forward_context: float = 0.0
+    forward_expert: float = 0.0
     flops: float = 0.0  # forward and backward, of all GPUs
     flops_again: float = 0.0
     parameters: float = 0.0  # on a GPU
@@ -253,8 +255,11 @@ class Transformer:
             weight_activations=tuple(each.weight_activations for each in stages),
             logits=self.bytes_per_value * n_logits,
             loss=4 * n_logits,
-            forward_exchange=tuple(each.forward_exchange for each in stages),
-            backward_exchange=tuple(each.tensor + each.context + each.expert - each.forward_exchange for each in stages),
+            forward_exchange=tuple((each.forward_tensor, each.forward_context, each.forward_expert) for each in stages),
+            backward_exchange=tuple(
+                (each.tensor - each.forward_tensor, each.context - each.forward_context, each.expert - each.forward_expert)
+                for each in stages
+            ),
             overhead=law.iteration,
             partition=written(found),
         )

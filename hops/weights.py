@@ -27,6 +27,7 @@ from hops.replicas import alike
 from hops.scenario import Scenario
 from hops.sections import Choice
 from hops.topologies import TOPOLOGIES
+from hops.traffic import Traffic, meets, traffic
 from hops.transformer import Transformer
 
 TICKS = 1e9  # a second
@@ -82,8 +83,8 @@ class Weights(NamedTuple):
     slow: Floats  # (7 s + 2 pairs,) ticks that an exchange of replicas adds to an op that it runs beside
     update: Ints  # (ranks,) ticks of the optimizer, and of what else ends an iteration
     overlap: NDArray[np.bool_]  # (2,) gradients are reduced when ready; weights gathered before a stage's first forward
-    sent: tuple[tuple[Message, ...], ...]  # messages of every lane, or of the first where the event loop is not asked
-    meet: tuple[bool, bool]  # whether messages of the first lane share links, and of any lanes; empty ones never do
+    traffic: Traffic  # of all lanes; messages of the first one alone where the event loop is not asked
+    meet: tuple[bool, bool]  # whether messages of the first lane share links, and any messages or gradients; empty ones never do
 
 
 @lru_cache(maxsize=4096, typed=True)
@@ -125,6 +126,12 @@ def weights(asked: Question) -> Weights:
         variant.append(variants.setdefault(key, (len(variants), work, lag, link))[0])
     seen = together if asked.contention in DISCIPLINES else together[:MOST_COMPARED]
     sent = [_sent(asked.topology, layout, stage_ranks, lane.replicas) for lane in seen]
+    within, anywhere = _meet(asked.topology, layout, stage_ranks, tuple(lane.replicas for lane in seen if costs.p2p_bytes))
+    among_lanes = list(zip(seen, sent, strict=True))
+    meet = within, anywhere or meets(cluster, layout, data_parallel, costs, stage_ranks, among_lanes[:MOST_COMPARED])
+    moved = Traffic((sent[0],))
+    if asked.contention in DISCIPLINES:
+        moved = traffic(cluster, layout, data_parallel, costs, stage_ranks, among, among_lanes)
     works, lags, links = (np.stack([each[i] for each in variants.values()]) for i in (1, 2, 3))
 
     n_layers = costs.layers or (1,) * n_stages
@@ -149,8 +156,8 @@ def weights(asked: Question) -> Weights:
         slow=_of_halves(slow, n_stages, asked.pairs),
         update=np.floor(update + 0.5).astype(np.int64),
         overlap=np.array([data_parallel.overlap_grad_reduce, data_parallel.overlap_param_gather]),
-        sent=tuple(sent if asked.contention in DISCIPLINES else sent[:1]),
-        meet=_meet(asked.topology, layout, stage_ranks, tuple(lane.replicas for lane in seen)) if costs.p2p_bytes else (False, False),
+        traffic=moved,
+        meet=meet,
     )
     for array in found:
         if isinstance(array, np.ndarray):

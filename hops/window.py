@@ -154,7 +154,7 @@ def run_window(graph, cells, c, law, tables, replica, window, lo, hi, space):  #
                     start[d] = max(start[d], space.issued[rank, d])
                 if records:
                     for d in range(n):
-                        space.hosted[node, d] = space.bound[node, d] = space.issued[rank, d]
+                        space.hosted[node, d] = space.issued[rank, d]
                 if waits:
                     for d in range(n):
                         unhindered[d] = max(unhindered[d], space.issued[rank, d])
@@ -173,10 +173,6 @@ def run_window(graph, cells, c, law, tables, replica, window, lo, hi, space):  #
                 for part in range(n_parts):  # its layers need them one after the other
                     for d in range(n):
                         start[d] = max(start[d], space.released[at + part, d] - ticks[d] * part // n_parts)
-                    if records:
-                        for d in range(n):
-                            there = space.released[at + part, d] - ticks[d] * part // n_parts
-                            space.bound[node, d] = max(space.bound[node, d], there) if part or host[graph.work[node]] > 0 else there
                 for d in range(n):
                     exposed[rank, d] += start[d]
             if reduces and milestone >= 0:

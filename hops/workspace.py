@@ -47,7 +47,6 @@ class Workspace(NamedTuple):
     unhindered: NDArray[np.int64]  # (d,) start if transfers took no time
     begun: NDArray[np.int64]  # (o, d) start of every node, where asked for
     hosted: NDArray[np.int64]  # (o, d) when its host has issued it
-    bound: NDArray[np.int64]  # (o, d) before when it cannot start for its host or weights
     issued: NDArray[np.int64]  # (r, d) until when the host of a rank has issued its ops
     ready: NDArray[np.int64]  # (buckets, d) when a bucket's gradients are there, in all replicas; then when its reduction begins
     reduced: NDArray[np.int64]  # (buckets, d) when it ends
@@ -57,7 +56,7 @@ class Workspace(NamedTuple):
     busy: NDArray[np.int64]  # (r, d)
     exposed: NDArray[np.int64]  # (r, d)
     earliest: NDArray[np.int64]  # (r, d) of all replicas: first start
-    latest: NDArray[np.int64]  # (r, d) last end
+    latest: NDArray[np.int64]  # (r, d) last end; later that of its gradients' reduction
     all_busy: NDArray[np.int64]  # (r, d) sums
     all_exposed: NDArray[np.int64]  # (r, d)
     most: NDArray[np.int64]  # (d,) largest busy time
@@ -87,7 +86,6 @@ def workspace(graph, n_begun, n_buckets):  # type: ignore[no-untyped-def]
         np.empty(LANES, np.int64),
         np.empty(LANES, np.int64),
         np.empty((n_begun, LANES), np.int64),
-        np.zeros((n_begun, LANES), np.int64),
         np.zeros((n_begun, LANES), np.int64),
         np.empty((n_ranks, LANES), np.int64),
         np.empty((n_milestones * n_buckets, LANES), np.int64),

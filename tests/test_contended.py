@@ -12,7 +12,7 @@ from test_kernels import TABLE
 
 import hops
 from hops.contended import evaluate_contended, make_times
-from hops.executor import Executor, evaluate, law_rows, side_by_side, stacked
+from hops.executor import Executor, evaluate, joined, law_rows, stacked
 from hops.graph import unfolded
 from hops.kernels import N_LIMBS
 from hops.scenario import Scenario
@@ -89,7 +89,7 @@ def test_contention__is_the_twin(schedule, vpp, pp, discipline):
                 ticks[message], links[message] = twin.ticks(1e10 / path.bandwidth), {link.name for link in path.links}
                 rate[message] = path.bandwidth
                 channels[channel] = [message]
-        bandwidth = {link.name: link.bandwidth for lane in case.weights.sent for each in lane for link in each.links}
+        bandwidth = {link.name: link.bandwidth for lane in case.weights.traffic.sent for each in lane for link in each.links}
         when = twin_events.fifo(waits, ticks, links) if discipline == "fifo" else twin_events.fair(waits, ticks, links, rate, bandwidth)
         late = sum(when[node][1] - when[node][0] > ticks[node] or when[node][0] > 0 for node in rate)
         allowed = 0 if discipline == "fifo" else late  # ticks
@@ -132,8 +132,8 @@ def test_contention__tiles_and_threads_change_no_bit(contention):
     graph, (law, tables) = unfolded(cases[0].structure.graph), law_rows(cases[:1])
     for width in (1, 7):  # draws that are held at once
         per_draw, moments = np.empty((6, 1, 20), np.int64), np.zeros((1, 3, 8, N_LIMBS), np.int64)
-        joint = side_by_side(cases[0], graph)
-        times, space = make_times(width, joint.indptr.size - 1, joint.pred.size), workspace(graph, graph.rank.size, 0)
+        joint = joined(cases[0], graph)
+        times, space = make_times(width, 1, graph, joint), workspace(graph, graph.rank.size, 0)
         nobody = np.empty((3, 0, 8, 20), np.int64)
         evaluate_contended(graph, joint, stacked(cases[:1]), law, tables, 250, times, space, per_draw, moments, nobody)
         assert (per_draw[0, 0] / 1e9 == wanted["makespan"][0, 250:270]).all()

@@ -9,13 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_kernels import cells
 
-from hops.contention import joint, planned, share_links
+from hops.contention import planned, share_links
 from hops.events import DISCIPLINES, run
 from hops.graph import transfer_index
+from hops.joint import side_by_side
 from hops.programs import Op, members
 from hops.scenario import Scenario
 from hops.simulation import prepare
 from hops.trace import node_ticks
+from hops.traffic import Traffic
 
 
 def nics(case, per_nic):
@@ -28,6 +30,13 @@ def nics(case, per_nic):
             if 0 <= there < n_stages:
                 crossed[transfer_index(n_stages, stage, backward)] = (here // per_nic, n_nics + ranks[there] // per_nic)
     return crossed, [1e9] * len(crossed), [1e9] * (2 * n_nics)
+
+
+def joint(graph, n_replicas):
+    """Edges of replicas side by side, which exchange nothing."""
+    nothing = np.zeros(graph.opening.size, np.int64)
+    made = side_by_side(graph, n_replicas, nothing, np.array([True, True]), Traffic(((),) * n_replicas), 0.0, fair=False)
+    return made.indptr, made.pred
 
 
 def trace(case, graph, draw):
