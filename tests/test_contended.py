@@ -56,8 +56,9 @@ def test_contention__without_shared_links_changes_no_bit(drawn, contention):
     assert asked.by_events == (contention != "planned")
     assert asked.contention == "none"
     found, wanted = all_of([asked]), all_of([plain])
-    # without noise the kernel evaluates one of several equal replicas: their sums in float64 may differ in the last bit
-    assert found.pop("bubble_ratio") == pytest.approx(wanted.pop("bubble_ratio"), rel=1e-14, abs=1e-14)
+    if plain.n_lanes < asked.n_lanes:  # one of several equal replicas: shares of sums may differ in the last bit
+        for name in ("bubble_ratio", "bubble_fraction", "utilization", "busy_time", "exposed_communication"):
+            assert found.pop(name) == pytest.approx(wanted.pop(name), rel=1e-14, abs=1e-14)
     same(found, wanted)
 
 
