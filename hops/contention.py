@@ -28,7 +28,7 @@ from hops.events import run
 from hops.graph import NO_LAG, Graph, finish_graph, n_works, transfer_index
 from hops.jit import kernel
 from hops.links import Links
-from hops.messages import Message
+from hops.messages import Message, shared
 from hops.paths import Link
 
 
@@ -43,8 +43,8 @@ def share_links(graph: Graph, crossed: Sequence[Sequence[int]], rate: Sequence[f
     replica = np.arange(len(crossed) // n)[:, None]
     work = (graph.work + n * replica).ravel()
     n_crossing = np.bincount([link for each in crossed for link in set(each)], minlength=len(bandwidth))
-    shared = [sorted(link for link in set(each) if n_crossing[link] > 1) for each in crossed]
-    return occupied(work, shared, rate, bandwidth)
+    several = [sorted(link for link in set(each) if n_crossing[link] > 1) for each in crossed]
+    return occupied(work, several, rate, bandwidth)
 
 
 def occupied(
@@ -73,6 +73,7 @@ def meeting(graph: Graph, sent: Sequence[Sequence[Message]], n_stages: int, size
         for link, n in message.links.items():
             widest[link] = max(widest.get(link, 0.0), link.rate(n * size))
     names = {link: i for i, link in enumerate(widest)}
+    met = shared(sent)  # messages of two stages between the same ranks follow each other, or leave at once for one fused unit
     n = n_works(n_stages, len(graph.pairs))
     crossed, rate = [], []
     for lane in sent:
@@ -80,7 +81,7 @@ def meeting(graph: Graph, sent: Sequence[Sequence[Message]], n_stages: int, size
         rates = [1.0] * n
         for message in lane:
             at = transfer_index(n_stages, message.stage, message.backward)
-            links[at] = [names[link] for link in message.links]
+            links[at] = [names[link] for link in message.links if link in met]
             rates[at] = message.rate(size)
         crossed += links
         rate += rates

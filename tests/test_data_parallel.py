@@ -76,12 +76,16 @@ def exchanges(draw):
     return made, numbers
 
 
-def evaluated(made, numbers):
-    """The case with the numbers in it, and the twin's answer for a draw of one of its replicas."""
-    case = prepare(Scenario.from_config(made))
+def with_numbers(case, numbers):
+    """The case with the numbers in it; halves of a fused unit have those of the ops that they are."""
     kinds = [4 * stage + kind for pair in case.structure.graph.pairs for stage, kind in zip(pair, (0, 1), strict=True)]
     of_ops = {name: np.r_[numbers[name], np.zeros(3 * len(numbers["reduce"])), numbers[name][kinds]] for name in ("slow", "host")}
-    case = case._replace(weights=case.weights._replace(**numbers | of_ops))
+    return case._replace(weights=case.weights._replace(**numbers | of_ops))
+
+
+def evaluated(made, numbers):
+    """The case with the numbers in it, and the twin's answer for a draw of one of its replicas."""
+    case = with_numbers(prepare(Scenario.from_config(made)), numbers)
     model, program = made["model"], case.program
     on = {term for term in TERMS if made["latency"].get(term, {"law": "none"})["law"] != "none"}
 
