@@ -42,6 +42,8 @@ def test_message__is_as_slow_as_its_narrowest_path_where_nothing_is_shared():
     wide, narrow = (path.bandwidth for path in forward.paths)
     assert narrow != wide
     assert forward.seconds(SIZE) == SIZE / min(wide, narrow)
+    near, far = sorted(path.latency for path in forward.paths)
+    assert forward.latency == far > near
     assert forward.path_class == PATH_CLASSES.index("NET")
 
 

@@ -53,7 +53,7 @@ def errors(name, ours, theirs):
     return abs(error)
 
 
-def iteration_time(hidden, heads, layers, tp, dp, pp, vpp, samples, microbatch_size, recompute):
+def iteration_time(hidden, heads, layers, tp, dp, pp, vpp, samples, microbatch_size, recompute, *law):
     model = (
         f"model.hidden={hidden}",
         f"model.heads={heads}",
@@ -63,7 +63,26 @@ def iteration_time(hidden, heads, layers, tp, dp, pp, vpp, samples, microbatch_s
     )
     sizes = (f"tp={tp}", f"dp={dp}", f"pp={pp}", f"global_batch_size={samples}", f"microbatch_size={microbatch_size}")
     schedule = ("schedule=interleaved", f"vpp={vpp}") if vpp else ("schedule=1f1b",)
-    return float(hops.simulate(*A100, *model, *sizes, *schedule, f"model.recompute={recompute}")["iteration_time"][0])
+    return float(hops.simulate(*A100, *law, *model, *sizes, *schedule, f"model.recompute={recompute}")["iteration_time"][0])
+
+
+def vtrain(folder):
+    """Rows of vTrain's runs: those that the law was fitted on, and the others."""
+    with (Path(folder) / "vtrain" / "single_node.csv").open(encoding="utf-8-sig") as lines:
+        rows = [[*map(int, row[:10]), float(row[10]) / 1e3] for row in list(csv.reader(lines))[1:]]
+    fitted = set(np.random.Generator(np.random.PCG64(0)).permutation(len(rows))[: len(rows) // 2].tolist())
+    return [row for i, row in enumerate(rows) if i in fitted], [row for i, row in enumerate(rows) if i not in fitted]
+
+
+def vtrain_times(rows, *law):
+    """Iteration times of such rows, ours and theirs [s]."""
+    _, samples, microbatch_size, hidden, heads, layers, sequence, tp, dp, pp, theirs = zip(*rows, strict=True)
+    axes = {"microbatch_size": microbatch_size, "model.hidden": hidden, "model.heads": heads, "model.kv_heads": heads, "tp": tp, "dp": dp}
+    axes |= {"model.ffn_hidden": [4 * each for each in hidden], "model.layers": layers, "model.sequence": sequence, "pp": pp}
+    axes |= {"global_batch_size": samples}
+    words = [f"{key}={','.join(map(str, values))}" for key, values in axes.items()]
+    cube = hops.sweep_cube(*A100, *law, "model.recompute=none", *words, f"hydra.sweeper.zip=[[{','.join(axes)}]]")
+    return cube["iteration_time_mean"].values, np.array(theirs)
 
 
 def test_law__has_eight_numbers():
@@ -88,15 +107,5 @@ def test_narayanan():
 
 @pytest.mark.skipif("HOPS_DATA" not in os.environ, reason="HOPS_DATA names no folder of measured runs")
 def test_vtrain__on_the_half_that_the_law_was_not_fitted_on():
-    with (Path(os.environ["HOPS_DATA"]) / "vtrain" / "single_node.csv").open(encoding="utf-8-sig") as lines:
-        rows = [[*map(int, row[:10]), float(row[10]) / 1e3] for row in list(csv.reader(lines))[1:]]
-    fitted = set(np.random.Generator(np.random.PCG64(0)).permutation(len(rows))[: len(rows) // 2].tolist())
-    other = [row for i, row in enumerate(rows) if i not in fitted]
-    _, samples, microbatch_size, hidden, heads, layers, sequence, tp, dp, pp, theirs = zip(*other, strict=True)
-    axes = {"microbatch_size": microbatch_size, "model.hidden": hidden, "model.heads": heads, "model.kv_heads": heads, "tp": tp, "dp": dp}
-    axes |= {"model.ffn_hidden": [4 * each for each in hidden], "model.layers": layers, "model.sequence": sequence, "pp": pp}
-    axes |= {"global_batch_size": samples}
-    words = [f"{key}={','.join(map(str, values))}" for key, values in axes.items()]
-    cube = hops.sweep_cube(*A100, "model.recompute=none", *words, f"hydra.sweeper.zip=[[{','.join(axes)}]]")
-    found = errors("vTrain, the other half", cube["iteration_time_mean"].values, theirs)
+    found = errors("vTrain, the other half", *vtrain_times(vtrain(os.environ["HOPS_DATA"])[1]))
     assert found.mean() <= 0.10
