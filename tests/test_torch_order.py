@@ -3,11 +3,13 @@
 import re
 from collections import defaultdict
 from functools import partial
+from pathlib import Path
 
 import pytest
 from conftest import ORDERS
 
 import hops
+from hops import __main__
 from hops.programs import Fused, Op, Program, members
 from hops.schedules import SCHEDULES
 from hops.torch_order import lowered, to_csv
@@ -177,3 +179,41 @@ def test_reduction__follows_the_last_backward_of_its_stage_at_once(name, pp, m):
                 backward = re.compile(rf"(?<!\d){stage}[BW]\d")
                 assert backward.search(actions[at - 1])
                 assert not any(backward.search(later) for later in actions[at:])
+
+
+def test_command__writes_the_order_that_was_planned_on_model_and_cluster(command):
+    words = ["schedule=zb_auto", "pp=3", "microbatches=6", "model=explicit", "model.forward=[1e-3,1e-3,3e-3]", "latency=none"]
+    words += ["model.backward_input=1e-3", "model.backward_weight=1e-3"]
+    code, out, err = command(*words, "program=order.csv", "lowered=torch.csv", main=__main__.main)
+    assert code == 0, err
+    assert "written: order.csv (" in out
+    assert "written: torch.csv (" in out
+    program = Program.from_csv("order.csv", "zb_auto").validate()
+    frame = hops.timeline(*words)
+    assert [list(map(str, units)) for units in program.ranks] == [list(frame[frame["rank"] == rank]["op"]) for rank in range(3)]
+    assert program.ranks != hops.program("zb_auto", pp=3, microbatches=6).ranks
+    assert to_csv(program) == Path("torch.csv").read_text()
+    again = hops.simulate("schedule=file", "schedule.path=torch.csv", *words[1:])
+    assert float(again["makespan"][0]) == frame["end"].max()
+
+
+@pytest.mark.parametrize(
+    ("word", "sentence"),
+    [
+        ("program=none/order.csv", r"program: no folder none \(looked in "),
+        ("lowered=.", "lowered must be the name of a file, such as order.csv; got '.'"),
+        ("lowered=..", "lowered: .. is a folder"),
+        ("program=3", "program must be the name of a file, such as order.csv; got 3"),
+        ("program=", "program must be the name of a file, such as order.csv; got ''"),
+    ],
+)
+def test_command__a_file_that_cannot_be_is_refused_before_anything_runs(command, word, sentence):
+    code, out, err = command("pp=2", "microbatches=2", word, main=__main__.main)
+    assert (code, out) == (1, "")
+    assert re.match(sentence, err)
+
+
+def test_sweep__writes_no_order(command):
+    code, _, err = command("-m", "program=a.csv,b.csv")
+    assert code == 1
+    assert "program cannot be an axis: no result depends on it" in err
