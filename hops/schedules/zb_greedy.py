@@ -14,7 +14,7 @@ from hops.schedules import Op, Program, schedule
 
 @schedule(
     "zb_greedy",
-    source="PipeMorph, simulator (NSDI 2026): its zero-bubble order, found from the 67 makespans it gives (tests/published/test_slow_link.py)",
+    source="PipeMorph, simulator (NSDI 2026): what gives its 67 makespans (tests/published/test_slow_link.py)",
     plans="line",
     unit_bubble=lambda p, m: 0,
     unit_when=lambda p, m: m >= 2 * p - 1,
