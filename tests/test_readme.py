@@ -148,3 +148,13 @@ def test_sweeps__the_answer_of_when_zb_loses_holds():
         assert [float(slow.sel(schedule=schedule, p2p=p2p)) for p2p in ("channel", "blocking")] == pytest.approx(figures, abs=0.05)
     fits = cube["fits"].sel(sequence=[32768, 131072]).any(["schedule", "bandwidth", "p2p"])
     assert fits.transpose("sequence", "backward").values.tolist() == [[False, False, True, True], [False] * 4]
+
+
+def test_sweeps__the_answer_of_replan_or_not_holds():
+    """Both orders meet the same noise: standard errors of the shares are below 0.03 points."""
+    time = hops.sweep_cube("+experiment=replan_or_not")["iteration_time_mean"]
+    blind, told = (time.isel(forward_backward_input_backward_weight=i) for i in range(2))
+    saved = 100 * (1 - told / blind)
+    assert saved.sel(barrier=False).values == pytest.approx(np.array([[0, 0.2], [0.7, 0.4]]), abs=0.05)
+    assert float(saved.sel(barrier=True).max()) <= 0
+    assert float(saved.sel(barrier=True).min()) == pytest.approx(-2.4, abs=0.05)
