@@ -1,8 +1,12 @@
-"""``python -m hops ...``: evaluate one cell and print its report (with ``timeline=true`` also a picture of one draw)."""
+"""``python -m hops ...``: evaluate one cell and print its report (with ``timeline=true`` also a picture of one draw).
+
+``program=order.csv`` writes the order of every rank, ``lowered=order.csv`` that with torch's communication.
+"""
 
 import os
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from hops.sweep import command_line
 
@@ -19,11 +23,19 @@ def main() -> None:
         from hops.cube_sweeper import one_cell
         from hops.plan import prepare_plan
         from hops.terminal import cell_report
+        from hops.torch_order import to_csv
 
         draw_it = flag("timeline", config.timeline)
+        order, lowered = (_file(key, config[key]) for key in ("program", "lowered"))
         prepared = prepare_plan(one_cell(config))
         cell = cell_dataset(prepared)
         print(cell_report(cell, prepared.cases[0], prepared.plan.notes))
+        if order is not None:
+            prepared.cases[0].program.to_csv(order)
+            print(f"\nwritten: {order} (what each rank runs, as torch.distributed.pipelining reads it)")
+        if lowered is not None:
+            to_csv(prepared.cases[0].program, lowered)
+            print(f"\nwritten: {lowered} (the same with torch's communication)")
         if draw_it:
             from hops.plots import timeline_figure
             from hops.trace import messages, timeline_frame, timeline_text
@@ -35,6 +47,18 @@ def main() -> None:
             print(f"\n{timeline_text(frame, colour=sys.stdout.isatty() and 'NO_COLOR' not in os.environ)}")
 
     command_line(task)
+
+
+def _file(key: str, value: Any) -> Path | None:
+    """The file that ``key`` names, if any; its folder must be there."""
+    if value is None:
+        return None
+    if not isinstance(value, str) or not Path(value).name:
+        raise ValueError(f"{key} must be the name of a file, such as order.csv; got {value!r}")
+    path = Path(value)
+    if path.is_dir() or not path.parent.is_dir():
+        raise ValueError(f"{key}: {value} is a folder" if path.is_dir() else f"{key}: no folder {path.parent} (looked in {Path.cwd()})")
+    return path
 
 
 if __name__ == "__main__":

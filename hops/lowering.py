@@ -192,16 +192,24 @@ def _wanted(program: Program, unshard: bool) -> tuple[NDArray[np.int32], NDArray
 def unshards(units: Sequence[Unit]) -> list[tuple[list[int], list[int]]]:
     """Before each unit of a rank, the stages that it and the next ones need, and those of them to gather.
 
-    The next `MOST_UNSHARDED` different ones are kept, others given up.
+    The next `MOST_UNSHARDED` different ones are kept, and one more where the last comes with another in a fused unit; others
+    are given up.
     """
     upcoming: list[list[int]] = []
-    soon: list[int] = []
+    ahead: list[list[int]] = []  # stages as they come, those of a unit together
     for unit in reversed(units):
-        soon = list(dict.fromkeys([*(op.stage for op in members(unit)), *soon]))[:MOST_UNSHARDED]
-        upcoming.append(soon)
-    found: list[tuple[list[int], list[int]]] = []
-    here: list[int] = []
+        here = list(dict.fromkeys(op.stage for op in members(unit)))
+        groups, n = [here], len(here)
+        for group in ahead:
+            others = [stage for stage in group if stage not in here]
+            if others and n < MOST_UNSHARDED:
+                groups.append(others)
+                n += len(others)
+        ahead = groups
+        upcoming.append([stage for group in groups for stage in group])
+    before: list[tuple[list[int], list[int]]] = []
+    kept: list[int] = []
     for soon in reversed(upcoming):
-        found.append((soon, [stage for stage in soon if stage not in here]))
-        here = soon
-    return found
+        before.append((soon, [stage for stage in soon if stage not in kept]))
+        kept = soon
+    return before

@@ -52,7 +52,7 @@ class Fused(NamedTuple):
 type Unit = Op | Fused  # what a rank runs at a time
 
 # what torch adds to an order of computation, see hops/torch_order.py
-_ADDED = re.compile(r"\d+(UNSHARD|RESHARD|REDUCE_GRAD|(SEND|RECV)_[FB]\d+)")
+_ADDED = re.compile(r"\d+(UNSHARD|RESHARD|(WAIT_)?REDUCE_GRAD|((WAIT_)?SEND|RECV)_[FB]\d+)")
 
 _FUSED = re.compile(r"\((\d+F\d+);(\d+B\d+)\)OVERLAP_F_B")
 

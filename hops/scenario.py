@@ -22,7 +22,7 @@ from hops.topologies import TOPOLOGIES
 
 DOORS: dict[str, Registry[Any]] = {"schedule": SCHEDULES, "topology": TOPOLOGIES}
 DERIVED = {"gpus": "dp", "global_batch_size": "microbatches"}  # key -> the size that it derives where that is null
-NOT_SCENARIO = ("executor", "output", "timeline")  # how to run and what to show: no result depends on them
+NOT_SCENARIO = ("executor", "output", "timeline", "program", "lowered")  # how to run and what to show: no result depends on them
 
 
 @dataclass(frozen=True)

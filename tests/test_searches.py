@@ -4,7 +4,7 @@ import random
 
 import pytest
 from conftest import run_ticks, scenario
-from twin_searches import line_search, v_search
+from twin_searches import greedy, line_search, v_search
 
 import hops
 from hops.checks import Infeasible
@@ -50,6 +50,21 @@ def test_line__order_equals_the_twin_s_and_keeps_its_limits(seed):
     assert all(peak <= most + 1e-5 for peak, most in zip(peaks(program, memory), limit, strict=True))
 
 
+@pytest.mark.parametrize("seed", range(40))
+def test_greedy__order_equals_the_twin_s_and_keeps_its_limits(seed):
+    rng = random.Random(seed)
+    p, m = rng.randint(1, 6), rng.randint(1, 18)
+    f, i, w = ([rng.randint(1, rng.choice((2, 9))) for _ in range(p)] for _ in range(3))
+    hop = [rng.choice((0, 1, 2, 12)) for _ in range(p - 1)]
+    x = rng.choice((-0.5, 0, 0.25, 0.5, 1.0))
+    memory, limit = {"F": 1, "I": -x, "W": x - 1}, [max(1, 1 - x) + rng.choice((0, 0.5, p - 1, 2 * p - 1)) for _ in range(p)]
+    given = {"forward": seconds(f), "backward_input": seconds(i), "backward_weight": seconds(w), "hop": seconds(hop)}
+    program = hops.program("zb_greedy", pp=p, microbatches=m, **given, memory=tuple(memory.values()), memory_limit=limit)
+    order = greedy(p, m, f, i, w, hop, memory, {"F": [each - max(0, memory["I"]) for each in limit], "I": limit})
+    assert [[(op.kind, op.microbatch) for op in ops] for ops in program.ranks] == order
+    assert all(peak <= most + 1e-5 for peak, most in zip(peaks(program, memory), limit, strict=True))
+
+
 @pytest.mark.parametrize("seed", range(60))
 def test_v__order_equals_the_twin_s(seed):
     rng = random.Random(seed)
@@ -85,7 +100,7 @@ def test_memory__the_rest_for_weight_passes_decides_how_far_forwards_run_ahead()
     assert max(split.in_flight) > 16
 
 
-@pytest.mark.parametrize("name", ["zb_auto", "zb_v_auto"])
+@pytest.mark.parametrize("name", ["zb_auto", "zb_greedy", "zb_v_auto"])
 def test_limit__too_small_is_refused_with_the_least_that_works(name):
     for limit, memory in ((0.7, (0.5, 0, -0.5) if name == "zb_v_auto" else (1, 0, -1)), (0.7, None), ([9, 0.7, 9, 9], None)):
         with pytest.raises(

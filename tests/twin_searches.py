@@ -113,6 +113,40 @@ def line_attempt(p, m, cost, hop, memory, limit, early, wait, always):
     return order, max(clock[d] - end["F", d, 0] + cost["F"][d] for d in range(p))
 
 
+def greedy(p, m, f, i, w, hop, memory, limit):
+    """Ranks as lists of (kind, microbatch): tick by tick, whoever is free takes a backward, else a forward, else a weight pass.
+
+    Arguments as in `line_search`.
+    """
+    end, order, held, free = {}, [[] for _ in range(p)], [0] * p, [0] * p
+    now = 0
+    while sum(map(len, order)) < 3 * p * m:
+        for d in range(p):
+            if free[d] > now:
+                continue
+            done = {kind: sum(each == kind for each, _ in order[d]) for kind in "FIW"}
+            k = done["I"]
+            came = end.get(("F", d, k), now + 1) <= now
+            came = came and (d == p - 1 or end.get(("I", d + 1, k), now + 1) + hop[d] <= now)
+            if k < m and came and held[d] + memory["I"] <= limit["I"][d]:
+                kind = "I"
+            elif (
+                done["F"] < m
+                and (d == 0 or end.get(("F", d - 1, done["F"]), now + 1) + hop[d - 1] <= now)
+                and held[d] + memory["F"] <= limit["F"][d]
+            ):
+                kind = "F"
+            elif done["W"] < done["I"]:
+                kind = "W"
+            else:
+                continue
+            free[d] = end[kind, d, done[kind]] = now + {"F": f, "I": i, "W": w}[kind][d]
+            held[d] += memory[kind]
+            order[d].append((kind, done[kind]))
+        now += 1
+    return order
+
+
 def v_search(p, m, f, i, w, hop, memory, limit):
     """Ranks as lists of (kind, stage, microbatch), and the largest bubble; or None. ``memory``: {kind: change} of a chunk."""
     best = None
