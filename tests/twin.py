@@ -104,7 +104,7 @@ def simulate(
     where a rank holds three stages' at most: the running one and those that come next.
     """
     last_stage = max(op.stage for rank in program.ops for op in rank)
-    home = {op.stage: r for r, rank in enumerate(program.ops) for op in rank}
+    home = {(op.stage, op.microbatch): r for r, rank in enumerate(program.ops) for op in rank}
     ended, when, free, exposed = {}, Timeline(), {}, [0] * len(program.ranks)
     busy = [0] * len(program.ranks)
     blocked = [0] * len(program.ranks)  # until when a rank waits for what it sent
@@ -132,7 +132,7 @@ def simulate(
                     break
                 if p2p == "rendezvous":  # the data move when the receiver has nothing left to do before
                     for need in remote:
-                        pair = (home[need[0]], r)
+                        pair = (home[need[0], need[2]], r)
                         if pair[0] != r:
                             delay = int(ticks(latency[pair]) * congestion + 0.5)
                             arrived[need] = max(ended[need], now[r]) + ticks(transfer[pair], [congestion]) + delay
@@ -171,7 +171,7 @@ def simulate(
                         ended[stage, backward, k] = end
                         goal = stage - 1 if backward else stage + 1
                         if 0 <= goal <= last_stage:
-                            pair = (r, home[goal])
+                            pair = (r, home[goal, k])
                             if pair[0] == pair[1]:
                                 arrived[stage, backward, k] = end
                             elif p2p in ("channel", "blocking"):
