@@ -132,12 +132,12 @@ def test_refusal__names_the_reason_and_sizes_that_work(name, vpp, pp, m):
     assert re.match(rf"{name} needs .+; got (pp={pp} and microbatches={m}|vpp={vpp}) ", str(refused.value))
     key, sizes = re.search(r"\(try (microbatches|vpp|pp)=(.*)\)", str(refused.value)).groups()
     for size in sizes.split(" or "):
-        works = {"pp": pp, "microbatches": m, "vpp": vpp, key: int(size)}
-        if key == "pp" and m < 2 * works["pp"]:  # too few for DualPipe at any pp: the next sentence says so
-            with pytest.raises(Infeasible, match=r"\(try microbatches="):
-                hops.program(name, **works)
-        else:
-            assert hops.program(name, **works).n_ops
+        advised = {"pp": pp, "microbatches": m, "vpp": vpp, key: int(size)}
+        try:
+            assert hops.program(name, **advised).n_ops
+        except Infeasible as other:  # with other ranks, microbatches that are no obstacle at these may be one
+            if key != "pp" or "(try microbatches=" not in str(other):
+                raise
 
 
 @every_variant
