@@ -124,7 +124,8 @@ def _exchange_edges(
 ) -> Iterator[tuple[Ints, Ints]]:
     """Pieces that wait, and for which, of what ``replicas``, whose nodes begin there, exchange: activities from ``bucket`` on.
 
-    Ranks that hold the same stages reduce bucket by bucket what all replicas have, and each gathers, from the beginning on, what all of them wait for.
+    Ranks that hold the same stages reduce bucket by bucket what all replicas have; each gathers, from the beginning on, what all of
+    these wait for.
     """
     ending: dict[int, list[int]] = {}
     for node in np.flatnonzero(graph.milestone >= 0).tolist():
