@@ -162,13 +162,15 @@ def measure_exchange(graph, joint, cells, c, times, d, space):  # type: ignore[n
     """Take what replicas exchange in lane ``d`` to ``space``, as `release` and `reduce_gradients` do."""
     most_buckets = space.released.shape[0] // graph.opening.size
     bucket = cells.n_replicas[c] * graph.rank.size
+    for milestone in range(graph.reduced.size):
+        for part in range(cells.n_buckets[c, graph.reduced[milestone]]):
+            at = milestone * most_buckets + part
+            space.ready[at, d], space.reduced[at, d] = times.start[bucket], times.finish[last_piece(joint, bucket)]
+            bucket += 1
     for rank in range(graph.n_ranks):
-        for milestone in range(graph.reductions[rank], graph.reductions[rank + 1]):
-            for part in range(cells.n_buckets[c, graph.reduced[milestone]]):
-                at = milestone * most_buckets + part
-                space.ready[at, d], space.reduced[at, d] = times.start[bucket], times.finish[last_piece(joint, bucket)]
-                space.latest[rank, d] = max(space.latest[rank, d], space.reduced[at, d])
-                bucket += 1
+        for i in range(graph.reductions[rank], graph.reductions[rank + 1]):
+            for part in range(cells.n_buckets[c, graph.reduced[graph.reducing[i]]]):
+                space.latest[rank, d] = max(space.latest[rank, d], space.reduced[graph.reducing[i] * most_buckets + part, d])
     for i in range(graph.opening.size if cells.overlap[c, GATHER] else 0):
         for part in range(cells.n_buckets[c, graph.opening[i]]):
             space.released[graph.opening[i] * most_buckets + part, d] = times.finish[last_piece(joint, bucket)]

@@ -126,6 +126,7 @@ def planned(graph: Graph, work: NDArray[np.float64], lag: NDArray[np.int64], lin
         origin=origin,
         n_ranks=graph.n_ranks,
         n_microbatches=graph.n_microbatches,
+        pipelines=graph.pipelines,
         reduce_each=graph.reduced.size > graph.opening.size,
     )
 

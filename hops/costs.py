@@ -4,7 +4,9 @@ Every model is a frozen value with one verb, ``costs(gpu, stage_ranks, microbatc
 is the rank that holds each stage, ``groups`` the GPUs that share the work of each rank.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from hops.checks import Infeasible, one_of, positive
 from hops.collectives import Groups
@@ -14,7 +16,7 @@ from hops.nodes import Gpu
 
 @dataclass(frozen=True)
 class Costs:
-    """What one microbatch costs at each stage; tuples have one value a stage, in data-flow order."""
+    """What one microbatch costs at each stage; tuples have one value a stage, in data-flow order, of one pipeline after another."""
 
     forward: tuple[float, ...]  # [s]
     backward: tuple[float, ...]  # where one op does both halves [s], recomputation included
@@ -42,9 +44,11 @@ class Costs:
     overhead: float = 0.0  # of an iteration [s]
     partition: str | None = None  # of the layers to stages, as Megatron's layout string
     layers: tuple[int, ...] | None = None  # of each stage; None: it counts as one
+    pipelines: int = 1  # that hold the model
 
     @property
     def n_stages(self) -> int:
+        """Of all pipelines together."""
         return len(self.forward)
 
     def fused(self, forward: int, backward: int, slowdown: float) -> float:
@@ -60,6 +64,16 @@ class Costs:
             return total
         exchange = sum(self.forward_exchange[forward]) + sum(self.backward_exchange[backward])
         return max(total - exchange, exchange) * (slowdown if exchange else 1.0)
+
+
+def side_by_side(costs: Sequence[Costs]) -> Costs:
+    """Costs of several pipelines, from those of each."""
+    first, *others = costs
+    if not others:
+        return first
+    names = [field.name for field in fields(Costs) if isinstance(getattr(first, field.name), tuple) and field.name != "layer_parameters"]
+    stages: dict[str, Any] = {name: tuple(value for each in costs for value in getattr(each, name)) for name in names}
+    return replace(first, pipelines=len(costs), **stages)
 
 
 @dataclass(frozen=True)

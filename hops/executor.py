@@ -264,8 +264,8 @@ def _columns(case: Case) -> tuple[Any, ...]:
         s.pp * case.n_lanes,
         n_microbatches * s.microbatch_size,
         nan if costs.tokens is None else n_microbatches * costs.tokens,
-        nan if costs.model_flops is None else n_microbatches * sum(costs.model_flops),
-        nan if costs.hardware_flops is None else n_microbatches * sum(costs.hardware_flops),
+        nan if costs.model_flops is None else n_microbatches * sum(costs.model_flops) / costs.pipelines,
+        nan if costs.hardware_flops is None else n_microbatches * sum(costs.hardware_flops) / costs.pipelines,
         case.weights.peak_flops / s.layout.n_gpus,
         s.layout.n_gpus,
     )

@@ -21,7 +21,10 @@ type Ints = NDArray[np.int32]
 
 
 class Graph(NamedTuple):
-    """o = nodes in topological order, e = edges; arrays are read-only and go into the kernel as they are."""
+    """o = nodes in topological order, e = edges; arrays are read-only and go into the kernel as they are.
+
+    Where a schedule runs several pipelines, each has stages of its own here: the seats of `hops.programs.Program.first_seats`.
+    """
 
     rank: NDArray[np.int32]  # (o,) rank that the node occupies; -1: a transfer on its channel
     work: NDArray[np.int32]  # (o,) index into the work vector (`work_index`, `transfer_index`)
@@ -42,13 +45,15 @@ class Graph(NamedTuple):
     origin: NDArray[np.int32]  # (e,) node whose end the wait would be for if transfers took no time
     opening: NDArray[np.int32]  # (s,) stages rank by rank, in the order in which they run first
     openings: NDArray[np.int32]  # (r+1,) those of rank r are opening[openings[r]:openings[r+1]]
-    reduced: NDArray[np.int32]  # (k,) stage whose gradients a milestone reduces; rank by rank, in program order
-    reductions: NDArray[np.int32]  # (r+1,) milestones of rank r are reductions[r]:reductions[r+1]
+    reduced: NDArray[np.int32]  # (k,) stage whose gradients a milestone reduces; of several pipelines those of one, for all of them
+    reducing: NDArray[np.int32]  # (x,) milestones rank by rank, in program order; ranks with the same stages in that of the first
+    reductions: NDArray[np.int32]  # (r+1,) those of rank r are reducing[reductions[r]:reductions[r+1]]
     pairs: NDArray[np.int32]  # (f, 2) stages whose forward and backward, in this order, run as one unit
     n_ranks: int
     n_slots: int
     n_factors: int
     n_microbatches: int
+    pipelines: int
 
 
 def work_index(stage: int, kind: str) -> int:
@@ -101,6 +106,7 @@ def finish_graph(
     origin: NDArray[np.int32],
     n_ranks: int,
     n_microbatches: int,
+    pipelines: int,
     reduce_each: bool,
 ) -> Graph:
     """Add to nodes in topological order what follows from their order: first and last ops, rows of finish times and factors."""
@@ -118,6 +124,7 @@ def finish_graph(
     backwards = np.flatnonzero((kind == KINDS.index("B")) | (kind == KINDS.index("W")))[::-1]
     ends = backwards if reduce_each else backwards[np.unique(stage[backwards], return_index=True)[1]]
     milestone, reduced, reductions = _marks(rank, stage, ends, n_ranks)
+    milestone, reduced, reducing = _joined(milestone, reduced, reductions, 1 + int(stage.max()), pipelines)
     graph = Graph(
         rank=rank,
         work=work,
@@ -139,12 +146,14 @@ def finish_graph(
         opening=opening,
         openings=openings,
         reduced=reduced,
+        reducing=reducing,
         reductions=reductions,
         pairs=pairs,
         n_ranks=n_ranks,
         n_slots=n_slots,
         n_factors=n_factors,
         n_microbatches=n_microbatches,
+        pipelines=pipelines,
     )
     for array in graph:
         if isinstance(array, np.ndarray):
@@ -168,6 +177,20 @@ def _marks(rank: Ints, stage: Ints, chosen: NDArray[np.int64], n_ranks: int) -> 
     number = np.full(rank.size, -1, np.int32)
     number[ordered] = np.arange(ordered.size)
     return number, stage[ordered], np.searchsorted(rank[ordered], np.arange(n_ranks + 1)).astype(np.int32)
+
+
+def _joined(milestone: Ints, reduced: Ints, reductions: Ints, n_seats: int, pipelines: int) -> tuple[Ints, Ints, Ints]:
+    """One milestone for all pipelines, as whoever holds a stage reduces its gradients together, in one order.
+
+    Returns the nodes' milestones (o,); the stage of each (k,); the milestones rank by rank (x,).
+    """
+    marks = np.arange(reduced.size, dtype=np.int32)
+    if pipelines == 1:
+        return milestone, reduced, marks
+    _, first, stage = np.unique(reduced % (n_seats // pipelines), return_index=True, return_inverse=True)
+    row = np.argsort(np.argsort(first))[stage].astype(np.int32)  # numbered as the first rank that has each comes to it
+    rank = np.repeat(np.arange(reductions.size - 1), np.diff(reductions))
+    return np.where(milestone >= 0, row[milestone], milestone), reduced[np.sort(first)], row[np.lexsort((row, rank))]
 
 
 @kernel

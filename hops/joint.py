@@ -7,7 +7,7 @@ every activity, then the further ones; e = edges.
 """
 
 from collections.abc import Callable, Hashable, Iterator, Mapping
-from itertools import product
+from itertools import pairwise, product
 from math import inf
 from typing import NamedTuple
 
@@ -124,15 +124,20 @@ def _exchange_edges(
 ) -> Iterator[tuple[Ints, Ints]]:
     """Pieces that wait, and for which, of what ``replicas``, whose nodes begin there, exchange: activities from ``bucket`` on.
 
-    Each rank reduces bucket by bucket what all replicas have, and gathers, from the beginning on, what all of them wait for.
+    Ranks that hold the same stages reduce bucket by bucket what all replicas have; each gathers, from the beginning on, what all of
+    these wait for.
     """
-    ending = {number: node for node, number in enumerate(graph.milestone.tolist()) if number >= 0}
+    ending: dict[int, list[int]] = {}
+    for node in np.flatnonzero(graph.milestone >= 0).tolist():
+        ending.setdefault(int(graph.milestone[node]), []).append(node)
+    final = dict(zip(graph.rank[graph.last].tolist(), np.flatnonzero(graph.last).tolist(), strict=True))
     opening = {stage: node for node, stage in enumerate(graph.opens.tolist()) if stage >= 0}
-    for rank in range(graph.n_ranks):
-        last = replicas + np.flatnonzero((graph.rank == rank) & graph.last)[0]
-        before = np.empty(0, np.int64) if overlap[REDUCE] else piece(last, -1)
-        for milestone in range(graph.reductions[rank], graph.reductions[rank + 1]):
-            op = replicas + ending[milestone]
+    by_rank = [graph.reducing[a:b].tolist() for a, b in pairwise(graph.reductions)]
+    for milestones in dict.fromkeys(map(tuple, by_rank)):
+        lasts = [final[rank] for rank, each in enumerate(by_rank) if tuple(each) == milestones]
+        before = np.empty(0, np.int64) if overlap[REDUCE] else piece(np.add.outer(lasts, replicas).ravel(), -1)
+        for milestone in milestones:
+            op = np.add.outer(ending[milestone], replicas).ravel()
             for part in range(n_buckets[graph.reduced[milestone]]):
                 here = np.array([bucket])
                 yield here, before

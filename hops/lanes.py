@@ -47,34 +47,48 @@ def shard_size(layout: Layout, data_parallel: DataParallel) -> int:
     return n
 
 
-def sharers(layout: Layout, data_parallel: DataParallel) -> tuple[int, int]:
-    """GPUs that share the states of what they all hold: outside the experts, and of experts."""
+def sharers(layout: Layout, data_parallel: DataParallel, pipelines: int = 1) -> tuple[int, int]:
+    """GPUs that share the states of what they all hold: outside the experts, and of experts. Those of all pipelines of a replica do."""
     n_groups = layout.dp // shard_size(layout, data_parallel)
     if layout.n_expert_replicas % n_groups:
         raise Infeasible(
             f"dp_shard={data_parallel.shard} makes {n_groups} groups of the {layout.n_expert_replicas} GPUs with the same experts"
         )
-    return layout.n_replicas // n_groups, layout.n_expert_replicas // n_groups
+    return pipelines * layout.n_replicas // n_groups, pipelines * layout.n_expert_replicas // n_groups
 
 
 type Gpus = tuple[int, ...]
 type Rings = dict[tuple[int, int], tuple[Ring, Ring]]
 
 
-def rank_rings(cluster: Cluster, layout: Layout, data_parallel: DataParallel, experts: bool) -> Rings:
-    """Rings of shard groups and among them by (0: outside the experts or 1: of them, rank); all of a rank at the same time."""
+def holding(rank: int, stage_ranks: Sequence[int], pipelines: int) -> tuple[int, ...]:
+    """Ranks that hold the stages of ``rank``: itself, and of several pipelines one of each."""
+    stage = stage_ranks.index(rank)
+    return tuple(sorted({*stage_ranks[stage % (len(stage_ranks) // pipelines) :: len(stage_ranks) // pipelines]}))
+
+
+def rank_rings(
+    cluster: Cluster, layout: Layout, data_parallel: DataParallel, experts: bool, holders: Sequence[Sequence[int]] | None = None
+) -> Rings:
+    """Rings of shard groups and among them by (0: outside the experts or 1: of them, rank); all of a rank at the same time.
+
+    ``holders``: of every rank those that hold the same stages, if it is not the only one; these are in the same rings.
+    """
     found: Rings = {}
     for kind in range(1 + experts):
-        for rank in range(layout.pp):
-            sharing, among = shard_groups(layout, data_parallel, kind, rank)
+        for rank, ranks in enumerate(holders or [(rank,) for rank in range(layout.pp)]):
+            sharing, among = shard_groups(layout, data_parallel, kind, ranks)
             found[kind, rank] = ring(cluster, sharing[0], sharing[1:]), ring(cluster, among[0], among[1:])
     return found
 
 
-def shard_groups(layout: Layout, data_parallel: DataParallel, kind: int, rank: int) -> tuple[list[Gpus], list[Gpus]]:
-    """GPUs of ``rank`` that share the states of what they all hold (kind as in `rank_rings`), and those with the same share."""
-    together = (layout.replica_groups, layout.expert_replica_groups)[kind](rank)
-    size = 1 if data_parallel.zero == 0 else sharers(layout, data_parallel)[kind]
+def shard_groups(layout: Layout, data_parallel: DataParallel, kind: int, ranks: Sequence[int]) -> tuple[list[Gpus], list[Gpus]]:
+    """GPUs of ``ranks`` that share the states of what they all hold (kind as in `rank_rings`), and those with the same share."""
+    groups = [(layout.replica_groups, layout.expert_replica_groups)[kind](rank) for rank in ranks]
+    n = len(groups[0][0])
+    own = n if data_parallel.zero == 0 else sharers(layout, data_parallel)[kind]  # of each rank in a group
+    together = [tuple(gpu for at in range(0, n, own) for gpus in each for gpu in gpus[at : at + own]) for each in zip(*groups, strict=True)]
+    size = 1 if data_parallel.zero == 0 else own * len(ranks)
     sharing = [gpus[at : at + size] for gpus in together for at in range(0, len(gpus), size)]
     return sharing, [gpus[at::size] for gpus in together for at in range(size)]
 

@@ -38,22 +38,22 @@ def lower(program: Program, p2p: str, reduce_each: bool = False, unshard: bool =
     """
     ops, pairs = _in_sequence(program)
     wanted, wanted_indptr = _wanted(program, unshard)
-    n_stages, most = program.n_stages, 3 * len(ops) + wanted.size + 1
+    n_seats, most = len(program.stage_ranks), 3 * len(ops) + wanted.size + 1
     node, indptr, edge = np.empty((most, 3), np.int32), np.zeros(most + 1, np.int32), np.empty((6 * most, 3), np.int32)
     first = np.array(
         [
-            transfer_index(n_stages, 0, False), unshard_index(n_stages, 0), fused_index(n_stages, 0, "F"),
-            lag_index(0, False), unshard_lag(n_stages, 0),
+            transfer_index(n_seats, 0, False), unshard_index(n_seats, 0), fused_index(n_seats, 0, "F"),
+            lag_index(0, False), unshard_lag(n_seats, 0),
         ],
         np.int32,
     )  # fmt: skip
-    stage_ranks, sizes = np.array(program.stage_ranks, np.int32), (program.pp, program.microbatches)
+    stage_ranks, sizes = np.array(program.stage_ranks, np.int32), (program.n_stages, program.pp, program.microbatches)
     n = connect(ops, stage_ranks, *sizes, P2P.index(p2p), first, wanted_indptr, wanted, node, indptr, edge)
     rank, work, op = (column.copy() for column in node[:n].T)
     pred, lag, origin = (column.copy() for column in edge[: indptr[n]].T)
-    op_identity(n_stages - 1, True, program.microbatches - 1)  # the largest: what does not fit is refused by name
-    names = np.array([[op_identity(stage, backward, 0) for backward in (False, True)] for stage in range(n_stages)], np.uint32)
-    identity = names[ops[op, 1], (ops[op, 2] != F).astype(int)] + ops[op, 3].astype(np.uint32)
+    op_identity(program.n_stages - 1, True, program.microbatches - 1)  # the largest: what does not fit is refused by name
+    names = np.array([[op_identity(stage, backward, 0) for backward in (False, True)] for stage in range(program.n_stages)], np.uint32)
+    identity = names[ops[op, 1] % program.n_stages, (ops[op, 2] != F).astype(int)] + ops[op, 3].astype(np.uint32)
     return finish_graph(
         rank=rank,
         work=work,
@@ -68,27 +68,29 @@ def lower(program: Program, p2p: str, reduce_each: bool = False, unshard: bool =
         origin=origin,
         n_ranks=program.pp,
         n_microbatches=program.microbatches,
+        pipelines=program.pipelines,
         reduce_each=reduce_each,
     )
 
 
 @kernel
-def connect(ops, stage_ranks, n_ranks, n_microbatches, p2p, first, wanted_indptr, wanted, node, indptr, edge):  # type: ignore[no-untyped-def]
+def connect(ops, stage_ranks, n_stages, n_ranks, n_microbatches, p2p, first, wanted_indptr, wanted, node, indptr, edge):  # type: ignore[no-untyped-def]
     """Write the nodes (n, 3: rank, work, op) and edges (e, 3) of a graph; returns how many nodes there are.
 
-    ops (o, 5: rank, stage, kind, microbatch, pair of stages that it is half of or -1; halves of a unit follow each other);
+    ops (o, 5: rank, seat, kind, microbatch, pair of seats that it is half of or -1; halves of a unit follow each other), stages of
+    which a pipeline has ``n_stages`` being seats here, see `Program.first_seats`;
     first: places of the first transfer, UNSHARD, half of a pair, message's lag and UNSHARD's lag in the vectors of work and lag;
     before op i the stages wanted[wanted_indptr[i]:wanted_indptr[i+1]] are gathered.
     """
     transfers, unshards, halves, lags, unshard_lags = first
-    n_stages, n, i = stage_ranks.size, 0, 0
+    n_seats, n, i = stage_ranks.size, 0, 0
     last = np.full((n_ranks, 2, 3), -1, np.int32)  # what the next node of a rank waits for
     channel = np.full((n_ranks, n_ranks, 3), -1, np.int32)  # of a pair of ranks; with itself: that of its UNSHARDs
-    sent = np.full((n_stages, 2, n_microbatches, 3), -1, np.int32)  # what waits for the message of a stage
-    gathered = np.full((n_stages, 3), -1, np.int32)  # what waits for its weights
+    sent = np.full((n_seats, 2, n_microbatches, 3), -1, np.int32)  # what waits for the message of a stage
+    gathered = np.full((n_seats, 3), -1, np.int32)  # what waits for its weights
     nothing, arrival, issued = np.full(3, -1, np.int32), np.empty((2, 3), np.int32), np.empty(3, np.int32)
     if wanted.size:  # an UNSHARD that nothing precedes waits for a message that nobody sends, which takes no time
-        n = add(node, indptr, edge, n, -1, transfers + 2 * (n_stages - 1), -1, nothing, nothing, nothing)
+        n = add(node, indptr, edge, n, -1, transfers + 2 * (n_seats - 1), -1, nothing, nothing, nothing)
     while i < len(ops):
         here, width = ops[i, 0], 2 if ops[i, 4] >= 0 else 1
         arrival[:] = -1
@@ -96,7 +98,7 @@ def connect(ops, stage_ranks, n_ranks, n_microbatches, p2p, first, wanted_indptr
             _, stage, kind, k, _ = ops[i + half]
             backward = np.int32(kind != F)
             source = stage + 1 if backward else stage - 1
-            if kind != W and 0 <= source < n_stages:
+            if kind != W and source // n_stages == stage // n_stages:  # within the pipeline
                 arrival[half] = sent[source, backward, k]
             if p2p == RENDEZVOUS and arrival[half, 0] >= 0:
                 n = add(node, indptr, edge, n, -1, transfers + 2 * source + backward, -1, last[here, 0], last[here, 1], arrival[half])
@@ -127,7 +129,7 @@ def connect(ops, stage_ranks, n_ranks, n_microbatches, p2p, first, wanted_indptr
             _, stage, kind, k, _ = ops[i + half]
             backward = np.int32(kind != F)
             target = stage - 1 if backward else stage + 1
-            if kind == W or not 0 <= target < n_stages or stage_ranks[target] == here:
+            if kind == W or target // n_stages != stage // n_stages or stage_ranks[target] == here:
                 continue  # on the same rank the order of the rank says it all
             message, there = sent[stage, backward, k], stage_ranks[target]
             fill(message, done, NO_LAG, done)
@@ -163,18 +165,19 @@ def fill(row, a, b, c):  # type: ignore[no-untyped-def]
 
 
 def _in_sequence(program: Program) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Operations in sequence (o, 5), as `connect` takes them, and the pairs of stages that are fused (f, 2)."""
+    """Operations in sequence (o, 5), as `connect` takes them, and the pairs of seats that are fused (f, 2)."""
     t, units = program.table, np.array(program.sequence)
+    seat = t.stage + np.array(program.first_seats)[t.microbatch]
     begins = np.flatnonzero(np.diff(t.unit, prepend=-1))
     widths = np.diff(begins, append=t.unit.size)
     fused = np.flatnonzero(widths == 2)
-    both = np.stack([t.stage[begins[fused]], t.stage[begins[fused] + 1]], axis=1)
+    both = np.stack([seat[begins[fused]], seat[begins[fused] + 1]], axis=1)
     pairs, which = np.unique(both, axis=0, return_inverse=True)
     pair = np.full(widths.size, -1)
     pair[fused] = which.ravel()
     n = widths[units]
     at = np.repeat(begins[units], n) + np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n)
-    ops = np.stack([t.rank, t.stage, t.kind, t.microbatch, pair[t.unit]], axis=1)[at]
+    ops = np.stack([t.rank, seat, t.kind, t.microbatch, pair[t.unit]], axis=1)[at]
     return ops.astype(np.int32), pairs.astype(np.int32)
 
 

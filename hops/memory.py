@@ -96,7 +96,7 @@ def peak_memory(
             weights += WEIGHT * sum(sorted(costs.parameters[stage] + costs.expert_parameters[stage] for stage in stages)[-MOST_UNSHARDED:])
         chunk = max(costs.activations[stage] for stage in stages)
         activations = chunk * (held * (1 - allowances.offload) + min(held, IN_TRANSIT) * allowances.offload)
-        last = len(stage_ranks) - 1 in stages
+        last = any((stage + 1) % (len(stage_ranks) // costs.pipelines) == 0 for stage in stages)
         logits, loss = (each or 0.0 if last else 0.0 for each in (costs.logits, costs.loss))
         lost = allowances.fragmentation * (activations + logits + loss)
         found.append(Memory(weights, gradients, optimizer, activations, logits, loss, lost, allowances.reserve))

@@ -72,12 +72,16 @@ def _is_fused(unit: Unit) -> bool:
     return type(unit) is Fused
 
 
-# placement name -> (pp, stage) -> rank
+# placement name -> (pp, stage) -> rank; of several pipelines (pp, seat) -> rank, see `Program.first_seats`
 PLACEMENTS: dict[str, Callable[[int, int], int]] = {
     "line": lambda pp, stage: stage,
     "loop": lambda pp, stage: stage % pp,
     "wave": lambda pp, stage: stage % pp if stage // pp % 2 == 0 else pp - 1 - stage % pp,  # to and fro; with two chunks a V
+    "bidirectional": lambda pp, seat: seat if seat < pp else 2 * pp - 1 - seat,
 }
+
+# placement name -> pipelines, if several: each has all stages, and weights of its own for them; microbatches are dealt out in equal runs
+PIPELINES = {"bidirectional": 2}
 
 
 @dataclass(frozen=True)
@@ -133,14 +137,29 @@ class Program:
         """Number of microbatches, one more than the highest that occurs."""
         return 1 + int(self.table.microbatch.max())
 
-    def rank_of(self, stage: int) -> int:
-        """Rank that holds ``stage``."""
-        return PLACEMENTS[self.placement](self.pp, stage)
+    @property
+    def pipelines(self) -> int:
+        """Number of pipelines that run over the ranks at the same time."""
+        return PIPELINES.get(self.placement, 1)
+
+    @cached_property
+    def first_seats(self) -> tuple[int, ...]:
+        """Seat of stage 0 for every microbatch.
+
+        A seat is a stage of the pipeline that a microbatch passes: they are numbered in data-flow order, one pipeline after another.
+        Of a single pipeline they are the stages.
+        """
+        m = self.microbatches
+        return tuple(k * self.pipelines // m * self.n_stages for k in range(m))
+
+    def rank_of(self, stage: int, microbatch: int) -> int:
+        """Rank on which ``microbatch`` passes ``stage``."""
+        return self.stage_ranks[self.first_seats[microbatch] + stage]
 
     @cached_property
     def stage_ranks(self) -> tuple[int, ...]:
-        """Rank of every stage."""
-        return tuple(self.rank_of(stage) for stage in range(self.n_stages))
+        """Rank of every stage; of several pipelines, of every seat."""
+        return tuple(PLACEMENTS[self.placement](self.pp, seat) for seat in range(self.n_stages * self.pipelines))
 
     def __str__(self) -> str:
         return "\n".join(f"rank {r}: {' '.join(map(str, ops))}" for r, ops in enumerate(self.ranks))
@@ -218,10 +237,15 @@ class Program:
         return tuple(found)
 
     def _check_complete(self) -> None:
+        n = self.pipelines
+        if n > 1 and (self.pp % n or self.n_stages != self.pp or self.microbatches < n):
+            wanted = f"a multiple of {n} ranks, as many stages, and {n} microbatches or more"
+            found = f"{self.pp} ranks, {self.n_stages} stages and {self.microbatches} microbatches"
+            raise ValueError(f"schedule {self.name!r}: placement {self.placement!r} needs {wanted}; got {found}")
         for rank, ops in enumerate(self.ops):
             if not ops:
                 raise ValueError(f"schedule {self.name!r} gives rank {rank} of {self.pp} nothing to run")
-        if not is_complete(self.table, self.stage_ranks):
+        if not is_complete(self.table, self.stage_ranks, self.first_seats):
             self._explain()
 
     def _explain(self) -> None:
@@ -231,7 +255,7 @@ class Program:
             for op in ops:
                 if op in seen:
                     raise ValueError(f"schedule {self.name!r} runs {op} twice (ranks {seen[op]} and {rank})")
-                home = self.stage_ranks[op.stage]
+                home = self.rank_of(op.stage, op.microbatch)
                 if home != rank:
                     raise ValueError(f"schedule {self.name!r} runs {op} on rank {rank}; placement {self.placement!r} has it on {home}")
                 seen[op] = rank
@@ -259,12 +283,14 @@ class Program:
 
 
 def _placement(source: str, ranks: tuple[tuple[Unit, ...], ...]) -> str:
-    """The placement that puts every stage on the rank that runs it."""
-    homes = {op.stage: rank for rank, units in enumerate(ranks) for unit in units for op in members(unit)}
-    for name, rank_of in PLACEMENTS.items():
-        if all(rank_of(len(ranks), stage) == rank for stage, rank in homes.items()):
+    """The placement that puts every op on the rank that runs it."""
+    homes = {op: rank for rank, units in enumerate(ranks) for unit in units for op in members(unit)}
+    for name in PLACEMENTS:
+        program = Program(source, ranks, name)
+        if all(program.rank_of(op.stage, op.microbatch) == rank for op, rank in homes.items()):
             return name
-    raise ValueError(f"{source} puts stages on ranks as no known placement does ({', '.join(PLACEMENTS)}): {homes}")
+    found = {op.stage: rank for op, rank in homes.items()}
+    raise ValueError(f"{source} puts stages on ranks as no known placement does ({', '.join(PLACEMENTS)}): {found}")
 
 
 def _ranks(lines: Iterable[Iterable[str]]) -> tuple[tuple[Unit, ...], ...]:

@@ -47,15 +47,18 @@ def tabulate(
     return Table(rank, np.array(stage), kinds, np.array(microbatch), unit)
 
 
-def is_complete(t: Table, homes: Sequence[int]) -> bool:
-    """Whether every microbatch passes every stage forward and back once, full or split, on the rank ``homes`` that has the stage."""
+def is_complete(t: Table, homes: Sequence[int], first_seats: Sequence[int]) -> bool:
+    """Whether every microbatch passes every stage forward and back once, full or split, on the rank that has its seat.
+
+    ``homes``: rank of every seat; ``first_seats``: see `hops.programs.Program`.
+    """
     import numpy as np
 
     there = np.zeros((t.n_stages, len(KINDS), t.n_microbatches), np.int64)
     np.add.at(there, (t.stage, t.kind, t.microbatch), 1)
     forward, full, *split = there.swapaxes(0, 1)
     complete = (forward == 1) & (full + split[0] == 1) & (split[0] == split[1])
-    return bool(complete.all() and (np.array(homes)[t.stage] == t.rank).all())
+    return bool(complete.all() and (np.array(homes)[t.stage + np.array(first_seats)[t.microbatch]] == t.rank).all())
 
 
 def makes(t: Table) -> Ints:

@@ -36,7 +36,7 @@ class Structure(NamedTuple):
     """What cells with the same schedule and sizes share. Not the program: it is 1.6 times as large as the graph."""
 
     graph: Graph
-    stage_ranks: tuple[int, ...]
+    stage_ranks: tuple[int, ...]  # of several pipelines of every seat, see `Program.first_seats`
     in_flight: tuple[int, ...]
     holdings: tuple[tuple[tuple[int, int], ...], ...]
     n_works: NDArray[np.int64]  # how often each work and each lag occurs
@@ -63,7 +63,8 @@ class Case(NamedTuple):
     def plain(self) -> bool:
         """Whether nothing but the graph, once, and a constant after it make the iteration."""
         w = self.weights
-        return not (self.noisy or len(w.work) > 1 or w.overlap.any() or w.host.any() or self.by_events)
+        waits = w.costs.pipelines > 1 and w.n_buckets.any()  # ranks for each other's gradients
+        return not (self.noisy or len(w.work) > 1 or w.overlap.any() or w.host.any() or waits or self.by_events)
 
     @property
     def by_events(self) -> bool:
@@ -85,7 +86,8 @@ class Case(NamedTuple):
     def memory(self) -> tuple[Memory, ...] | None:
         """What a GPU of each rank holds at most; None where the model is explicit times."""
         built, s, costs = self.structure, self.scenario, self.weights.costs
-        held, shared_by = fullest(costs, built.stage_ranks, built.holdings), sharers(s.layout, s.data_parallel)
+        held = fullest(costs, built.stage_ranks, built.holdings)
+        shared_by = sharers(s.layout, s.data_parallel, costs.pipelines)
         return peak_memory(costs, built.stage_ranks, held, *shared_by, s.data_parallel.zero, s.memory)
 
     @property
@@ -122,14 +124,17 @@ def prepare(scenario: Scenario) -> Case:
     extremes = [(1.0, 1.0) if table is None else extreme_factors(table) for table in tables]
     largest = math.prod(high for _, high in extremes)
     built = structure(*shape(s))
-    numbers = weights(question(s, built.stage_ranks, built.graph.pairs))
+    if built.graph.pipelines > 1 and s.data_parallel.zero > 1:
+        several = f"{s.schedule.name} holds every stage on {built.graph.pipelines} ranks, which microbatches pass at different times"
+        raise Infeasible(f"{several}: zero={s.data_parallel.zero} cannot exchange among them within the iteration (try zero=1)")
+    numbers = weights(question(s, built.stage_ranks, built.graph.pairs, built.graph.pipelines))
     check_ticks(numbers, noisy=any(extreme != (1.0, 1.0) for extreme in extremes[:3]))
     pipeline = float((numbers.work @ built.n_works).max()) + float((numbers.lag.astype(float) @ built.n_lags).max())
     exchanged = float(numbers.n_buckets @ (numbers.reduce + numbers.gather)) * s.microbatches
     issued = float(built.n_works[: numbers.host.size] @ numbers.host)
     case = Case(s, numbers, tables)
     check_clock((pipeline + exchanged + issued) * largest * case.n_lanes + float(numbers.update.max()))  # busy time is summed over lanes
-    check_room(numbers.costs, numbers.room, *sharers(s.layout, s.data_parallel), s.data_parallel.zero)
+    check_room(numbers.costs, numbers.room, *sharers(s.layout, s.data_parallel, built.graph.pipelines), s.data_parallel.zero)
     return case
 
 
@@ -140,7 +145,7 @@ def shape(s: Scenario) -> tuple[Any, ...]:
     if s.contention != "planned":
         return *size, None
     built = structure(*size)
-    return *size, question(s, built.stage_ranks, built.graph.pairs)
+    return *size, question(s, built.stage_ranks, built.graph.pairs, built.graph.pipelines)
 
 
 @lru_cache(maxsize=256, typed=True)
@@ -160,9 +165,9 @@ def structure(
     graph = _lowered(written, p2p, reduce_each, unshard)
     if planned_for is not None:
         numbers = weights(planned_for)
-        links = meeting(graph, numbers.traffic.sent, written.n_stages, numbers.costs.p2p_bytes)
+        links = meeting(graph, numbers.traffic.sent, len(written.stage_ranks), numbers.costs.p2p_bytes)
         graph = planned(graph, numbers.work[0], numbers.lag[0], links, everywhere=False)
-    n_stages = written.n_stages
+    n_stages = len(written.stage_ranks)
     return Structure(
         graph,
         written.stage_ranks,

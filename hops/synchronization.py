@@ -42,12 +42,24 @@ def synchronize(graph, cells, c, law, n, space):  # type: ignore[no-untyped-def]
 
 @kernel
 def reduce_gradients(graph, cells, c, law, n, space):  # type: ignore[no-untyped-def]
-    """Reduce gradients on each rank's channel: when, into ``ready`` and ``reduced``; ``latest`` is their end where that is later."""
-    most_buckets, end, reduces = space.released.shape[0] // graph.opening.size, space.start, cells.overlap[c, REDUCE]
+    """Reduce gradients on each rank's channel: when, into ``ready`` and ``reduced``; ``latest`` is their end where that is later.
+
+    Where nothing overlaps, gradients are there when all ranks that reduce them have ended.
+    """
+    most_buckets, end = space.released.shape[0] // graph.opening.size, space.start
+    if not cells.overlap[c, REDUCE]:
+        for rank in range(graph.n_ranks):
+            for i in range(graph.reductions[rank], graph.reductions[rank + 1]):
+                milestone = graph.reducing[i]
+                for part in range(cells.n_buckets[c, graph.reduced[milestone]]):
+                    at = milestone * most_buckets + part
+                    for d in range(n):
+                        space.ready[at, d] = max(space.ready[at, d], space.latest[rank, d])
     for rank in range(graph.n_ranks):
         for d in range(n):
-            end[d] = 0 if reduces else space.latest[rank, d]
-        for milestone in range(graph.reductions[rank], graph.reductions[rank + 1]):
+            end[d] = 0
+        for i in range(graph.reductions[rank], graph.reductions[rank + 1]):
+            milestone = graph.reducing[i]
             stage = graph.reduced[milestone]
             exchange_ticks(cells.reduce[c, stage], cells.ring[c, stage], law, graph, n, space, space.ticks)
             for part in range(cells.n_buckets[c, stage]):

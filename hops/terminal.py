@@ -47,8 +47,9 @@ def cell_report(cell: xr.Dataset, case: Case, notes: Sequence[str] = ()) -> str:
     if s.layout.n_gpus > s.pp:
         besides = "".join(f", {key}={n}" for key, n in (("cp", s.cp), ("ep", s.ep)) if n > 1)
         sizes += f", tp={s.tp}, dp={s.dp}{besides}: {s.layout.n_gpus} GPUs"
+    stages = f"{costs.n_stages // costs.pipelines} stages{f' in {costs.pipelines} pipelines' if costs.pipelines > 1 else ''}"
     lines = [
-        f"{s.schedule.name} on {cluster.name} ({cluster.gpu.name}): {s.pp} ranks, {costs.n_stages} stages, {sizes}",
+        f"{s.schedule.name} on {cluster.name} ({cluster.gpu.name}): {s.pp} ranks, {stages}, {sizes}",
         f"  {n_ops} ops, {graph.rank.size - n_ops} transfers, p2p={s.p2p}{_contention(case)}",
         f"  {law}",
         *(f"  {note}" for note in notes),

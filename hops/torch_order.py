@@ -89,11 +89,11 @@ def _with_messages(program: Program, ranks: list[list[Action]]) -> list[list[Act
                 backward = kind != "F"
                 there[r].add((stage, backward, k))
                 goal = stage - 1 if backward else stage + 1
-                if 0 <= goal <= last and program.rank_of(goal) != r:
+                if 0 <= goal <= last and (to := program.rank_of(goal, k)) != r:
                     letter = "B" if backward else "F"
                     found[r].append(f"{stage}SEND_{letter}{k}")
-                    found[program.rank_of(goal)].append(f"{goal}RECV_{letter}{k}")
-                    there[program.rank_of(goal)].add((stage, backward, k))
+                    found[to].append(f"{goal}RECV_{letter}{k}")
+                    there[to].add((stage, backward, k))
     return found
 
 

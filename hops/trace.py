@@ -47,9 +47,7 @@ def timeline_frame(case: Case, draw: int = 0) -> "pd.DataFrame":
     starts, ends = op_ticks(case, found)
     ops = [(rank, unit, op) for rank, unit in case.program.order for op in members(unit)]
     rows = [(rank, str(op), *op, start, end) for (rank, _, op), start, end in zip(ops, starts / TICKS, ends / TICKS, strict=True)]
-    rows += [
-        (case.structure.stage_ranks[e.stage], f"{e.stage}{e.kind}", e.stage, e.kind, -1, e.start, e.end) for e in exchanges(case, found)
-    ]
+    rows += [(e.rank, f"{e.stage}{e.kind}", e.stage, e.kind, -1, e.start, e.end) for e in exchanges(case, found)]
     frame = pd.DataFrame(rows, columns=["rank", "op", "stage", "kind", "microbatch", "start", "end"])
     return frame.sort_values(["rank", "start"], kind="stable", ignore_index=True)
 
@@ -82,6 +80,7 @@ def memory_frame(case: Case, draw: int = 0, after_input: float = 1.0) -> "pd.Dat
 class ExchangeBar(NamedTuple):
     """An exchange among the replicas of a stage [s]."""
 
+    rank: int
     stage: int
     kind: str
     start: float
@@ -91,21 +90,24 @@ class ExchangeBar(NamedTuple):
 def exchanges(case: Case, found: Trace) -> Iterator[ExchangeBar]:
     """What replicas exchange in one draw; weights only where they are gathered within the iteration."""
     graph, weights = case.structure.graph, case.weights
-    n_stages = graph.opening.size
-    for milestone, stage in enumerate(graph.reduced):
-        for part in range(weights.n_buckets[stage]):
-            start, end = found.reducing[milestone, part], found.reduced[milestone, part]
-            yield ExchangeBar(int(stage), "REDUCE_GRAD", start / TICKS, end / TICKS)
+    n_seats = graph.opening.size
+    n_stages = n_seats // graph.pipelines
+    for rank in range(graph.n_ranks):
+        for milestone in graph.reducing[graph.reductions[rank] : graph.reductions[rank + 1]]:
+            stage = int(graph.reduced[milestone])
+            for part in range(weights.n_buckets[stage]):
+                start, end = found.reducing[milestone, part], found.reduced[milestone, part]
+                yield ExchangeBar(rank, stage % n_stages, "REDUCE_GRAD", start / TICKS, end / TICKS)
     if weights.overlap[1]:
         for rank in range(graph.n_ranks):
             before = 0
             for stage in graph.opening[graph.openings[rank] : graph.openings[rank + 1]]:
                 for end in found.released[stage, : weights.n_buckets[stage]]:
-                    yield ExchangeBar(int(stage), "UNSHARD", before / TICKS, end / TICKS)
+                    yield ExchangeBar(rank, int(stage) % n_stages, "UNSHARD", before / TICKS, end / TICKS)
                     before = end
-    for node in np.flatnonzero((graph.rank < 0) & (graph.work >= unshard_index(n_stages, 0))):
-        stage = int(graph.work[node]) - unshard_index(n_stages, 0)
-        yield ExchangeBar(stage, "UNSHARD", found.start[node] / TICKS, found.finish[node] / TICKS)
+    for node in np.flatnonzero((graph.rank < 0) & (graph.work >= unshard_index(n_seats, 0))):
+        stage = int(graph.work[node]) - unshard_index(n_seats, 0)
+        yield ExchangeBar(case.structure.stage_ranks[stage], stage, "UNSHARD", found.start[node] / TICKS, found.finish[node] / TICKS)
 
 
 def op_ticks(case: Case, found: Trace) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -16,7 +16,7 @@ from hops.cluster import Cluster
 from hops.collectives import groups
 from hops.costs import Costs
 from hops.data_parallel import GRADIENT, WEIGHT, DataParallel
-from hops.lanes import Lane, Rings, shard_groups
+from hops.lanes import Lane, Rings, holding, shard_groups
 from hops.layout import Layout
 from hops.messages import Message
 from hops.paths import Link, Path
@@ -66,14 +66,16 @@ def traffic(
             if not size:
                 continue
             shard, replicate = rings[kind, rank]
-            sharing, alike = shard_groups(layout, data_parallel, kind, rank)
+            ranks = holding(rank, stage_ranks, costs.pipelines)
+            sharing, alike = shard_groups(layout, data_parallel, kind, ranks)
             n, part = max(1, data_parallel.buckets(size, shard.n * replicate.n)), (shard.n - 1) / shard.n
             within.append(Flow(around(cluster, sharing, part * GRADIENT * size), n * shard.gather(GRADIENT * size / n)))
             sent = 2 * (replicate.n - 1) / replicate.n * GRADIENT * size / shard.n
             among.append(Flow(around(cluster, alike, sent), n * replicate.all_reduce(GRADIENT * size / n / shard.n)))
             seconds = n * shard.gather(WEIGHT * size / n)
             if not data_parallel.unshards:
-                whole.append(Flow(around(cluster, sharing, part * WEIGHT * size), seconds))
+                own = {*layout.members(rank)} if len(ranks) > 1 else None  # the others' part is counted with them
+                whole.append(Flow(around(cluster, sharing, part * WEIGHT * size, own), seconds))
                 continue
             for (lane, _), found in zip(seen, of_lanes, strict=True):
                 gpus = {gpu for replica in lane.replicas for gpu in layout.gpus(rank, replica)}
@@ -170,12 +172,13 @@ def _crossing(
     """Who crosses which link, bit by bit: where any two meet, some of the first lane mostly do, or one of it meets gradients."""
     yield from _of_lane(cluster, layout, costs, stage_ranks, 0, *seen[0])
     for stage, rank in enumerate(stage_ranks):
+        ranks = holding(rank, stage_ranks, costs.pipelines)
         for kind, held in enumerate((costs.parameters, costs.expert_parameters)):
             if held and held[stage]:
-                for each in shard_groups(layout, data_parallel, kind, rank):
+                for each in shard_groups(layout, data_parallel, kind, ranks):
                     for path in _rounds(cluster, each):
                         for link in path.links:
-                            yield rank, link
+                            yield ranks[0], link
                             if data_parallel.unshards:
                                 yield (rank, "unshard"), link
     for i, lane in enumerate(seen[1:], start=1):

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from itertools import batched
 from typing import NamedTuple
 
 import numpy as np
@@ -10,12 +11,12 @@ from numpy.typing import NDArray
 
 from hops.cluster import Cluster
 from hops.collectives import Beside, groups
-from hops.costs import Costs
+from hops.costs import Costs, side_by_side
 from hops.data_parallel import DataParallel
 from hops.efficiency import Efficiency
 from hops.events import DISCIPLINES
 from hops.graph import fused_index, lag_index, transfer_index, unshard_lag, work_index
-from hops.lanes import Lane, Rings, lanes, rank_rings, stage_exchanges
+from hops.lanes import Lane, Rings, holding, lanes, rank_rings, stage_exchanges
 from hops.layout import Layout
 from hops.memory import offloaded
 from hops.messages import Message, messages, shared
@@ -53,14 +54,18 @@ class Question(NamedTuple):
     contention: str
     offload: float
     pairs: tuple[tuple[int, int], ...]  # stages whose forward and backward run as one unit
+    pipelines: int
 
 
-def question(s: Scenario, stage_ranks: tuple[int, ...], pairs: Iterable[Iterable[int]] = ()) -> Question:
-    """What the weights of ``s`` depend on; ``pairs``: stages whose forward and backward its schedule fuses."""
+def question(s: Scenario, stage_ranks: tuple[int, ...], pairs: Iterable[Iterable[int]] = (), pipelines: int = 1) -> Question:
+    """What the weights of ``s`` depend on; ``pairs``: stages whose forward and backward its schedule fuses.
+
+    Of several ``pipelines`` each has stages of its own, see `hops.programs.Program.first_seats`.
+    """
     fused = tuple((int(forward), int(backward)) for forward, backward in pairs)
     return Question(
         s.topology, s.model, s.efficiency, stage_ranks, s.microbatch_size, s.p2p, s.layout, s.data_parallel,
-        s.host, s.slowdown, s.contention, s.memory.offload, fused,
+        s.host, s.slowdown, s.contention, s.memory.offload, fused, pipelines,
     )  # fmt: skip
 
 
@@ -96,7 +101,8 @@ def weights(asked: Question) -> Weights:
     costs, n_stages, together = by_type[cluster.gpu], len(stage_ranks), lanes(layout, data_parallel)
 
     has_weights, has_experts = costs.parameters is not None, any(costs.expert_parameters or ())
-    among = _rings(asked.topology, layout, data_parallel, has_experts) if has_weights else {}
+    holders = tuple(holding(rank, stage_ranks, asked.pipelines) for rank in range(layout.pp))
+    among = _rings(asked.topology, layout, data_parallel, has_experts, holders) if has_weights else {}
     exchanges, rings, n_buckets = stage_exchanges(cluster, layout, costs, stage_ranks, data_parallel, among)
     whole = np.maximum(n_buckets, 1)
     reduce, gather = (np.array([getattr(each, name) for each in exchanges]) * TICKS / whole for name in ("reduce", "gather"))
@@ -172,9 +178,9 @@ def _cluster(topology: Choice, n_gpus: int) -> Cluster:
 
 
 @lru_cache(maxsize=256, typed=True)
-def _rings(topology: Choice, layout: Layout, data_parallel: DataParallel, experts: bool) -> Rings:
+def _rings(topology: Choice, layout: Layout, data_parallel: DataParallel, experts: bool, holders: tuple[tuple[int, ...], ...]) -> Rings:
     """`rank_rings`, remembered: layouts repeat in a sweep."""
-    return rank_rings(_cluster(topology, layout.n_gpus), layout, data_parallel, experts)
+    return rank_rings(_cluster(topology, layout.n_gpus), layout, data_parallel, experts, holders)
 
 
 @lru_cache(maxsize=1024, typed=True)
@@ -184,7 +190,7 @@ def _sent(topology: Choice, layout: Layout, stage_ranks: tuple[int, ...], replic
 
 
 def _costs(cluster: Cluster, asked: Question) -> dict[Gpu, Costs]:
-    """Costs by type of GPU, the first GPU's first; all types have the layers on the same stages, as that one balances them."""
+    """Costs by type of GPU, the first GPU's first; all have the layers on the same stages, as that one balances them."""
     layout, model = asked.layout, asked.model
     slowdown = asked.slowdown
     beside = Beside(slowdown.tp if layout.tp_comm_overlap else None, slowdown.ep if layout.ep_comm_overlap else None)
@@ -192,10 +198,13 @@ def _costs(cluster: Cluster, asked: Question) -> dict[Gpu, Costs]:
     found: dict[Gpu, Costs] = {}
     types = dict.fromkeys(kind.gpu for kind, _ in cluster.nodes)
     for gpu in (cluster.gpu, *(each for each in types if each != cluster.gpu)):
-        made = stage_costs(model, gpu, asked.stage_ranks, asked.microbatch_size, shared, asked.efficiency)
-        if isinstance(model, Transformer) and made.partition is not None and len(types) > 1:
-            model = replace(model, layout=made.partition)
-        found[gpu] = offloaded(made, gpu, asked.offload)
+        pipelines = []
+        for ranks in batched(asked.stage_ranks, len(asked.stage_ranks) // asked.pipelines, strict=True):
+            made = stage_costs(model, gpu, ranks, asked.microbatch_size, shared, asked.efficiency)
+            if isinstance(model, Transformer) and made.partition is not None and len(types) * asked.pipelines > 1:
+                model = replace(model, layout=made.partition)
+            pipelines.append(made)
+        found[gpu] = offloaded(side_by_side(pipelines), gpu, asked.offload)
     return found
 
 

@@ -7,7 +7,7 @@ import twin_events
 from conftest import scenario
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_data_parallel import exchanges, with_numbers
+from test_data_parallel import BIDIRECTIONAL, exchanges, with_numbers
 from test_kernels import TABLE
 
 import hops
@@ -44,7 +44,7 @@ def same(a, b):
 
 
 @settings(max_examples=40)
-@given(exchanges(), st.sampled_from(["planned", "fifo", "fair"]))
+@given(st.one_of(exchanges(), exchanges(BIDIRECTIONAL)), st.sampled_from(["planned", "fifo", "fair"]))
 def test_contention__without_shared_links_changes_no_bit(drawn, contention):
     """Noise, replicas, exchange that overlaps, hosts: all of them as in the kernel."""
     made, numbers = drawn

@@ -130,9 +130,14 @@ def test_refusal__names_the_reason_and_sizes_that_work(name, vpp, pp, m):
     with pytest.raises(Infeasible) as refused:
         hops.program(name, pp=pp, microbatches=m, vpp=vpp)
     assert re.match(rf"{name} needs .+; got (pp={pp} and microbatches={m}|vpp={vpp}) ", str(refused.value))
-    key, sizes = re.search(r"\(try (microbatches|vpp)=(.*)\)", str(refused.value)).groups()
+    key, sizes = re.search(r"\(try (microbatches|vpp|pp)=(.*)\)", str(refused.value)).groups()
     for size in sizes.split(" or "):
-        assert hops.program(name, **{"pp": pp, "microbatches": m, "vpp": vpp, key: int(size)}).pp == pp
+        advised = {"pp": pp, "microbatches": m, "vpp": vpp, key: int(size)}
+        try:
+            assert hops.program(name, **advised).n_ops
+        except Infeasible as other:  # with other ranks, microbatches that are no obstacle at these may be one
+            if key != "pp" or "(try microbatches=" not in str(other):
+                raise
 
 
 @every_variant

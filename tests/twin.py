@@ -100,11 +100,11 @@ def simulate(
     seconds: {(stage, kind): s}, and {op: s} where it has a time of its own, {(unit, kind): s} for half of a fused unit; latency,
     transfer: {(from rank, to rank): s};
     factors: noise of an op on its rank; congestion: factor of all transfers (which are of one class here). issue: ticks of
-    the host; released: {stage: ticks when each part of its weights is there}; gather: {stage: ticks to gather its weights},
+    the host; released: {(rank, stage): ticks when each part of its weights is there}; gather: {stage: ticks to gather its weights},
     where a rank holds three stages' at most: the running one and those that come next.
     """
     last_stage = max(op.stage for rank in program.ops for op in rank)
-    home = {op.stage: r for r, rank in enumerate(program.ops) for op in rank}
+    home = {(op.stage, op.microbatch): r for r, rank in enumerate(program.ops) for op in rank}
     ended, when, free, exposed = {}, Timeline(), {}, [0] * len(program.ranks)
     busy = [0] * len(program.ranks)
     blocked = [0] * len(program.ranks)  # until when a rank waits for what it sent
@@ -132,7 +132,7 @@ def simulate(
                     break
                 if p2p == "rendezvous":  # the data move when the receiver has nothing left to do before
                     for need in remote:
-                        pair = (home[need[0]], r)
+                        pair = (home[need[0], need[2]], r)
                         if pair[0] != r:
                             delay = int(ticks(latency[pair]) * congestion + 0.5)
                             arrived[need] = max(ended[need], now[r]) + ticks(transfer[pair], [congestion]) + delay
@@ -154,7 +154,7 @@ def simulate(
                     own = seconds.get((unit, kind) if len(parts) > 1 else unit, seconds[stage, kind])
                     taken = ticks(own, factors(parts[i], r))
                     if released and kind == "F" and not any(op[:2] == (stage, "F") for before in rank[: at[r]] for op in halves(before)):
-                        pieces = released.get(stage, [])
+                        pieces = released.get((r, stage), [])
                         start = end = max([start, *(there - taken * i // len(pieces) for i, there in enumerate(pieces))])
                     if i == 0:
                         reach, instant = start, max(instant, issued[r])
@@ -171,7 +171,7 @@ def simulate(
                         ended[stage, backward, k] = end
                         goal = stage - 1 if backward else stage + 1
                         if 0 <= goal <= last_stage:
-                            pair = (r, home[goal])
+                            pair = (r, home[goal, k])
                             if pair[0] == pair[1]:
                                 arrived[stage, backward, k] = end
                             elif p2p in ("channel", "blocking"):
@@ -201,23 +201,27 @@ def metrics(program, when, busy):
 def step(program, replicas, update, reduce=None, gather=None, overlap=False, each=False):
     """Iteration time with and without a barrier [ticks], of several timelines.
 
-    reduce: {stage: ticks of each piece of its gradients}, on a channel of the rank, when the rank has ended, or with
-    ``overlap`` as they come: after the stage's last backward, or ``each``; update: ticks of every rank once all gradients
-    are reduced; gather: {stage: ticks of each piece of its weights}, after that.
+    reduce: {stage: ticks of each piece of its gradients}, on a channel of all ranks that hold the stage, when they have ended, or
+    with ``overlap`` as they come: after the stage's last backward on each, or ``each``; they do so in the order of the first of
+    them. update: ticks of every rank once all gradients are reduced; gather: {stage: ticks of each piece of its weights}, after that.
     """
     ended, after, began = [], [], []
+    held = [{op.stage for op in rank} for rank in program.ops]
+    lasts = [max(when[op][1] for when in replicas for op in rank) for rank in program.ops]
     for r, rank in enumerate(program.ops):
-        last = max(when[op][1] for when in replicas for op in rank)
-        channel = 0 if overlap else last
-        for i, op in enumerate(rank):
-            final = not any(other.stage == op.stage and other.kind in "BW" for other in rank[i + 1 :])
+        together = [other for other in range(program.pp) if held[other] == held[r]]
+        first, channel = program.ops[together[0]], 0
+        for i, op in enumerate(first):
+            final = not any(other.stage == op.stage and other.kind in "BW" for other in first[i + 1 :])
             if op.kind in "BW" and (each or final):
+                ends = [[o for o in program.ops[other] if o.stage == op.stage and o.kind in "BW"][-1] for other in together]
+                makes = [when[o] for when in replicas for o in ([op] if each else ends)]
                 pieces = (reduce or {}).get(op.stage, [])
                 for piece, taken in enumerate(pieces):
                     left = len(pieces) - 1 - piece
-                    ready = max(end - (end - start) * left // len(pieces) for start, end in (when[op] for when in replicas))
-                    channel = max(channel, ready if overlap else 0) + taken
-        ended.append(max(channel, last))
+                    ready = max(end - (end - start) * left // len(pieces) for start, end in makes)
+                    channel = max(channel, ready if overlap else max(lasts[other] for other in together)) + taken
+        ended.append(max(channel, lasts[r]))
         after.append(update[r] + sum(sum((gather or {}).get(stage, [])) for stage in {op.stage for op in rank}))
         began.append(min(when.began[r] for when in replicas))
     own = max(end + rest - start for end, rest, start in zip(ended, after, began, strict=True))

@@ -80,7 +80,7 @@ class Schedule:
         return pp, microbatches, chunks
 
     def check(self, pp: int, microbatches: int, vpp: int | None, params: dict[str, Any]) -> None:
-        """Raise `Infeasible` with the reason and the nearest microbatch counts that work."""
+        """Raise `Infeasible` with the reason and the nearest sizes that work: microbatches, or else chunks, or else ranks."""
         _, _, *chunks = self.sizes(pp, microbatches, vpp)
         for constraint in self.constraints:
 
@@ -95,6 +95,9 @@ class Schedule:
                 for v in chunks if not near else ():
                     near = " or ".join(f"{n}" for n in (v - 1, v + 1) if n > 1 and works(microbatches, n))
                     found, hint = (f"vpp={v}", f" (try vpp={near})") if near else (found, hint)
+                if not near:
+                    others = [n for n in (pp - 1, pp + 1) if n and constraint.holds(n, microbatches, *chunks, **params)]
+                    hint = f" (try pp={' or '.join(map(str, others))})" if others else ""
                 raise Infeasible(f"{self.name} needs {constraint.needs}; got {found}{hint}")
 
 

@@ -1,0 +1,156 @@
+"""Two pipelines over the same ranks: which one a microbatch passes, what the ranks hold twice and exchange, figures of the papers."""
+
+import re
+
+import pytest
+from conftest import run_ticks, scenario
+
+import hops
+from hops import sweep, torch_order
+from hops.checks import Infeasible
+from hops.data_parallel import DataParallel
+from hops.lanes import holding, shard_groups
+from hops.layout import Layout
+from hops.programs import Program
+from hops.simulation import prepare
+from hops.trace import timeline_frame
+
+A100 = ("model=gpt_22b", "topology=dgx_a100", "latency=none", "pp=4", "tp=2", "microbatches=8")
+
+
+def ends(name, pp, m, forward, backward_input, backward_weight, overlapped=None):
+    """Ticks of the makespan, and of every rank less what it computes; transfers take no time."""
+    model = {"family": "explicit", "per": "stage", "p2p_bytes": 0.0, "overlapped": None if overlapped is None else overlapped * 1e-9}
+    model |= {"forward": forward * 1e-9, "backward_input": backward_input * 1e-9, "backward_weight": backward_weight * 1e-9}
+    ticks, moments = run_ticks(prepare(scenario(schedule__name=name, pp=pp, microbatches=m, model=model)))
+    return int(ticks[0, 0]), [int(ticks[0, 0] - busy) for busy in moments[0, :, 2]]
+
+
+@pytest.mark.parametrize("name", ["dualpipe", "chimera"])
+@pytest.mark.parametrize("pp", [2, 4, 8])
+def test_ranks__do_as_their_mirror_images_with_the_other_half(name, pp):
+    m = 4 * pp
+    program = hops.program(name, pp=pp, microbatches=m)
+    for rank, mirrored in enumerate(reversed(program.ops)):
+        assert [op._replace(microbatch=(op.microbatch + m // 2) % m) for op in mirrored] == list(program.ops[rank])
+
+
+def test_halves__enter_at_either_end():
+    program = hops.program("dualpipe", pp=4, microbatches=10)
+    assert [program.rank_of(stage, 4) for stage in range(4)] == [0, 1, 2, 3]
+    assert [program.rank_of(stage, 5) for stage in range(4)] == [3, 2, 1, 0]
+    assert program.n_stages == 4
+    assert program.stage_ranks == (0, 1, 2, 3, 3, 2, 1, 0)
+
+
+def test_dualpipe__bubbles_are_those_of_its_readme():
+    """(PP/2-1)(F&B + B - 3W), where a forward and a backward as one unit take as long as one after the other."""
+    assert [ends("dualpipe", pp, 4 * pp, 1, 1, 1)[1] for pp in (2, 4, 6)] == [[0] * 2, [2] * 4, [4] * 6]
+    _, idle = ends("dualpipe", 8, 32, 2, 3, 1, overlapped=5)  # the formula says 18; a rank's share of fused units decides
+    assert (min(idle), max(idle)) == (14, 16)
+
+
+def test_chimera__takes_the_slots_of_the_paper():
+    assert [ends("chimera", 4, m, 2, 1, 1)[0] for m in (4, 8, 12, 16)] == [2 * slots for slots in (10, 18, 26, 34)]
+    assert ends("chimera", 4, 8, 1, 1, 1) == (30, [6] * 4)  # twice as long backwards leave gaps between units
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("rank 0: 0F0 0B0 0F1 0B1", "needs a multiple of 2 ranks, as many stages, and 2 microbatches or more; got 1 ranks, 1 stages and 2"),
+        ("rank 0: 0F0 0B0\nrank 1: 1F0 1B0", "2 microbatches or more; got 2 ranks, 2 stages and 1 microbatches"),
+        ("rank 0: 0F0 0B0 0F1 0B1\nrank 1: 1F0 1B0 1F1 1B1", "runs 0F1 on rank 0; placement 'bidirectional' has it on 1"),
+    ],
+)
+def test_programs__that_are_not_two_pipelines_are_refused(text, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        Program.parse(text, "mine", "bidirectional").validate()
+
+
+@pytest.mark.parametrize("name", ["dualpipe", "chimera"])
+def test_file__of_two_pipelines_is_known_by_where_ops_run(name, tmp_path):
+    program = hops.program(name, pp=4, microbatches=8)
+    program.to_csv(tmp_path / "mine.csv")
+    assert Program.from_csv(tmp_path / "mine.csv").placement == "bidirectional"
+    path = f"schedule.path={tmp_path / 'mine.csv'}"
+    words = ("latency=none", "pp=4", "microbatches=8")
+    mine, own = hops.simulate("schedule=file", path, *words), hops.simulate(f"schedule={name}", *words)
+    assert float(mine["makespan"][0]) == float(own["makespan"][0])
+
+
+def test_torch__every_message_is_sent_to_who_receives_it():
+    program = hops.program("dualpipe", pp=4, microbatches=8)
+    sent, received = {}, {}
+    for rank, actions in enumerate(torch_order.lowered(program, sharded=False)):
+        for action in actions:
+            if found := re.fullmatch(r"(\d+)(SEND|RECV)_([FB])(\d+)", action):
+                stage, kind, letter, k = int(found[1]), found[2], found[3], int(found[4])
+                stage += (1 if letter == "F" else -1) * (kind == "SEND")
+                (sent if kind == "SEND" else received)[stage, letter, k] = rank
+    assert sent.keys() == received.keys()
+    assert len(sent) == 2 * 8 * 3
+    homes = {(op.stage, op.microbatch): rank for rank, ops in enumerate(program.ops) for op in ops}
+    assert all(homes[stage, k] == rank for (stage, _, k), rank in received.items())
+    assert all(homes[stage - (1 if letter == "F" else -1), k] == rank for (stage, letter, k), rank in sent.items())
+
+
+def test_holding__is_a_rank_and_its_mirror_image():
+    assert [holding(rank, (0, 1, 2, 3, 3, 2, 1, 0), 2) for rank in range(4)] == [(0, 3), (1, 2), (1, 2), (0, 3)]
+    assert [holding(rank, (0, 1, 1, 0), 1) for rank in range(2)] == [(0,), (1,)]
+
+
+def test_groups__span_both_ranks_and_shares_are_of_both():
+    layout = Layout(pp=4, dp=4)  # rank r has the GPUs 4 r to 4 r + 3
+    both = ((0, 1, 2, 3, 12, 13, 14, 15),)
+    assert shard_groups(layout, DataParallel(), 0, (0, 3))[0] == list(both)
+    assert shard_groups(layout, DataParallel(zero=0), 0, (0, 3))[1] == list(both)
+    sharing, alike = shard_groups(layout, DataParallel(shard=2), 0, (0, 3))
+    assert sharing == [(0, 1, 12, 13), (2, 3, 14, 15)]
+    assert alike == [(0, 2), (1, 3), (12, 14), (13, 15)]
+
+
+def test_weights__are_held_twice_and_the_model_counts_once():
+    """A GPU has two stages' weights and gradients; with one replica the optimizer's states are shared by two GPUs, and none is alone."""
+    one, two = (hops.simulate(f"schedule={name}", *A100) for name in ("1f1b", "chimera"))
+    assert float(one["mfu"][0] * one["iteration_time"][0]) == pytest.approx(float(two["mfu"][0] * two["iteration_time"][0]), rel=1e-12)
+    cases = [prepared(name) for name in ("1f1b", "chimera")]
+    for rank, (alone, both) in enumerate(zip(*(case.memory for case in cases), strict=True)):
+        other = cases[0].memory[3 - rank]
+        assert both.weights == pytest.approx(alone.weights + other.weights)
+        assert both.gradients == pytest.approx(alone.gradients + other.gradients)
+        assert both.optimizer == pytest.approx((alone.optimizer + other.optimizer) / 2)
+    assert [bool(each.logits) for each in cases[1].memory] == [True, False, False, True]
+
+
+def prepared(name, *more):
+    return prepare(sweep._plan((f"schedule={name}", *A100, *more), sweep=False).scenarios[0])
+
+
+def test_reduction__is_of_both_ranks_at_once():
+    slow = ("latency.rank.law=lognormal", "latency.rank.cv=0.3")
+    frame = timeline_frame(prepared("chimera", "overlap_grad_reduce=true", "bucket_size=1e12", "dp=2", *slow))
+    bars = {rank: rows[["op", "start", "end"]].values.tolist() for rank, rows in frame[frame["kind"] == "REDUCE_GRAD"].groupby("rank")}
+    assert bars[0] == bars[3]
+    assert bars[1] == bars[2]
+    assert {op for op, *_ in bars[0]} == {"0REDUCE_GRAD", "3REDUCE_GRAD"}
+    last = frame[(frame["stage"] == 0) & (frame["kind"] == "B")].groupby("rank")["end"].max()
+    assert min(start for op, start, _ in bars[0] if op[0] == "0") >= last.max() - 1e-9
+    assert last[0] != last[3]
+
+
+def test_iteration__of_one_replica_ends_with_a_reduction_over_two_ranks():
+    """Each GPU scatters half of its gradients to the one of the other rank, over NVSwitch."""
+    one, two = prepared("1f1b"), prepared("chimera")
+    assert not one.weights.reduce.any()
+    path = two.weights.cluster.between(0, 2)
+    sizes = two.weights.costs.parameters
+    assert sizes[:4] == sizes[4:] == one.weights.costs.parameters
+    assert two.weights.reduce / 1e9 == pytest.approx([path.latency + 4 * n / 2 / path.bandwidth for n in sizes], rel=1e-6)
+
+
+@pytest.mark.parametrize("zero", [2, 3])
+def test_sharding__within_the_iteration_is_refused(zero):
+    sentence = f"chimera holds every stage on 2 ranks, .* zero={zero} cannot exchange among them .*try zero=1"
+    with pytest.raises(Infeasible, match=sentence):
+        prepare(scenario(schedule__name="chimera", zero=zero, overlap_grad_reduce=True))
