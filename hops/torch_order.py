@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from hops.lowering import unshards
-from hops.programs import Op, Program, Unit, members
+from hops.posts import with_messages
+from hops.programs import Program, Unit, members
 
 type Action = Unit | str
 
@@ -17,7 +18,7 @@ type Action = Unit | str
 def lowered(program: Program, sharded: bool = True) -> tuple[tuple[str, ...], ...]:
     """Actions of every rank, as torch prints them; ``sharded``: with those of weights that replicas share."""
     ranks: list[list[Action]] = [[*_with_weights(units)] if sharded else [*units] for units in program.ranks]
-    return tuple(tuple(map(str, rank)) for rank in _with_messages(program, ranks))
+    return tuple(tuple(map(str, rank)) for rank in with_messages(program, ranks))
 
 
 def to_csv(program: Program, path: str | Path | None = None, sharded: bool = True) -> str:
@@ -39,42 +40,3 @@ def _with_weights(units: tuple[Unit, ...]) -> Iterable[Action]:
         yield unit
         yield from (f"{op.stage}REDUCE_GRAD" for op in members(unit) if last.get(op.stage) == op)
     yield from (f"{stage}RESHARD" for stage in held)
-
-
-def _with_messages(program: Program, ranks: list[list[Action]]) -> list[list[Action]]:
-    """Put a SEND behind every op whose result another rank needs, and a RECV at that moment into the list of that rank.
-
-    Ranks take turns, an action each where they can.
-    """
-    last, found = program.n_stages - 1, [list[Action]() for _ in ranks]
-    there: list[set[tuple[int, bool, int]]] = [set() for _ in ranks]  # what a rank has computed or been sent
-    position = [0] * len(ranks)
-    while any(at < len(rank) for at, rank in zip(position, ranks, strict=True)):
-        for r, rank in enumerate(ranks):
-            if position[r] == len(rank):
-                continue
-            action = rank[position[r]]
-            ops: tuple[Op, ...] = () if isinstance(action, str) else members(action)
-            if any(_source(op, last) not in (None, *there[r]) for op in ops):
-                continue
-            found[r].append(action)
-            position[r] += 1
-            for stage, kind, k in ops:
-                if kind == "W":
-                    continue
-                backward = kind != "F"
-                there[r].add((stage, backward, k))
-                goal = stage - 1 if backward else stage + 1
-                if 0 <= goal <= last and program.rank_of(goal) != r:
-                    letter = "B" if backward else "F"
-                    found[r].append(f"{stage}SEND_{letter}{k}")
-                    found[program.rank_of(goal)].append(f"{goal}RECV_{letter}{k}")
-                    there[program.rank_of(goal)].add((stage, backward, k))
-    return found
-
-
-def _source(op: Op, last: int) -> tuple[int, bool, int] | None:
-    """What ``op`` waits for from the stage before it."""
-    if op.kind == "F":
-        return (op.stage - 1, False, op.microbatch) if op.stage else None
-    return (op.stage + 1, True, op.microbatch) if op.kind in "BI" and op.stage < last else None
