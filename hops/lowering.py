@@ -13,21 +13,26 @@ from hops.data_parallel import MOST_UNSHARDED
 from hops.graph import NO_LAG, Graph, finish_graph, fused_index, lag_index, transfer_index, unshard_index, unshard_lag
 from hops.jit import kernel
 from hops.noise import op_identity
-from hops.programs import KINDS, Program, Unit, members
+from hops.posts import plan
+from hops.programs import KINDS, Op, Program, Unit, members
 
-P2P = ("latency", "channel", "blocking", "rendezvous")
-LATENCY, CHANNEL, BLOCKING, RENDEZVOUS = range(len(P2P))
+P2P = ("latency", "channel", "blocking", "rendezvous", "megatron", "torch")
+LATENCY, CHANNEL, BLOCKING, RENDEZVOUS, POSTED = range(5)  # POSTED: megatron and torch, as `hops.posts.plan` says
 F, W = KINDS.index("F"), KINDS.index("W")
 
 
-def lower(program: Program, p2p: str, reduce_each: bool = False, unshard: bool = False) -> Graph:
+def lower(program: Program, p2p: str, reduce_each: bool = False, unshard: bool = False, recv: str = "early") -> Graph:
     """Lower ``program``; how messages travel is ``p2p``.
 
     ``latency``: a delay on an edge. ``channel``: a node of its own, which waits for the message before it on its ordered
     pair of ranks, in the sender's program order, and occupies the channel as long as its work says; the delay
     follows. ``blocking``: as channel, and the sender runs nothing until the message has arrived. ``rendezvous``: a node of
     its own that begins when both sides have posted, the sender by computing, the receiver by having nothing left to do
-    before the op that needs the message; so a receiver takes one message at a time, and channels need no order.
+    before the op that needs the message; so a receiver takes one message at a time, and channels need no order. ``megatron``
+    and ``torch``: a node of its own that begins when both sides have posted it and what they posted before has arrived, as the
+    runtimes of that name post (``recv``: when torch receives), see `hops.posts.plan`. Megatron without interleaving also lets an
+    op wait for what its rank sent; with several stages a rank it is ``channel``, as its sends and receives then run beside compute
+    (overlap_p2p_comm).
 
     Milestones are the ops that make gradients ready to be reduced: the last backward of each stage (B, or W), or with
     ``reduce_each`` every one. With ``unshard`` a stage's weights are gathered before it runs, by an UNSHARD node on a
@@ -37,9 +42,19 @@ def lower(program: Program, p2p: str, reduce_each: bool = False, unshard: bool =
     and both outputs leave after the second.
     """
     ops, pairs = _in_sequence(program)
-    wanted, wanted_indptr = _wanted(program, unshard)
+    how, waits, place = P2P.index(p2p), list[list[int]](), np.arange(len(ops), dtype=np.int32)
+    order: Sequence[tuple[int, Unit]] = program.order if unshard else ()
+    if p2p == "megatron" and program.n_stages > program.pp:
+        how = CHANNEL
+    elif how >= POSTED:
+        how, (order, waits) = POSTED, plan(program, p2p, recv)
+        ops, place = _with_posts(program, order, ops)
+    wanted, wanted_indptr = _of_ops(order, _wanted(program, order) if unshard else (), len(ops))
+    posted, posted_indptr = _of_ops(order, waits, len(ops))
+    posted = _last_ops(order)[posted] if waits else posted
     n_seats, most = len(program.stage_ranks), 3 * len(ops) + wanted.size + 1
-    node, indptr, edge = np.empty((most, 3), np.int32), np.zeros(most + 1, np.int32), np.empty((6 * most, 3), np.int32)
+    n_edges = 6 * most + (2 + MOST_UNSHARDED) * posted.size
+    node, indptr, edge = np.empty((most, 3), np.int32), np.zeros(most + 1, np.int32), np.empty((n_edges, 3), np.int32)
     first = np.array(
         [
             transfer_index(n_seats, 0, False), unshard_index(n_seats, 0), fused_index(n_seats, 0, "F"),
@@ -48,7 +63,7 @@ def lower(program: Program, p2p: str, reduce_each: bool = False, unshard: bool =
         np.int32,
     )  # fmt: skip
     stage_ranks, sizes = np.array(program.stage_ranks, np.int32), (program.n_stages, program.pp, program.microbatches)
-    n = connect(ops, stage_ranks, *sizes, P2P.index(p2p), first, wanted_indptr, wanted, node, indptr, edge)
+    n = connect(ops, stage_ranks, *sizes, how, first, wanted_indptr, wanted, posted_indptr, posted, node, indptr, edge)
     rank, work, op = (column.copy() for column in node[:n].T)
     pred, lag, origin = (column.copy() for column in edge[: indptr[n]].T)
     op_identity(program.n_stages - 1, True, program.microbatches - 1)  # the largest: what does not fit is refused by name
@@ -58,7 +73,7 @@ def lower(program: Program, p2p: str, reduce_each: bool = False, unshard: bool =
         rank=rank,
         work=work,
         identity=np.where(rank >= 0, identity, np.uint32(0)),
-        op=op,
+        op=place[op],
         stage=np.where(rank >= 0, ops[op, 1], np.int32(-1)),
         kind=np.where(rank >= 0, ops[op, 2], np.int32(-1)),
         pairs=pairs,
@@ -74,13 +89,16 @@ def lower(program: Program, p2p: str, reduce_each: bool = False, unshard: bool =
 
 
 @kernel
-def connect(ops, stage_ranks, n_stages, n_ranks, n_microbatches, p2p, first, wanted_indptr, wanted, node, indptr, edge):  # type: ignore[no-untyped-def]
+def connect(  # type: ignore[no-untyped-def]
+    ops, stage_ranks, n_stages, n_ranks, n_microbatches, p2p, first, wanted_indptr, wanted, posted_indptr, posted, node, indptr, edge
+):
     """Write the nodes (n, 3: rank, work, op) and edges (e, 3) of a graph; returns how many nodes there are.
 
     ops (o, 5: rank, seat, kind, microbatch, pair of seats that it is half of or -1; halves of a unit follow each other), stages of
     which a pipeline has ``n_stages`` being seats here, see `Program.first_seats`;
     first: places of the first transfer, UNSHARD, half of a pair, message's lag and UNSHARD's lag in the vectors of work and lag;
-    before op i the stages wanted[wanted_indptr[i]:wanted_indptr[i+1]] are gathered.
+    before op i the stages wanted[wanted_indptr[i]:wanted_indptr[i+1]] are gathered. With POSTED messages stand among the ops, on
+    rank -1, and op or message i waits for those at posted[posted_indptr[i]:posted_indptr[i+1]] too.
     """
     transfers, unshards, halves, lags, unshard_lags = first
     n_seats, n, i = stage_ranks.size, 0, 0
@@ -88,11 +106,23 @@ def connect(ops, stage_ranks, n_stages, n_ranks, n_microbatches, p2p, first, wan
     channel = np.full((n_ranks, n_ranks, 3), -1, np.int32)  # of a pair of ranks; with itself: that of its UNSHARDs
     sent = np.full((n_seats, 2, n_microbatches, 3), -1, np.int32)  # what waits for the message of a stage
     gathered = np.full((n_seats, 3), -1, np.int32)  # what waits for its weights
+    through = np.empty((len(ops) if posted.size else 0, 3), np.int32)  # what waits for an op or message
     nothing, arrival, issued = np.full(3, -1, np.int32), np.empty((2, 3), np.int32), np.empty(3, np.int32)
     if wanted.size:  # an UNSHARD that nothing precedes waits for a message that nobody sends, which takes no time
         n = add(node, indptr, edge, n, -1, transfers + 2 * (n_seats - 1), -1, nothing, nothing, nothing)
     while i < len(ops):
         here, width = ops[i, 0], 2 if ops[i, 4] >= 0 else 1
+        also = posted[posted_indptr[i] : posted_indptr[i + 1]]
+        if here < 0:
+            _, stage, kind, k, _ = ops[i]
+            backward = np.int32(kind != F)
+            message = sent[stage, backward, k]
+            n = add(node, indptr, edge, n, -1, transfers + 2 * stage + backward, i, message, nothing)
+            extend(indptr, edge, n, through, also)
+            fill(message, n - 1, lags + 2 * stage + backward, message[2])
+            through[i] = message
+            i += 1
+            continue
         arrival[:] = -1
         for half in range(width):
             _, stage, kind, k, _ = ops[i + half]
@@ -108,6 +138,7 @@ def connect(ops, stage_ranks, n_stages, n_ranks, n_microbatches, p2p, first, wan
             if last[here, 0, 0] >= 0:
                 issued[:] = last[here, 0]
             n = add(node, indptr, edge, n, -1, unshards + wanted[j], -1, channel[here, here], issued, last[here, 1])
+            extend(indptr, edge, n, through, also)
             fill(channel[here, here], n - 1, NO_LAG, n - 1)
             fill(gathered[wanted[j]], n - 1, unshard_lags + wanted[j], issued[2])
         for half in range(width):
@@ -119,12 +150,15 @@ def connect(ops, stage_ranks, n_stages, n_ranks, n_microbatches, p2p, first, wan
                 n = add(
                     node, indptr, edge, n, here, place, i, last[here, 0], last[here, 1], arrival[0], arrival[1], gathered[stage], weights
                 )
+                extend(indptr, edge, n, through, also)
                 gathered[stage, 0] = gathered[other, 0] = -1
             else:
                 n = add(node, indptr, edge, n, here, place, i + 1, last[here, 0], nothing, nothing)
             last[here, 1] = nothing
             fill(last[here, 0], n - 1, NO_LAG, n - 1)
         done, n_blocked = n - 1, 0
+        if posted.size:
+            fill(through[i + width - 1], done, NO_LAG, done)
         for half in range(width):
             _, stage, kind, k, _ = ops[i + half]
             backward = np.int32(kind != F)
@@ -135,7 +169,7 @@ def connect(ops, stage_ranks, n_stages, n_ranks, n_microbatches, p2p, first, wan
             fill(message, done, NO_LAG, done)
             if p2p == LATENCY:
                 message[1] = lags + 2 * stage + backward
-            elif p2p != RENDEZVOUS:
+            elif p2p in (CHANNEL, BLOCKING):
                 n = add(node, indptr, edge, n, -1, transfers + 2 * stage + backward, -1, channel[here, there], message, nothing)
                 fill(channel[here, there], n - 1, NO_LAG, n - 1)
                 fill(message, n - 1, lags + 2 * stage + backward, done)
@@ -160,6 +194,14 @@ def add(node, indptr, edge, n, rank, work, op, *waits):  # type: ignore[no-untyp
 
 
 @kernel
+def extend(indptr, edge, n, through, also):  # type: ignore[no-untyped-def]
+    """Let the last of ``n`` nodes wait for rows ``also`` of ``through``, too."""
+    for row in also:
+        edge[indptr[n]] = through[row]
+        indptr[n] += 1
+
+
+@kernel
 def fill(row, a, b, c):  # type: ignore[no-untyped-def]
     row[0], row[1], row[2] = a, b, c
 
@@ -181,15 +223,42 @@ def _in_sequence(program: Program) -> tuple[NDArray[np.int32], NDArray[np.int32]
     return ops.astype(np.int32), pairs.astype(np.int32)
 
 
-def _wanted(program: Program, unshard: bool) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Stages to gather before each op, in program order: flat, and where those of each op begin (o+1,)."""
-    if not unshard:
-        return np.empty(0, np.int32), np.zeros(program.n_ops + 1, np.int64)
+def _with_posts(program: Program, order: Sequence[tuple[int, Unit]], ops: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Operations in ``order``, messages between them, as `connect` takes them; and the place of each in ``program.order``, or -1.
+
+    ``ops``: those of ``program.order``.
+    """
+    at = {op: i for i, op in enumerate(op for _, unit in program.order for op in members(unit))}
+    place = np.array([at[op] if rank >= 0 else -1 for rank, unit in order for op in members(unit)], np.int32)
+    messages = [
+        (rank, program.first_seats[unit.microbatch] + unit.stage, KINDS.index(unit.kind), unit.microbatch, -1)
+        for rank, unit in order
+        if rank < 0 and isinstance(unit, Op)
+    ]
+    found = ops[place]
+    found[place < 0] = messages or np.empty((0, 5))
+    return found, place
+
+
+def _wanted(program: Program, order: Sequence[tuple[int, Unit]]) -> list[list[int]]:
+    """Stages to gather before each unit of ``order``; none before a message."""
     ahead = [iter(unshards(units)) for units in program.ranks]
-    before = list[list[int]]()
-    for rank, unit in program.order:
-        before += [next(ahead[rank])[1], *([] for _ in members(unit)[1:])]
-    return np.array([stage for stages in before for stage in stages], np.int32), np.cumsum([0, *map(len, before)])
+    return [next(ahead[rank])[1] if rank >= 0 else [] for rank, _ in order]
+
+
+def _of_ops(order: Sequence[tuple[int, Unit]], lists: Sequence[Sequence[int]], n_ops: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Lists of each unit, or none, as those of its first op: flat, and where those of each op begin (o+1,)."""
+    if not lists:
+        return np.empty(0, np.int32), np.zeros(n_ops + 1, np.int64)
+    found = list[Sequence[int]]()
+    for (_, unit), each in zip(order, lists, strict=True):
+        found += [each, *([] for _ in members(unit)[1:])]
+    return np.array([value for each in found for value in each], np.int32), np.cumsum([0, *map(len, found)])
+
+
+def _last_ops(order: Sequence[tuple[int, Unit]]) -> NDArray[np.int32]:
+    """Place of the last op of each unit."""
+    return np.cumsum([len(members(unit)) for _, unit in order], dtype=np.int32) - 1
 
 
 def unshards(units: Sequence[Unit]) -> list[tuple[list[int], list[int]]]:

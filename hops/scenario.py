@@ -15,6 +15,7 @@ from hops.messages import CONTENTION
 from hops.models import FAMILIES, Model, model_keys
 from hops.noise import MICROBATCH_BITS, REPLICA_BITS, STAGE_BITS
 from hops.overheads import Host, Slowdown, make_host, make_slowdown
+from hops.posts import RECV
 from hops.registry import Registry
 from hops.schedules import SCHEDULES
 from hops.sections import Choice, Frozen, check_keys, remember, section_of, type_of, values_of
@@ -77,6 +78,7 @@ class Scenario:
     draws: int
     seed: int
     p2p: str
+    recv: str
     barrier: bool
     contention: str
     data_parallel: DataParallel
@@ -131,6 +133,7 @@ class Scenario:
             draws=draws if latency.noisy else 1,
             seed=count("seed", config["seed"], least=0, most=2**32 - 1),
             p2p=one_of("p2p", config["p2p"], P2P),
+            recv=_recv(config["recv"], config["p2p"]),
             barrier=flag("barrier", config["barrier"]),
             contention=_contention(config["contention"], config["p2p"]),
             data_parallel=_data_parallel(*((config[key], type_of(config[key])) for key in DATA_PARALLEL)),
@@ -231,6 +234,12 @@ def _efficiency(section: Frozen) -> Efficiency | None:
 def _contention(value: Any, p2p: str) -> str:
     if one_of("contention", value, CONTENTION) != "none" and p2p == "latency":
         raise ValueError(f"contention={value} needs messages that occupy what they cross; p2p=latency has none (try p2p=channel)")
+    return str(value)
+
+
+def _recv(value: Any, p2p: str) -> str:
+    if one_of("recv", value, RECV) != "early" and p2p != "torch":
+        raise Infeasible(f"recv={value} is for p2p=torch, which posts receives ahead of need; got p2p={p2p} (leave recv=early)")
     return str(value)
 
 

@@ -141,7 +141,7 @@ def prepare(scenario: Scenario) -> Case:
 def shape(s: Scenario) -> tuple[Any, ...]:
     """What the structure of a scenario depends on: the arguments of `structure`."""
     unshards = s.data_parallel.unshards and max(s.layout.n_replicas, s.layout.n_expert_replicas) > 1  # cp shares weights too
-    size = schedule_for(s), s.pp, s.vpp, s.microbatches, s.p2p, s.data_parallel.reduces_each, unshards
+    size = schedule_for(s), s.pp, s.vpp, s.microbatches, s.p2p, s.recv, s.data_parallel.reduces_each, unshards
     if s.contention != "planned":
         return *size, None
     built = structure(*size)
@@ -156,13 +156,14 @@ def structure(
     vpp: int | None,
     microbatches: int,
     p2p: str,
+    recv: str,
     reduce_each: bool,
     unshard: bool,
     planned_for: Question | None = None,
 ) -> Structure:
     """Graph of a schedule at a size; with the order in which messages pass shared links if it is planned for weights."""
     written = program(schedule.name, pp, microbatches, vpp, **schedule.kwargs)
-    graph = _lowered(written, p2p, reduce_each, unshard)
+    graph = _lowered(written, p2p, recv, reduce_each, unshard)
     if planned_for is not None:
         numbers = weights(planned_for)
         links = meeting(graph, numbers.traffic.sent, len(written.stage_ranks), numbers.costs.p2p_bytes)
@@ -179,9 +180,9 @@ def structure(
 
 
 @lru_cache(maxsize=4)
-def _lowered(written: Program, p2p: str, reduce_each: bool, unshard: bool) -> Graph:
+def _lowered(written: Program, p2p: str, recv: str, reduce_each: bool, unshard: bool) -> Graph:
     """`lower`, remembered: schedules that plan often come to the same order from other times. Programs are large, so not many."""
-    return lower(written, p2p, reduce_each, unshard)
+    return lower(written, p2p, reduce_each, unshard, recv)
 
 
 def check_ticks(weights: Weights, noisy: bool) -> None:

@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from hops.lowering import unshards
-from hops.programs import Op, Program, Unit, members
+from hops.posts import Post, with_messages
+from hops.programs import Program, Unit, members
 
 type Action = Unit | str
 
@@ -21,7 +22,9 @@ def lowered(program: Program, sharded: bool = True, waits: bool = True) -> tuple
     REDUCE_GRAD by a WAIT of its own; torch 2.13 knows none.
     """
     ranks: list[list[Action]] = [[*_with_weights(units, waits)] if sharded else [*units] for units in program.ranks]
-    found: Iterable[Iterable[Action]] = _with_messages(program, ranks)
+    found: Iterable[Iterable[Action]] = (
+        [str(each) if isinstance(each, Post) else each for each in actions] for actions in with_messages(program, ranks)
+    )
     if waits:
         found = map(_with_waits, found)
     return tuple(tuple(map(str, rank)) for rank in found)
@@ -63,42 +66,3 @@ def _with_waits(actions: Iterable[Action]) -> Iterable[Action]:
             if kind in "BI" and (sent := f"{stage}SEND_F{k}") in pending:
                 yield pending.pop(sent)
     yield from pending.values()
-
-
-def _with_messages(program: Program, ranks: list[list[Action]]) -> list[list[Action]]:
-    """Put a SEND behind every op whose result another rank needs, and a RECV at that moment into the list of that rank.
-
-    Ranks take turns, an action each where they can.
-    """
-    last, found = program.n_stages - 1, [list[Action]() for _ in ranks]
-    there: list[set[tuple[int, bool, int]]] = [set() for _ in ranks]  # what a rank has computed or been sent
-    position = [0] * len(ranks)
-    while any(at < len(rank) for at, rank in zip(position, ranks, strict=True)):
-        for r, rank in enumerate(ranks):
-            if position[r] == len(rank):
-                continue
-            action = rank[position[r]]
-            ops: tuple[Op, ...] = () if isinstance(action, str) else members(action)
-            if any(_source(op, last) not in (None, *there[r]) for op in ops):
-                continue
-            found[r].append(action)
-            position[r] += 1
-            for stage, kind, k in ops:
-                if kind == "W":
-                    continue
-                backward = kind != "F"
-                there[r].add((stage, backward, k))
-                goal = stage - 1 if backward else stage + 1
-                if 0 <= goal <= last and (to := program.rank_of(goal, k)) != r:
-                    letter = "B" if backward else "F"
-                    found[r].append(f"{stage}SEND_{letter}{k}")
-                    found[to].append(f"{goal}RECV_{letter}{k}")
-                    there[to].add((stage, backward, k))
-    return found
-
-
-def _source(op: Op, last: int) -> tuple[int, bool, int] | None:
-    """What ``op`` waits for from the stage before it."""
-    if op.kind == "F":
-        return (op.stage - 1, False, op.microbatch) if op.stage else None
-    return (op.stage + 1, True, op.microbatch) if op.kind in "BI" and op.stage < last else None

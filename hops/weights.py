@@ -116,13 +116,14 @@ def weights(asked: Question) -> Weights:
     halves = _fused(by_type[cluster.gpu], asked.pairs, asked.slowdown.ep)
     variants: dict[bytes, tuple[int, Floats, Floats, Ints]] = {}
     variant = []
+    beside = asked.p2p in ("channel", "rendezvous", "torch") or (asked.p2p == "megatron" and n_stages > layout.pp)  # messages and compute
     for compute, lane in zip(computed, together, strict=True):
         kind = (like[lane.replicas[0]],) if lane.n == 1 else lane.replicas
         if kind not in known:
             known[kind] = _transfers(_sent(asked.topology, layout, stage_ranks, kind), costs.p2p_bytes, n_stages, asked.p2p)
         transfer, lag, link = known[kind]
         work = np.concatenate([compute, transfer, unshard, np.zeros(2 * len(asked.pairs))])
-        if asked.p2p in ("channel", "rendezvous") and asked.slowdown.p2p > 1:
+        if beside and asked.slowdown.p2p > 1:
             _slow_beside_messages(work, n_stages, asked.slowdown.p2p)
         for i, ((forward, backward), share) in enumerate(zip(asked.pairs, halves, strict=True)):
             work[fused_index(n_stages, i, "F")] = share * work[work_index(forward, "F")]

@@ -45,6 +45,7 @@ CONFIG = {
     "draws": 16,
     "seed": 0,
     "p2p": "latency",
+    "recv": "early",
     "barrier": True,
     "contention": "none",
     "zero": 1,

@@ -59,6 +59,7 @@ def sequence(links, order):
 
 
 sharing = cells().filter(lambda made: made["p2p"] != "latency")
+in_turn = sharing.filter(lambda made: made["p2p"] not in ("megatron", "torch"))  # a message waits for the one before it at most
 sizes = st.integers(1, 4)  # ranks a network card
 
 
@@ -144,7 +145,7 @@ def test_planned__own_times_of_the_kernel_do_not_change():
         assert ((ended - there)[ops] == (finish - start)[own][plan.op[ops]]).all()
 
 
-@given(sharing, sizes)
+@given(in_turn, sizes)
 def test_planned__keeps_the_order_with_no_edge_too_many(made, per_nic):
     case = prepare(Scenario.from_config({**made, "microbatches": min(made["microbatches"], 2 * made["pp"])}))
     links = share_links(case.structure.graph, *nics(case, per_nic))

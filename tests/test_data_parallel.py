@@ -145,7 +145,7 @@ def evaluated(made, numbers):
 
         return twin.simulate(
             program, seconds, dict.fromkeys(pairs, latency), dict.fromkeys(pairs, transfer), made["p2p"], factors, congestion(draw),
-            issue, released(draw) if made["overlap_param_gather"] else None,
+            issue, released(draw) if made["overlap_param_gather"] else None, recv=made["recv"],
         )  # fmt: skip
 
     def step(draw, replicas):
@@ -201,6 +201,7 @@ def test_unshard__equals_the_twin(made, data):
     when, busy, exposed = twin.simulate(
         case.program, seconds, dict.fromkeys(pairs, latency), dict.fromkeys(pairs, transfer), made["p2p"], factors,
         number("link", NET) if "link" in on else 1.0, gather=dict(enumerate(work[0, 6 * n_stages : 7 * n_stages].tolist())),
+        recv=made["recv"],
     )  # fmt: skip
     ticks, moments = run_ticks(case, n=1)
     assert case.n_lanes == 1

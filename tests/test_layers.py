@@ -49,6 +49,7 @@ LAYERS = [
     "jit",
     "noise",
     "graph",
+    "posts",
     "lowering",
     "torch_order",
     "agenda",

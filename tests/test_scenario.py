@@ -31,6 +31,8 @@ from hops.simulation import prepare
         ({"cp_comm": "ring"}, r"no cp_comm named 'ring' \(known: a2a, all_gather, p2p\)"),
         ({"cp_balance": "zigzak"}, "no cp_balance named 'zigzak'; did you mean 'zigzag'"),
         ({"p2p": "chanel"}, r"no p2p named 'chanel'; did you mean 'channel'\?"),
+        ({"p2p": "torch", "recv": "late"}, r"no recv named 'late' \(known: defer, early\)"),
+        ({"p2p": "channel", "recv": "defer"}, r"recv=defer is for p2p=torch, .*; got p2p=channel \(leave recv=early\)"),
         ({"barrier": 1}, "barrier must be true or false; got 1"),
         ({"gpu": 8}, r"no key named 'gpu'; did you mean 'gpus'\?"),
         ({"gpus": 0}, "gpus must be a whole number of at least 1; got 0"),

@@ -9,6 +9,7 @@ import math
 from fractions import Fraction
 
 import numpy as np
+from twin_posts import Posts
 
 MASK = 0xFFFFFFFF
 
@@ -93,8 +94,9 @@ class Timeline(dict):
 
 
 def simulate(
-    program, seconds, latency, transfer, p2p, factors=lambda op, rank: (), congestion=1.0, issue=lambda op: 0, released=None, gather=None
-):
+    program, seconds, latency, transfer, p2p, factors=lambda op, rank: (), congestion=1.0, issue=lambda op: 0, released=None, gather=None,
+    recv="early",
+):  # fmt: skip
     """One draw of ``program``: {op: (start, end)}, busy, exposed [ticks] per rank.
 
     seconds: {(stage, kind): s}, and {op: s} where it has a time of its own, {(unit, kind): s} for half of a fused unit; latency,
@@ -117,6 +119,11 @@ def simulate(
         [0] * len(program.ranks),
         {},
     )
+    if p2p == "megatron" and last_stage >= len(program.ranks):
+        p2p = "channel"  # with several stages a rank Megatron overlaps them all
+    posts = None
+    if p2p in ("megatron", "torch"):
+        posts = Posts(program, p2p, recv, lambda pair: ticks(transfer[pair], [congestion]) + int(ticks(latency[pair]) * congestion + 0.5))
     while any(at[r] < len(rank) for r, rank in enumerate(program.ranks)):
         moved = False
         for r, rank in enumerate(program.ranks):
@@ -130,6 +137,13 @@ def simulate(
                     remote += [(source, kind != "F", k)] if kind != "W" and 0 <= source <= last_stage else []
                 if any(need not in ended for need in local + remote):
                     break
+                if posts:
+                    sent = posts.held(r, at[r])
+                    arrivals = {message: posts.arrival(message) for message in sent + [n for n in remote if home[n[0], n[2]] != r]}
+                    if None in arrivals.values():
+                        break
+                    arrived |= arrivals
+                    blocked[r] = max([blocked[r], *(arrivals[message] for message in sent)])
                 if p2p == "rendezvous":  # the data move when the receiver has nothing left to do before
                     for need in remote:
                         pair = (home[need[0], need[2]], r)
@@ -183,6 +197,8 @@ def simulate(
                             elif p2p == "latency":
                                 delay = ticks(latency[pair]) + ticks(transfer[pair])
                                 arrived[stage, backward, k] = end + int(delay * congestion + 0.5)
+                if posts:
+                    posts.when[r, at[r]] = end
                 blocked[r] = max(blocked[r], waits)
                 at[r] += 1
                 moved = True
