@@ -11,6 +11,7 @@ from hops.checks import Infeasible
 from hops.data_parallel import DataParallel
 from hops.lanes import holding, shard_groups
 from hops.layout import Layout
+from hops.lowering import lower
 from hops.programs import Program
 from hops.simulation import prepare
 from hops.trace import timeline_frame
@@ -147,6 +148,14 @@ def test_iteration__of_one_replica_ends_with_a_reduction_over_two_ranks():
     sizes = two.weights.costs.parameters
     assert sizes[:4] == sizes[4:] == one.weights.costs.parameters
     assert two.weights.reduce / 1e9 == pytest.approx([path.latency + 4 * n / 2 / path.bandwidth for n in sizes], rel=1e-6)
+
+
+def test_reductions__of_ranks_that_end_in_another_order_are_in_that_of_the_first():
+    text = "rank 0: 0F0 1F1 1B1 0B0\nrank 1: 0F1 1F0 0B1 1B0"
+    graph = lower(Program.parse(text, "mine", "bidirectional").validate(), "latency")
+    assert graph.reduced.tolist() == [3, 0]  # stage 1 of the second pipeline, stage 0 of the first
+    assert graph.reducing.tolist() == [0, 1, 0, 1]
+    assert graph.reductions.tolist() == [0, 2, 4]
 
 
 @pytest.mark.parametrize("zero", [2, 3])

@@ -44,10 +44,20 @@ def same(a, b):
 
 
 @settings(max_examples=40)
-@given(st.one_of(exchanges(), exchanges(BIDIRECTIONAL)), st.sampled_from(["planned", "fifo", "fair"]))
+@given(exchanges(), st.sampled_from(["planned", "fifo", "fair"]))
 def test_contention__without_shared_links_changes_no_bit(drawn, contention):
     """Noise, replicas, exchange that overlaps, hosts: all of them as in the kernel."""
+    check_no_bit_changes(*drawn, contention)
+
+
+@settings(max_examples=30)
+@given(exchanges(BIDIRECTIONAL), st.sampled_from(["fifo", "fair"]), st.sampled_from([True, True, False]))
+def test_contention__of_two_pipelines_that_reduce_together_changes_no_bit(drawn, contention, overlap):
     made, numbers = drawn
+    check_no_bit_changes({**made, "overlap_grad_reduce": overlap}, numbers, contention)
+
+
+def check_no_bit_changes(made, numbers, contention):
     made = {**made, "p2p": "channel" if made["p2p"] == "latency" else made["p2p"]}
     plain, asked = (prepare(Scenario.from_config({**made, "contention": word})) for word in ("none", contention))
     if not plain.weights.overlap.any():  # nothing runs beside an exchange
