@@ -1,6 +1,7 @@
 """Schedules on a V: bubbles and peaks with equal times, what other times do to them, and that only their ends need to be built."""
 
 import pytest
+import twin_blocks
 from test_schedules import bubbles
 
 import hops
@@ -20,6 +21,14 @@ PEAKS = {  # chunk activations on the worst rank
     "1f1b_v": (4, 6, 6, 8, 10, 10, 12, 14, 14, 18, 22, 22),
 }
 published = pytest.mark.parametrize(("name", "pp"), [(name, pp) for name in BUBBLES for pp in PP])
+
+
+def split_twin(name, pp, m):
+    return twin_blocks.orders(getattr(twin_blocks, name)(pp), m)
+
+
+def whole_twin(name, pp, m):
+    return twin_blocks.whole_orders(one_f_one_b_v.block(pp), m)
 
 
 @published
@@ -96,3 +105,19 @@ def test_v_half__turn_trades_memory_for_bubble():
     assert [max(program.in_flight) for program in table] == [7, 7, 11]
     with pytest.raises(ValueError, match="schedule.turn must be a whole number from 1 to 2; got 3"):
         hops.program("v_half", pp=4, microbatches=8, turn=3)
+
+
+@pytest.mark.parametrize("pp", [1, 2, 3, 4, 5, 6, 9])
+@pytest.mark.parametrize(("name", "orders"), [("v_min", split_twin), ("v_half", split_twin), ("1f1b_v", whole_twin)])
+def test_order__equals_the_twin_s(name, orders, pp):
+    for m in sorted({1, 2, 3, pp, 2 * pp + 1, 3 * pp}):
+        program = hops.program(name, pp=pp, microbatches=m)
+        assert [[(op.kind, op.stage, op.microbatch) for op in ops] for ops in program.ranks] == orders(name, pp, m)
+
+
+def test_zb_v__of_few_microbatches_is_torchs_order_without_the_others():
+    assert str(hops.program("zb_v", pp=2, microbatches=3)).splitlines() == [
+        "rank 0: 0F0 0F1 0F2 3F0 3I0 3W0 3F1 3I1 3W1 0I0 0W0 3F2 3I2 3W2 0I1 0W1 0I2 0W2",
+        "rank 1: 1F0 2F0 1F1 2F1 2I0 2W0 1F2 1I0 1W0 2F2 2I1 2W1 1I1 2I2 1I2 1W1 2W2 1W2",
+    ]
+    assert [str(op) for op in hops.program("zb_v", pp=2, microbatches=1).ranks[1]] == ["1F0", "2F0", "2I0", "2W0", "1I0", "1W0"]

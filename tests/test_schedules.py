@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import twin
 from conftest import ORDERS, run_ticks, scenario
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import hops
 from hops.checks import Infeasible
@@ -61,7 +63,8 @@ def uniform(name, pp, m, vpp, times=TIMES, **changes):
     model = {"family": "explicit", "per": "stage", "p2p_bytes": 0.0}
     model |= {"forward": times.f * 1e-9, "backward_input": times.i * 1e-9, "backward_weight": times.w * 1e-9}
     topology = {"name": "uniform", "latency": times.hop * 1e-9, "bandwidth": float("inf")}
-    return prepare(scenario(schedule__name=name, pp=pp, microbatches=m, vpp=vpp, model=model, topology=topology, **changes))
+    given = {"schedule": {"name": name}, "pp": pp, "microbatches": m, "vpp": vpp, "model": model, "topology": topology}
+    return prepare(scenario(**given | changes))
 
 
 def bubbles(name, pp, m, vpp=None, times=UNIT):
@@ -116,9 +119,47 @@ def test_claims__hold_exactly(name, vpp, pp, m):
 
 
 @every_schedule
+def test_file__runs_the_order_of_every_schedule(name, tmp_path):
+    """As `Program.to_csv` writes it: the same placement is found, and the same times come out."""
+    record, path = SCHEDULES[name], str(tmp_path / "order.csv")
+    case = uniform(name, 4, 8, record.default_vpp, p2p="channel")
+    program = case.program
+    program.to_csv(path)
+    again = hops.program("file", pp=4, microbatches=8, path=path)
+    assert (again.ranks, again.stage_ranks, again.placement) == (program.ranks, program.stage_ranks, program.placement)
+    ticks, _ = run_ticks(case)
+    read, _ = run_ticks(uniform("file", 4, 8, None, p2p="channel", schedule={"name": "file", "path": path}))
+    assert read.tolist() == ticks.tolist()
+
+
+@every_schedule
+@settings(max_examples=40)
+@given(st.data())
+def test_any_size__is_written_or_refused(name, data):
+    """What a constraint lets pass is complete and ends; what it does not is refused before anything is written."""
+    record = SCHEDULES[name]
+    pp, m, vpp = (data.draw(st.integers(1, most)) for most in (9, 25, 5))
+    vpp = None if record.default_vpp is None else record.default_vpp if record.fixed_vpp else vpp
+    try:
+        program = hops.program(name, pp=pp, microbatches=m, vpp=vpp)
+    except Infeasible:
+        assert vpp == 1 or not all(constraint.holds(*record.sizes(pp, m, vpp)) for constraint in record.constraints)
+        return
+    assert (program.pp, program.microbatches, program.n_stages) == (pp, m, pp * (vpp or 1))
+    assert program.n_ops == program.n_stages * m * 2 + sum(op.kind == "W" for ops in program.ops for op in ops)
+    if record.in_flight is not None:
+        assert program.in_flight == tuple(record.in_flight(*record.sizes(pp, m, vpp), rank) for rank in range(pp))
+    if record.messages is not None:
+        homes, last = program.stage_ranks, program.n_stages - 1
+        ahead = sum(op.kind in "FBI" and op.stage < last and homes[op.stage] != homes[op.stage + 1] for ops in program.ops for op in ops)
+        assert ahead == record.messages(*record.sizes(pp, m, vpp))
+
+
+@every_schedule
 def test_claims__are_exact_at_three_sizes_of_the_grid_or_more(name):
     record = SCHEDULES[name]
     assert record.source
+    assert record.messages
     claims = ((record.makespan or record.span, record.exact_when), (record.unit_bubble, record.unit_when))
     sizes = [record.sizes(pp, m, vpp) for other, vpp, pp, m in ACCEPTED if other == name]
     exact = [sum(map(when, *zip(*sizes, strict=True))) for claim, when in claims if claim is not None]

@@ -14,6 +14,7 @@ from hops.schedules.zb_auto import search, span_1p
     makespan=span_1p,
     span=span_1p,
     exact_when=lambda p, m: m >= 2 * p,
+    in_flight=lambda p, m, rank: min(p, m),
     messages=lambda p, m: 2 * m * (p - 1),
 )
 def zb_1p(

@@ -30,6 +30,7 @@ def span_1p(p: int, m: int, t: Times) -> int:
     makespan=span_1p,
     span=span_1p,
     exact_when=lambda p, m: m >= 2 * p,
+    in_flight=lambda p, m, rank: min(p, m),
     messages=lambda p, m: 2 * m * (p - 1),
 )
 def zb_auto(

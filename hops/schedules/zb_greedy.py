@@ -18,6 +18,7 @@ from hops.schedules import Op, Program, schedule
     plans="line",
     unit_bubble=lambda p, m: 0,
     unit_when=lambda p, m: m >= 2 * p - 1,
+    in_flight=lambda p, m, rank: min(2 * p, m),
     messages=lambda p, m: 2 * m * (p - 1),
 )
 def zb_greedy(
