@@ -1,7 +1,9 @@
 """Two pipelines over the same ranks: which one a microbatch passes, what the ranks hold twice and exchange, figures of the papers."""
 
 import re
+from collections import Counter
 
+import numpy as np
 import pytest
 from conftest import run_ticks, scenario
 
@@ -9,6 +11,7 @@ import hops
 from hops import sweep, torch_order
 from hops.checks import Infeasible
 from hops.data_parallel import DataParallel
+from hops.executor import Executor, evaluate
 from hops.lanes import holding, shard_groups
 from hops.layout import Layout
 from hops.lowering import lower
@@ -148,6 +151,29 @@ def test_iteration__of_one_replica_ends_with_a_reduction_over_two_ranks():
     sizes = two.weights.costs.parameters
     assert sizes[:4] == sizes[4:] == one.weights.costs.parameters
     assert two.weights.reduce / 1e9 == pytest.approx([path.latency + 4 * n / 2 / path.bandwidth for n in sizes], rel=1e-6)
+
+
+def test_reductions__wait_for_the_other_rank_without_noise_too():
+    """A slow rank 3 ends late, and rank 0 with it, although what only begins and ends on rank 0 does not."""
+    model = {"family": "explicit", "per": "rank", "p2p_bytes": 0.0, "forward": 1.0, "backward_input": 1.0, "backward_weight": [1, 1, 1, 3]}
+    case = prepare(scenario(schedule__name="chimera", model=model, barrier=False, draws=1))
+    case = case._replace(weights=case.weights._replace(n_buckets=np.ones(8, np.int64), reduce=np.full(8, 1e9)))
+    (found,) = evaluate([case], Executor(threads=1))
+    ticks, _ = run_ticks(case)
+    assert found.per_draw["iteration_time"][0, 0] == ticks[5, 0] / 1e9
+    assert ticks[5, 0] == ticks[0, 0] + 2 * 10**9  # rank 0 began at once
+
+
+def test_gather__of_both_ranks_together_crosses_each_link_once():
+    moved = prepared("chimera", "contention=fifo").weights.traffic
+    for stage in range(4):
+        both = Counter[object]()
+        for seat in (stage, stage + 4):
+            for flow in moved.gather[seat]:
+                both.update(flow.links)
+        scattered = moved.reduce[stage][0].links  # 4 bytes a parameter, of which a weight has 2
+        assert both.keys() == scattered.keys()
+        assert all(both[link] == pytest.approx(scattered[link] / 2) for link in both)
 
 
 def test_reductions__of_ranks_that_end_in_another_order_are_in_that_of_the_first():
