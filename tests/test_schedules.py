@@ -81,10 +81,10 @@ def test_program__is_complete_and_runs(name, vpp, pp, m):
     ops = [op for rank in program.ops for op in rank]
     assert len(ops) == len(set(ops)) == program.n_ops
     for stage in range(program.n_stages):
-        for k in range(m):
+        for k in range(program.microbatches):
             kinds = {kind for kind in KINDS if Op(stage, kind, k) in set(ops)}
             assert kinds in ({"F", "B"}, {"F", "I", "W"})
-    assert program.microbatches == m
+    assert program.microbatches == SCHEDULES[name].units(pp, m, {})
     assert program.pp == pp
     assert program.n_stages == pp * (vpp or 1)
     order = [op for _, unit in program.order for op in members(unit)]
@@ -114,6 +114,8 @@ def test_claims__hold_exactly(name, vpp, pp, m):
             assert ticks[0, 0] == record.makespan(*sizes, TIMES)
         if record.span is not None:
             assert ticks[1, 0] == record.span(*sizes, TIMES)
+        if record.period is not None:
+            assert ticks[1, 0] == record.steady(*sizes).batches * record.period(*sizes, TIMES)
     if record.unit_bubble is not None and record.unit_when(*sizes):
         assert bubbles(name, pp, m, vpp)[1] == record.unit_bubble(*sizes)
 
@@ -160,7 +162,7 @@ def test_claims__are_exact_at_three_sizes_of_the_grid_or_more(name):
     record = SCHEDULES[name]
     assert record.source
     assert record.messages
-    claims = ((record.makespan or record.span, record.exact_when), (record.unit_bubble, record.unit_when))
+    claims = ((record.makespan or record.span or record.period, record.exact_when), (record.unit_bubble, record.unit_when))
     sizes = [record.sizes(pp, m, vpp) for other, vpp, pp, m in ACCEPTED if other == name]
     exact = [sum(map(when, *zip(*sizes, strict=True))) for claim, when in claims if claim is not None]
     assert exact
@@ -199,14 +201,17 @@ def test_kernel__equals_the_twin(name, vpp, pp, m, p2p, recv):
         assert name in ("zb_1p", "zb_2p", "zb_h2")
         return
     program = case.program
-    seconds = {(s, "F"): TIMES.f * 1e-9 for s in range(program.n_stages)}
+    n = SCHEDULES[name].parts() if SCHEDULES[name].parts else 1
+    seconds = {(s, "F"): TIMES.f * 1e-9 / n for s in range(program.n_stages)}
     for s in range(program.n_stages):
-        i, w = TIMES.i * 1e-9, TIMES.w * 1e-9
+        i, w = TIMES.i * 1e-9 / n, TIMES.w * 1e-9 / n
         seconds |= {(s, "I"): i, (s, "W"): w, (s, "B"): i + w}
     fused = {unit for rank in program.ranks for unit in rank if isinstance(unit, Fused)}
     seconds |= {(unit, kind): seconds[0, kind] for unit in fused for kind in "FB"}
-    pairs = [(a, b) for a in range(pp) for b in range(pp)]
-    when, busy, exposed = twin.simulate(program, seconds, dict.fromkeys(pairs, TIMES.hop * 1e-9), dict.fromkeys(pairs, 0.0), p2p, recv=recv)
+    pairs, steady = [(a, b) for a in range(pp) for b in range(pp)], (m, 4) if SCHEDULES[name].steady else None
+    when, busy, exposed = twin.simulate(
+        program, seconds, dict.fromkeys(pairs, TIMES.hop * 1e-9), dict.fromkeys(pairs, 0.0), p2p=p2p, recv=recv, n_parts=n, steady=steady
+    )
     ticks, moments = run_ticks(case)
     assert tuple(ticks[:4, 0]) == twin.metrics(program, when, busy)
     total = (moments[:, :, 0] << 42) + (moments[:, :, 1] << 21) + moments[:, :, 2]
