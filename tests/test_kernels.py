@@ -56,7 +56,7 @@ def cells(draw, names=ORDERS):
     model = {"family": "explicit", "per": "stage", "p2p_bytes": draw(st.floats(0, 1e8))}
     model |= {key: draw(times(pp * (vpp or 1))) for key in ("forward", "backward_input", "backward_weight")}
     made = config(
-        schedule={"name": name},
+        schedule={"name": name} | ({"batches": draw(st.integers(1, 3))} if SCHEDULES[name].steady else {}),
         vpp=vpp,
         model=model,
         topology={"name": "uniform", "latency": draw(st.floats(0, 0.5)), "bandwidth": draw(st.sampled_from([1e8, 5e9, math.inf]))},
@@ -79,7 +79,7 @@ def twin_of(made, draw, replica=0):
     model, pp = made["model"], made["pp"]
     program = prepare(Scenario.from_config(made)).program
     seconds, record = {}, SCHEDULES[made["schedule"]["name"]]
-    n, steady = record.parts() if record.parts else 1, (made["microbatches"], 4) if record.steady else None
+    n, steady = record.parts() if record.parts else 1, (made["microbatches"], made["schedule"]["batches"]) if record.steady else None
     for s in range(program.n_stages):
         f, i, w = (model[key][s] / n for key in ("forward", "backward_input", "backward_weight"))
         seconds |= {(s, "F"): f, (s, "B"): i + w, (s, "I"): i, (s, "W"): w}
@@ -126,7 +126,7 @@ def test_noiseless__equals_the_twin_and_the_kernel_of_draws(made):
     program, (when, busy, exposed) = twin_of(made, 0)
     ((_, found),) = outcome([case])
     makespan, span, *_ = twin.metrics(program, when, busy)
-    second = 4e9 if when.steady else 1e9  # of a batch
+    second = 1e9 * made["schedule"].get("batches", 1)  # of a batch
     assert (found["makespan"][0, 0], found["span"][0, 0]) == (makespan / second, span / second)
     assert found["busy_time"][0].tolist() == [ticks / second for ticks in busy]
     assert found["exposed_communication"][0].tolist() == [ticks / second for ticks in exposed]

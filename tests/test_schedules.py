@@ -212,7 +212,7 @@ def test_kernel__equals_the_twin(name, vpp, pp, m, p2p, recv):
         seconds |= {(s, "I"): i, (s, "W"): w, (s, "B"): i + w}
     fused = {unit for rank in program.ranks for unit in rank if isinstance(unit, Fused)}
     seconds |= {(unit, kind): seconds[0, kind] for unit in fused for kind in "FB"}
-    pairs, steady = [(a, b) for a in range(pp) for b in range(pp)], (m, 4) if SCHEDULES[name].steady else None
+    pairs, steady = [(a, b) for a in range(pp) for b in range(pp)], (m, 1) if SCHEDULES[name].steady else None
     when, busy, exposed = twin.simulate(
         program, seconds, dict.fromkeys(pairs, TIMES.hop * 1e-9), dict.fromkeys(pairs, 0.0), p2p=p2p, recv=recv, n_parts=n, steady=steady
     )

@@ -13,7 +13,7 @@ from hops.schedules.pipedream import period, pipedream, steady
     aliases=("PipeDream-2BW",),
     source="Narayanan et al. 2021, Memory-Efficient Pipeline-Parallel DNN Training (arXiv:2006.09503)",
     constraints=(
-        Constraint(lambda p, m, batches=4: m >= p, "at least pp microbatches in a batch, or two versions of the weights do not suffice"),
+        Constraint(lambda p, m, batches=1: m >= p, "at least pp microbatches in a batch, or two versions of the weights do not suffice"),
     ),
     steady=steady,
     weight_versions=lambda p, m, rank: 2,
@@ -22,5 +22,5 @@ from hops.schedules.pipedream import period, pipedream, steady
     in_flight=lambda p, m, rank: p - rank,
     messages=lambda p, m: 2 * steady(p, m).microbatches * (p - 1),
 )
-def pipedream_2bw(pp: int, microbatches: int, *, batches: int = 4) -> Program:
+def pipedream_2bw(pp: int, microbatches: int, *, batches: int = 1) -> Program:
     return Program("pipedream_2bw", pipedream(pp, microbatches, batches=batches).ranks)
