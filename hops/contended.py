@@ -68,7 +68,7 @@ def run_contended(graph, joint, cells, c, law, tables, window, lo, hi, times, sp
         run_draw(joint, times, d)
         for replica in range(cells.n_replicas[c] - 1, -1, -1):
             measure(graph, joint, replica, times, d, space)
-            add_replica(graph.n_ranks, d, d + 1, space)
+            add_replica(graph, d, d + 1, space)
         measure_exchange(graph, joint, cells, c, times, d, space)
 
 
@@ -146,13 +146,14 @@ def measure(graph, joint, replica, times, d, space):  # type: ignore[no-untyped-
             ended = finish[last_piece(joint, first_node + graph.pred[edge])]
             ready = max(ready, ended + times.delay[d, first_edge + edge])
             unhindered = max(unhindered, finish[last_piece(joint, first_node + graph.origin[edge])])
-        space.busy[rank, d] += finish[before] - begun
-        # of a lone predecessor without delay there is nothing to wait for but it
-        if graph.indptr[node + 1] - graph.indptr[node] != 1 or graph.lag[graph.indptr[node]] != 0:
-            space.exposed[rank, d] += ready - unhindered
-        space.exposed[rank, d] += begun - ready
+        if graph.counted[node]:
+            space.busy[rank, d] += finish[before] - begun
+            # of a lone predecessor without delay there is nothing to wait for but it
+            if graph.indptr[node + 1] - graph.indptr[node] != 1 or graph.lag[graph.indptr[node]] != 0:
+                space.exposed[rank, d] += ready - unhindered
+            space.exposed[rank, d] += begun - ready
         if graph.first[node]:
-            space.first[rank, d] = ready
+            space.first[rank, d] = ready if graph.counted[node] else finish[before]
         if graph.last[node]:
             space.last[rank, d] = finish[before]
 

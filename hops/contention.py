@@ -124,9 +124,11 @@ def planned(graph: Graph, work: NDArray[np.float64], lag: NDArray[np.int64], lin
         pred=pred,
         lag=lags,
         origin=origin,
+        counted=graph.counted[order],
         n_ranks=graph.n_ranks,
         n_microbatches=graph.n_microbatches,
         pipelines=graph.pipelines,
+        parts=graph.parts,
         reduce_each=graph.reduced.size > graph.opening.size,
     )
 

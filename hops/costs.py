@@ -66,6 +66,22 @@ class Costs:
         return max(total - exchange, exchange) * (slowdown if exchange else 1.0)
 
 
+def in_parts(costs: Costs, parts: int) -> Costs:
+    """Costs where an operation, a message and what is kept are those of one of equal ``parts`` of a microbatch."""
+    if parts == 1:
+        return costs
+    names = (
+        "forward", "backward", "backward_input", "backward_weight", "overlapped", "activations", "weight_activations",
+        "tensor_communication", "context_communication", "expert_communication",
+    )  # fmt: skip
+    whole: dict[str, Any] = {name: getattr(costs, name) for name in names}
+    divided: dict[str, Any] = {name: None if each is None else tuple(value / parts for value in each) for name, each in whole.items()}
+    for name in ("forward_exchange", "backward_exchange"):
+        each = getattr(costs, name)
+        divided[name] = None if each is None else tuple(tuple(value / parts for value in stage) for stage in each)
+    return replace(costs, p2p_bytes=costs.p2p_bytes / parts, **divided)
+
+
 def side_by_side(costs: Sequence[Costs]) -> Costs:
     """Costs of several pipelines, from those of each."""
     first, *others = costs

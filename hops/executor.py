@@ -146,6 +146,7 @@ def _sampled(cases: list[Case], n_draws: int, tile: int, team: Team, keep_draws:
     """Evaluate cells of one graph and number of draws, a tile of draws a task."""
     graph, work = cases[0].structure.graph, stacked(cases)
     replicas, (law, tables) = work.n_replicas, law_rows(cases)
+    times = replicas * np.array([case.n_batches for case in cases], np.int64)
     per_draw = np.empty((6, len(cases), n_draws), np.int64)
     per_rank = np.empty((3, len(cases) if keep_draws else 0, graph.n_ranks, n_draws), np.int64)
 
@@ -178,7 +179,7 @@ def _sampled(cases: list[Case], n_draws: int, tile: int, team: Team, keep_draws:
         for first in range(0, n_draws, tile)
     ]
     team.run(task, todo)
-    return per_draw, rank_draws(per_rank, replicas) if keep_draws else rank_metrics(moments, n_draws, replicas)
+    return per_draw, rank_draws(per_rank, times) if keep_draws else rank_metrics(moments, n_draws, times)
 
 
 def _by_events(case: Case, graph: Graph, cell: Work, law: NDArray[np.int64], tables: Floats, first: int, *results: NDArray[Any]) -> None:
@@ -210,7 +211,7 @@ def _plain(cases: list[Case], team: Team, keep_draws: bool) -> Ticks:
         evaluate_noiseless(graph, work, lag, drain, after, at, min(at + WINDOW, len(cases)), per_draw, per_rank)
 
     team.run(task, ((at,) for at in range(0, len(cases), WINDOW)))
-    found = rank_draws(per_rank.swapaxes(1, 2)[:, :, :, None], np.ones(len(cases), np.int64))
+    found = rank_draws(per_rank.swapaxes(1, 2)[:, :, :, None], np.array([case.n_batches for case in cases]))
     if keep_draws:
         return per_draw[:, :, None], found
     only = {name: values[:, :, 0] for name, values in found.items()}
@@ -221,7 +222,7 @@ def _after_pipeline(case: Case) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Ticks (r,) that gradients take after a rank's last op where nothing overlaps, and what follows when they are there."""
     w, built = case.weights, case.structure
     reduce, gather = (w.n_buckets * np.floor(each + 0.5).astype(np.int64) for each in (w.reduce, w.gather))
-    drain, after = np.zeros(w.update.size, np.int64), w.update.copy()
+    drain, after = np.zeros(w.update.size, np.int64), case.update
     np.add.at(drain, list(built.stage_ranks), reduce)
     np.add.at(after, list(built.stage_ranks), gather)
     return drain, after
@@ -236,9 +237,10 @@ def stacked(cases: Sequence[Case]) -> Work:
         return np.stack([np.concatenate([array, np.repeat(array[-1:], size - len(array), axis=0)]) for array in arrays])
 
     ragged = {name: filled([getattr(each, name) for each in weights]) for name in ("work", "lag", "link", "variant")}
-    same = ("host", "n_buckets", "reduce", "gather", "ring", "slow", "update", "overlap")
+    same = ("host", "n_buckets", "reduce", "gather", "ring", "slow", "overlap")
     return Work(
         n_replicas=np.array([case.n_lanes for case in cases]),
+        update=np.stack([case.update for case in cases]),
         seed=np.array([case.scenario.seed for case in cases], np.uint32),
         **ragged,
         **{name: np.stack([getattr(each, name) for each in weights]) for name in same},
@@ -261,6 +263,7 @@ def _columns(case: Case) -> tuple[Any, ...]:
     n_microbatches = s.microbatches * s.dp
     return (
         s.barrier,
+        case.n_batches,
         s.pp * case.n_lanes,
         n_microbatches * s.microbatch_size,
         nan if costs.tokens is None else n_microbatches * costs.tokens,

@@ -34,8 +34,9 @@ class Graph(NamedTuple):
     kind: NDArray[np.int32]  # (o,) of an op, index into `KINDS`; -1: a transfer
     factor: NDArray[np.int32]  # (o,) row of the factors that the node multiplies by; -1: none
     fresh: NDArray[np.bool_]  # (o,) the factor is drawn here (W takes over the one of its I)
-    first: NDArray[np.bool_]  # (o,) first op of its rank
-    last: NDArray[np.bool_]  # (o,) last op of its rank
+    counted: NDArray[np.bool_]  # (o,) op that is measured: all of them, or of a schedule without a flush those of some batches
+    first: NDArray[np.bool_]  # (o,) first op of its rank that is counted; or that before it, at whose end measuring begins
+    last: NDArray[np.bool_]  # (o,) last op of its rank that is counted
     opens: NDArray[np.int32]  # (o,) stage of which this is the first forward; -1: of none
     milestone: NDArray[np.int32]  # (o,) number of the gradient reduction that waits for this op; -1: none
     slot: NDArray[np.int32]  # (o,) row of the finish times; a row is used again once its last reader has run
@@ -54,6 +55,8 @@ class Graph(NamedTuple):
     n_factors: int
     n_microbatches: int
     pipelines: int
+    parts: int  # in which a microbatch passes
+    endless: bool  # not all ops are counted: there is no flush
 
 
 def work_index(stage: int, kind: str) -> int:
@@ -104,9 +107,11 @@ def finish_graph(
     pred: NDArray[np.int32],
     lag: NDArray[np.int32],
     origin: NDArray[np.int32],
+    counted: NDArray[np.bool_],
     n_ranks: int,
     n_microbatches: int,
     pipelines: int,
+    parts: int,
     reduce_each: bool,
 ) -> Graph:
     """Add to nodes in topological order what follows from their order: first and last ops, rows of finish times and factors."""
@@ -115,10 +120,11 @@ def finish_graph(
     factor, fresh = np.full(rank.size, -1, np.int32), np.zeros(rank.size, np.bool_)
     names, name = np.unique(identity, return_inverse=True)
     n_factors = keep_factors(kind, name, names.size, factor, fresh)
-    ops = np.flatnonzero(rank >= 0)
     first, last = np.zeros(rank.size, bool), np.zeros(rank.size, bool)
-    for mark, nodes in ((first, ops), (last, ops[::-1])):
-        mark[nodes[np.unique(rank[nodes], return_index=True)[1]]] = True
+    for each in range(n_ranks):
+        ops = np.flatnonzero(rank == each)
+        measured = np.flatnonzero(counted[ops])
+        first[ops[max(0, measured[0] - 1)]] = last[ops[measured[-1]]] = True
     forwards = np.flatnonzero(kind == KINDS.index("F"))
     opens, opening, openings = _marks(rank, stage, forwards[np.unique(stage[forwards], return_index=True)[1]], n_ranks)
     backwards = np.flatnonzero((kind == KINDS.index("B")) | (kind == KINDS.index("W")))[::-1]
@@ -134,6 +140,7 @@ def finish_graph(
         kind=kind,
         factor=factor,
         fresh=fresh,
+        counted=counted,
         first=first,
         last=last,
         opens=np.where(opens >= 0, opening[opens], np.int32(-1)),
@@ -154,6 +161,8 @@ def finish_graph(
         n_factors=n_factors,
         n_microbatches=n_microbatches,
         pipelines=pipelines,
+        parts=parts,
+        endless=not counted[rank >= 0].all(),
     )
     for array in graph:
         if isinstance(array, np.ndarray):

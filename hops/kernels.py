@@ -54,16 +54,17 @@ def begin_replicas(space):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def add_replica(n_ranks, begin, end, space):  # type: ignore[no-untyped-def]
+def add_replica(graph, begin, end, space):  # type: ignore[no-untyped-def]
     """Add lanes begin <= d < end of a replica to the sums and extremes of all in ``space``."""
-    for rank in range(n_ranks):
+    for rank in range(graph.n_ranks):
         for d in range(begin, end):
             space.all_busy[rank, d] += space.busy[rank, d]
             space.all_exposed[rank, d] += space.exposed[rank, d]
         for d in range(begin, end):
             space.most[d] = max(space.most[d], space.busy[rank, d])
-            space.makespan[d] = max(space.makespan[d], space.last[rank, d])
-            space.span[d] = max(space.span[d], space.last[rank, d] - space.first[rank, d])
+            span = space.last[rank, d] - space.first[rank, d]
+            space.span[d] = max(space.span[d], span)
+            space.makespan[d] = max(space.makespan[d], span if graph.endless else space.last[rank, d])
         for d in range(begin, end):
             space.latest[rank, d] = max(space.latest[rank, d], space.last[rank, d])
             space.earliest[rank, d] = min(space.earliest[rank, d], space.first[rank, d])
@@ -78,7 +79,7 @@ def run_replicas(graph, cells, c, law, tables, window, lo, hi, space):  # type: 
         release(graph, cells, c, law, hi - lo, space)
     for replica in range(cells.n_replicas[c] - 1, -1, -1):
         run_window(graph, cells, c, law, tables, replica, window, lo, hi, space)
-        add_replica(graph.n_ranks, 0, hi - lo, space)
+        add_replica(graph, 0, hi - lo, space)
 
 
 @kernel

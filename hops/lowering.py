@@ -18,10 +18,18 @@ from hops.programs import KINDS, Op, Program, Unit, members
 
 P2P = ("latency", "channel", "blocking", "rendezvous", "megatron", "torch")
 LATENCY, CHANNEL, BLOCKING, RENDEZVOUS, POSTED = range(5)  # POSTED: megatron and torch, as `hops.posts.plan` says
-F, W = KINDS.index("F"), KINDS.index("W")
+F, B, W = (KINDS.index(kind) for kind in "FBW")
 
 
-def lower(program: Program, p2p: str, reduce_each: bool = False, unshard: bool = False, recv: str = "early") -> Graph:
+def lower(
+    program: Program,
+    p2p: str,
+    reduce_each: bool = False,
+    unshard: bool = False,
+    recv: str = "early",
+    window: tuple[int, int] | None = None,
+    parts: int = 1,
+) -> Graph:
     """Lower ``program``; how messages travel is ``p2p``.
 
     ``latency``: a delay on an edge. ``channel``: a node of its own, which waits for the message before it on its ordered
@@ -40,6 +48,9 @@ def lower(program: Program, p2p: str, reduce_each: bool = False, unshard: bool =
 
     A fused unit is two nodes, one after the other, each with the noise of its own op: the first waits for the inputs of both,
     and both outputs leave after the second.
+
+    ``window`` (a, b): a rank is measured from the end of the backward of microbatch a-1 to that of b-1, not over all of its ops.
+    ``parts``: as many successive microbatches of the program are one.
     """
     ops, pairs = _in_sequence(program)
     how, waits, place = P2P.index(p2p), list[list[int]](), np.arange(len(ops), dtype=np.int32)
@@ -81,9 +92,11 @@ def lower(program: Program, p2p: str, reduce_each: bool = False, unshard: bool =
         pred=pred,
         lag=lag,
         origin=origin,
+        counted=(rank >= 0) & _counted(ops, window)[op],
         n_ranks=program.pp,
-        n_microbatches=program.microbatches,
+        n_microbatches=program.microbatches // parts,
         pipelines=program.pipelines,
+        parts=parts,
         reduce_each=reduce_each,
     )
 
@@ -221,6 +234,17 @@ def _in_sequence(program: Program) -> tuple[NDArray[np.int32], NDArray[np.int32]
     at = np.repeat(begins[units], n) + np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n)
     ops = np.stack([t.rank, seat, t.kind, t.microbatch, pair[t.unit]], axis=1)[at]
     return ops.astype(np.int32), pairs.astype(np.int32)
+
+
+def _counted(ops: NDArray[np.int32], window: tuple[int, int] | None) -> NDArray[np.bool_]:
+    """Which of the operations (o, 5) are measured."""
+    counted = np.ones(len(ops), bool)
+    for rank in range(1 + ops[:, 0].max() if window else 0):
+        here = np.flatnonzero(ops[:, 0] == rank)
+        ends = np.isin(ops[here, 2], (B, W))
+        n_ended = np.cumsum(ends) - ends  # before each
+        counted[here] = (n_ended >= window[0]) & (n_ended < window[1])  # type: ignore[index]
+    return counted
 
 
 def _with_posts(program: Program, order: Sequence[tuple[int, Unit]], ops: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:

@@ -76,11 +76,13 @@ def peak_memory(
     expert_replicas: int = 1,
     zero: int = 1,
     allowances: Allowances = Allowances(),
+    versions: Sequence[int] | None = None,
 ) -> tuple[Memory, ...] | None:
     """Memory of every rank; None where the model is explicit times.
 
     ``in_flight`` counts chunk activations (see `fullest`); chunks of a rank that differ in size count as the largest of them.
-    ``replicas`` and ``expert_replicas`` are the GPUs over which ZeRO divides what they all hold.
+    ``replicas`` and ``expert_replicas`` are the GPUs over which ZeRO divides what they all hold. ``versions``: how many copies
+    of its weights each rank keeps; None: one.
     """
     if costs.parameters is None or costs.expert_parameters is None or costs.activations is None:
         return None
@@ -88,10 +90,11 @@ def peak_memory(
     for stage, rank in enumerate(stage_ranks):
         chunks[rank].append(stage)
     found = []
-    for stages, held in zip(chunks, in_flight, strict=True):
+    for stages, held, copies in zip(chunks, in_flight, versions or (1,) * len(chunks), strict=True):
         dense, experts = (sum(each[stage] for stage in stages) for each in (costs.parameters, costs.expert_parameters))
         pairs = zip(states(dense, replicas, zero), states(experts, expert_replicas, zero), strict=True)
         weights, gradients, optimizer = map(sum, pairs)
+        weights *= copies
         if zero == 3:
             weights += WEIGHT * sum(sorted(costs.parameters[stage] + costs.expert_parameters[stage] for stage in stages)[-MOST_UNSHARDED:])
         chunk = max(costs.activations[stage] for stage in stages)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from hops.kernels import BUSY, EXPOSED, LIMB, MAKESPAN, MOST_BUSY, ONE, OWN_STEP, SPAN, STEP, TOTAL_BUSY, UTILIZATION
 from hops.weights import TICKS, Floats
 
-# name, row, unit, whether it is summed over the replicas
+# name, row, unit, whether it is summed over replicas and batches
 PER_RANK = (
     ("busy_time", BUSY, TICKS, True),
     ("exposed_communication", EXPOSED, TICKS, True),
@@ -17,7 +17,7 @@ PER_RANK = (
 )
 
 # what a cell contributes to its metrics besides ticks, one column each; NaN where the model has none
-COLUMNS = ("barrier", "ranks", "samples", "tokens", "model_flops", "hardware_flops", "peak_flops", "gpus")
+COLUMNS = ("barrier", "batches", "ranks", "samples", "tokens", "model_flops", "hardware_flops", "peak_flops", "gpus")
 
 
 def draw_metrics(per_draw: NDArray[np.int64], columns: Mapping[str, Floats]) -> dict[str, Floats]:
@@ -26,9 +26,10 @@ def draw_metrics(per_draw: NDArray[np.int64], columns: Mapping[str, Floats]) -> 
     A metric that no cell of the batch has (NaN throughout, such as mfu of explicit times) is left out.
     """
     column = {key: values[:, None] for key, values in columns.items()}
-    makespan, span = per_draw[MAKESPAN] / TICKS, per_draw[SPAN] / TICKS
-    busy, most_busy = per_draw[TOTAL_BUSY] / TICKS, per_draw[MOST_BUSY] / TICKS
-    iteration_time = np.where(column["barrier"] > 0, per_draw[STEP], per_draw[OWN_STEP]) / TICKS
+    unit = TICKS * column["batches"]
+    makespan, span = per_draw[MAKESPAN] / unit, per_draw[SPAN] / unit
+    busy, most_busy = per_draw[TOTAL_BUSY] / unit, per_draw[MOST_BUSY] / unit
+    iteration_time = np.where(column["barrier"] > 0, per_draw[STEP], per_draw[OWN_STEP]) / unit
     found = {
         "iteration_time": iteration_time,
         "makespan": makespan,
@@ -45,10 +46,10 @@ def draw_metrics(per_draw: NDArray[np.int64], columns: Mapping[str, Floats]) -> 
     return {name: values for name, values in found.items() if not np.isnan(values).all()}
 
 
-def rank_metrics(moments: NDArray[np.object_], n_draws: int, replicas: NDArray[np.int64]) -> dict[str, Floats]:
+def rank_metrics(moments: NDArray[np.object_], n_draws: int, times: NDArray[np.int64]) -> dict[str, Floats]:
     """Mean and deviation over draws of every rank's metrics, each (c, r), from exact sums (c, 3, r, 9) of Python ints.
 
-    Of several ``replicas`` (c,) the mean.
+    Of several replicas and batches, ``times`` (c,) in all, the mean.
     """
     a, b, c, aa, ab, ac, bb, bc, cc = np.moveaxis(moments, -1, 0)
     total = (a << 2 * LIMB) + (b << LIMB) + c
@@ -61,15 +62,15 @@ def rank_metrics(moments: NDArray[np.object_], n_draws: int, replicas: NDArray[n
         deviation = np.full(mean.shape, np.nan)
     found = {}
     for name, row, unit, sums in PER_RANK:
-        share = unit * np.where(sums, replicas, 1)[:, None]
+        share = unit * np.where(sums, times, 1)[:, None]
         found[name] = mean[:, row] / share
         found[f"{name}_std"] = deviation[:, row] / share
     return found
 
 
-def rank_draws(per_rank: NDArray[np.int64], replicas: NDArray[np.int64]) -> dict[str, Floats]:
-    """Every rank's metrics in every draw, each (c, r, n), from per_rank (3, c, r, n) ticks; of several replicas (c,) the mean."""
-    return {name: per_rank[row] / (unit * np.where(sums, replicas, 1)[:, None, None]) for name, row, unit, sums in PER_RANK}
+def rank_draws(per_rank: NDArray[np.int64], times: NDArray[np.int64]) -> dict[str, Floats]:
+    """Every rank's metrics in every draw, each (c, r, n), from per_rank (3, c, r, n) ticks; of ``times`` (c,) the mean."""
+    return {name: per_rank[row] / (unit * np.where(sums, times, 1)[:, None, None]) for name, row, unit, sums in PER_RANK}
 
 
 def quantile_interval(sample: Floats, q: float, confidence: float = 0.95) -> tuple[float, float]:

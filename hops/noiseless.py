@@ -32,7 +32,7 @@ def evaluate_noiseless(graph, work, lag, drain, after, begin, end, per_draw, per
     n_times, home, used = np.zeros(n_works, np.int64), np.zeros(n_works, np.int64), np.zeros(n_works, np.bool_)
     for node in range(graph.rank.size):
         used[graph.work[node]] = True
-        if graph.rank[node] >= 0:
+        if graph.counted[node]:
             n_times[graph.work[node]] += 1
             home[graph.work[node]] = graph.rank[node]
 
@@ -62,7 +62,7 @@ def evaluate_noiseless(graph, work, lag, drain, after, begin, end, per_draw, per
             elif n_edges == 2 and graph.lag[edges] == 0:
                 a, b = graph.slot[graph.pred[edges]], graph.slot[graph.pred[edges + 1]]
                 b_lag, b_origin = graph.lag[edges + 1], graph.slot[graph.origin[edges + 1]]
-                if rank >= 0:
+                if graph.counted[node]:
                     for d in range(n):
                         start[d] = max(finish[a, d], finish[b, d] + delay[b_lag, d])
                         exposed[rank, d] += start[d] - max(finish[a, d], finish[b_origin, d])
@@ -77,7 +77,7 @@ def evaluate_noiseless(graph, work, lag, drain, after, begin, end, per_draw, per
                     for d in range(n):
                         start[d] = max(start[d], finish[before, d] + delay[at_lag, d])
                         unhindered[d] = max(unhindered[d], finish[origin, d])
-                if rank >= 0:
+                if graph.counted[node]:
                     for d in range(n):
                         exposed[rank, d] += start[d] - unhindered[d]
             for d in range(n):
@@ -85,12 +85,12 @@ def evaluate_noiseless(graph, work, lag, drain, after, begin, end, per_draw, per
             if rank >= 0:
                 if graph.first[node]:
                     for d in range(n):
-                        first[rank, d] = start[d]
+                        first[rank, d] = start[d] if graph.counted[node] else finish[out, d]
                 if graph.last[node]:
                     for d in range(n):
                         last[rank, d] = finish[out, d]
-                        makespan[d] = max(makespan[d], finish[out, d])
                         span[d] = max(span[d], finish[out, d] - first[rank, d])
+                        makespan[d] = max(makespan[d], finish[out, d] - (first[rank, d] if graph.endless else 0))
 
         for d in range(n):
             per_draw[MAKESPAN, at + d], per_draw[SPAN, at + d] = makespan[d], span[d]
@@ -109,4 +109,4 @@ def evaluate_noiseless(graph, work, lag, drain, after, begin, end, per_draw, per
             for d in range(n):
                 per_rank[UTILIZATION, rank, at + d] = np.int64(busy[rank, d] / max(makespan[d], 1) * ONE + 0.5)
         for d in range(n):
-            per_draw[STEP, at + d] += longest[d]
+            per_draw[STEP, at + d] = per_draw[OWN_STEP, at + d] if graph.endless else per_draw[STEP, at + d] + longest[d]

@@ -17,7 +17,7 @@ from hops.noise import MICROBATCH_BITS, REPLICA_BITS, STAGE_BITS
 from hops.overheads import Host, Slowdown, make_host, make_slowdown
 from hops.posts import RECV
 from hops.registry import Registry
-from hops.schedules import SCHEDULES
+from hops.schedules import SCHEDULES, Steady
 from hops.sections import Choice, Frozen, check_keys, remember, section_of, type_of, values_of
 from hops.topologies import TOPOLOGIES
 
@@ -91,6 +91,18 @@ class Scenario:
         order = order if isinstance(order, str) else ORDER
         how = (self.cp_comm, self.cp_balance, self.ep_coupling, self.tp_comm_overlap, self.ep_comm_overlap)
         return Layout(self.pp, self.dp, self.tp, order, self.cp, self.ep, self.etp, *how)
+
+    @property
+    def steady(self) -> Steady | None:
+        """What is measured where the schedule has no flush; None: the iteration, from its beginning to its end."""
+        record = SCHEDULES[self.schedule.name]
+        return None if record.steady is None else record.steady(self.pp, self.microbatches, **self.schedule.kwargs)
+
+    @property
+    def parts(self) -> int:
+        """Parts in which a microbatch passes a stage."""
+        record = SCHEDULES[self.schedule.name]
+        return 1 if record.parts is None else record.parts(**self.schedule.kwargs)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Scenario":

@@ -37,7 +37,7 @@ class Structure(NamedTuple):
 
     graph: Graph
     stage_ranks: tuple[int, ...]  # of several pipelines of every seat, see `Program.first_seats`
-    in_flight: tuple[int, ...]
+    in_flight: tuple[float, ...]
     holdings: tuple[tuple[tuple[int, int], ...], ...]
     n_works: NDArray[np.int64]  # how often each work and each lag occurs
     n_lags: NDArray[np.int64]
@@ -77,6 +77,18 @@ class Case(NamedTuple):
         return self.weights.variant.size if self.noisy or len(self.weights.work) > 1 or self.by_events else 1
 
     @property
+    def n_batches(self) -> int:
+        """Batches that the kernel's ticks are of: one, or those that are measured where there is no flush."""
+        return 1 if self.scenario.steady is None else self.scenario.steady.batches
+
+    @property
+    def update(self) -> NDArray[np.int64]:
+        """Ticks (ranks,) of the optimizer, and of what else ends an iteration, in all of these batches."""
+        w, s = self.weights, self.scenario
+        often = s.microbatches - 1 if SCHEDULES[s.schedule.name].updates_each else 0
+        return self.n_batches * (w.update + often * (w.update - int(np.floor(w.costs.overhead * TICKS + 0.5))))
+
+    @property
     def program(self) -> Program:
         """The program, written out anew."""
         schedule, pp, vpp, microbatches, *_ = self.shape
@@ -88,7 +100,9 @@ class Case(NamedTuple):
         built, s, costs = self.structure, self.scenario, self.weights.costs
         held = fullest(costs, built.stage_ranks, built.holdings)
         shared_by = sharers(s.layout, s.data_parallel, costs.pipelines)
-        return peak_memory(costs, built.stage_ranks, held, *shared_by, s.data_parallel.zero, s.memory)
+        versions = SCHEDULES[s.schedule.name].weight_versions
+        copies = [1 if versions is None else versions(s.pp, s.microbatches, rank) for rank in range(s.pp)]
+        return peak_memory(costs, built.stage_ranks, held, *shared_by, s.data_parallel.zero, s.memory, copies)
 
     @property
     def shape(self) -> tuple[Any, ...]:
@@ -110,10 +124,16 @@ class Case(NamedTuple):
 def prepare(scenario: Scenario) -> Case:
     """Build all that one cell needs; ``ValueError`` for what cannot be meant, `Infeasible` for sizes that do not fit."""
     s = scenario
-    passes = math.prod(SCHEDULES[s.schedule.name].sizes(s.pp, s.microbatches, s.vpp))
+    record = SCHEDULES[s.schedule.name]
+    _, _, *chunks = record.sizes(s.pp, s.microbatches, s.vpp)
+    passes = math.prod([s.pp, record.units(s.pp, s.microbatches, s.schedule.kwargs), *chunks])
     if passes > MOST_PASSES:
         sizes = f"pp={s.pp} and microbatches={s.microbatches}"
         raise Infeasible(f"{sizes} make {passes} passes of a microbatch through a stage; at most {MOST_PASSES} are possible")
+    if record.steady is not None and max(s.layout.n_replicas, s.layout.n_expert_replicas) > 1:
+        what = f"{record.name} updates weights while microbatches are under way, and what replicas exchange then is not modelled"
+        sizes = f"dp={s.dp}, cp={s.cp} and ep={s.ep}"
+        raise Infeasible(f"{what}: it needs dp=1, cp=1 and ep=1; got {sizes} (or try a schedule with a flush, such as 1f1b)")
     # what goes in lock-step has the largest noise of all: replicas of one lane; and where noise is of a GPU, the GPUs of a rank
     together = lanes(s.layout, s.data_parallel)[0].n
     lock_step = dict.fromkeys(("op", "rank"), together * (s.tp * s.cp if s.latency.per == "gpu" else 1)) | {"microbatch": together}
@@ -133,7 +153,7 @@ def prepare(scenario: Scenario) -> Case:
     exchanged = float(numbers.n_buckets @ (numbers.reduce + numbers.gather)) * s.microbatches
     issued = float(built.n_works[: numbers.host.size] @ numbers.host)
     case = Case(s, numbers, tables)
-    check_clock((pipeline + exchanged + issued) * largest * case.n_lanes + float(numbers.update.max()))  # busy time is summed over lanes
+    check_clock((pipeline + exchanged + issued) * largest * case.n_lanes + float(case.update.max()))  # busy time is summed over lanes
     check_room(numbers.costs, numbers.room, *sharers(s.layout, s.data_parallel, built.graph.pipelines), s.data_parallel.zero)
     return case
 
@@ -163,7 +183,10 @@ def structure(
 ) -> Structure:
     """Graph of a schedule at a size; with the order in which messages pass shared links if it is planned for weights."""
     written = program(schedule.name, pp, microbatches, vpp, **schedule.kwargs)
-    graph = _lowered(written, p2p, recv, reduce_each, unshard)
+    record = SCHEDULES[schedule.name]
+    steady = None if record.steady is None else record.steady(pp, microbatches, **schedule.kwargs)
+    parts = 1 if record.parts is None else record.parts(**schedule.kwargs)
+    graph = _lowered(written, p2p, recv, reduce_each, unshard, None if steady is None else steady.window(microbatches), parts)
     if planned_for is not None:
         numbers = weights(planned_for)
         links = meeting(graph, numbers.traffic.sent, len(written.stage_ranks), numbers.costs.p2p_bytes)
@@ -172,7 +195,7 @@ def structure(
     return Structure(
         graph,
         written.stage_ranks,
-        written.in_flight,
+        tuple(n / parts for n in written.in_flight),
         written.holdings,
         np.bincount(graph.work, minlength=n_works(n_stages, len(graph.pairs))),
         np.bincount(graph.lag, minlength=1 + 3 * n_stages),
@@ -180,9 +203,9 @@ def structure(
 
 
 @lru_cache(maxsize=4)
-def _lowered(written: Program, p2p: str, recv: str, reduce_each: bool, unshard: bool) -> Graph:
+def _lowered(written: Program, p2p: str, recv: str, reduce_each: bool, unshard: bool, window: tuple[int, int] | None, parts: int) -> Graph:
     """`lower`, remembered: schedules that plan often come to the same order from other times. Programs are large, so not many."""
-    return lower(written, p2p, reduce_each, unshard, recv)
+    return lower(written, p2p, reduce_each, unshard, recv, window, parts)
 
 
 def check_ticks(weights: Weights, noisy: bool) -> None:

@@ -76,7 +76,8 @@ def reduce_gradients(graph, cells, c, law, n, space):  # type: ignore[no-untyped
 def update_weights(graph, cells, c, law, n, space):  # type: ignore[no-untyped-def]
     """Update and gather the weights of each rank, once its gradients are reduced: fills ``space.step`` and ``space.own_step``.
 
-    Everybody's update waits for everybody's gradients (a clip by their global norm) in ``step``, not in ``own_step``.
+    Everybody's update waits for everybody's gradients (a clip by their global norm) in ``step``, not in ``own_step``;
+    nobody waits for all where there is no flush.
     """
     after, latest = space.unhindered, space.most_after
     for d in range(n):
@@ -95,4 +96,4 @@ def update_weights(graph, cells, c, law, n, space):  # type: ignore[no-untyped-d
             latest[d] = max(latest[d], after[d])
             space.own_step[d] = max(space.own_step[d], space.latest[rank, d] + after[d] - space.earliest[rank, d])
     for d in range(n):
-        space.step[d] += latest[d]
+        space.step[d] = space.own_step[d] if graph.endless else space.step[d] + latest[d]

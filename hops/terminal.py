@@ -67,7 +67,7 @@ def cell_report(cell: xr.Dataset, case: Case, notes: Sequence[str] = ()) -> str:
         f"(by span {share(float(means['span_bubble_fraction']))})",
         f"exposed communication   {seconds(exposed.mean())} a rank on average, {seconds(exposed.max())} on rank {int(exposed.argmax())}",
         f"tightest rank           {tight}: busy {seconds(busy[tight])}, {share(float(means['utilization'][tight]))} of the makespan",
-        f"activations in flight   at most {int(held.max())} microbatches (rank {int(held.argmax())})",
+        f"activations in flight   at most {held.max():g} microbatches (rank {int(held.argmax())})",
         *([] if case.memory is None else [_memory(case.memory, case.weights.room)]),
         "",
         f"times: {costs.source}",

@@ -17,10 +17,15 @@ VARIABLES = {
         "draw",
         "s",
         "time the training loop waits for per step",
-        "with gradient exchange and optimizer; of the makespan with barrier=true, of the span with barrier=false",
+        "with gradient exchange and optimizer; of the makespan with barrier=true, of the span with barrier=false, or without a flush",
     ),
-    "makespan": Variable("draw", "s", "last end from t = 0"),
-    "span": Variable("draw", "s", "longest time from a rank's first start to its own last end", "Qi et al. 2023 (arXiv:2401.10241)"),
+    "makespan": Variable("draw", "s", "last end from t = 0; of a schedule without a flush the span"),
+    "span": Variable(
+        "draw",
+        "s",
+        "longest time from a rank's first start to its own last end; of a schedule without a flush steady time per batch",
+        "Qi et al. 2023 (arXiv:2401.10241)",
+    ),
     "bubble_fraction": Variable("draw", "1", "idle share of all ranks' time", "1 - sum(busy) / (p makespan)"),
     "bubble_ratio": Variable("draw", "1", "idle time over busy time", "p makespan / sum(busy) - 1"),
     "span_bubble_fraction": Variable(
@@ -31,7 +36,7 @@ VARIABLES = {
     "mfu": Variable("draw", "1", "model FLOPs utilization", "model FLOPs without recomputation / (iteration_time x peak of all GPUs)"),
     "hfu": Variable("draw", "1", "hardware FLOPs utilization", "FLOPs with recomputation / (iteration_time x peak of all GPUs)"),
     "flops_per_gpu": Variable("draw", "FLOP s-1", "model FLOP/s a GPU achieves"),
-    "busy_time": Variable("draw rank", "s", "computing time of a rank"),
+    "busy_time": Variable("draw rank", "s", "computing time of a rank in an iteration"),
     "exposed_communication": Variable(
         "draw rank", "s", "waits that transfers add", "sum of start - max(previous end on the rank, producers' ends)"
     ),

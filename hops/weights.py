@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hops.cluster import Cluster
 from hops.collectives import Beside, groups
-from hops.costs import Costs, side_by_side
+from hops.costs import Costs, in_parts, side_by_side
 from hops.data_parallel import DataParallel
 from hops.efficiency import Efficiency
 from hops.events import DISCIPLINES
@@ -55,6 +55,7 @@ class Question(NamedTuple):
     offload: float
     pairs: tuple[tuple[int, int], ...]  # stages whose forward and backward run as one unit
     pipelines: int
+    parts: int  # in which a microbatch passes
 
 
 def question(s: Scenario, stage_ranks: tuple[int, ...], pairs: Iterable[Iterable[int]] = (), pipelines: int = 1) -> Question:
@@ -65,7 +66,7 @@ def question(s: Scenario, stage_ranks: tuple[int, ...], pairs: Iterable[Iterable
     fused = tuple((int(forward), int(backward)) for forward, backward in pairs)
     return Question(
         s.topology, s.model, s.efficiency, stage_ranks, s.microbatch_size, s.p2p, s.layout, s.data_parallel,
-        s.host, s.slowdown, s.contention, s.memory.offload, fused, pipelines,
+        s.host, s.slowdown, s.contention, s.memory.offload, fused, pipelines, s.parts,
     )  # fmt: skip
 
 
@@ -205,7 +206,7 @@ def _costs(cluster: Cluster, asked: Question) -> dict[Gpu, Costs]:
             if isinstance(model, Transformer) and made.partition is not None and len(types) * asked.pipelines > 1:
                 model = replace(model, layout=made.partition)
             pipelines.append(made)
-        found[gpu] = offloaded(side_by_side(pipelines), gpu, asked.offload)
+        found[gpu] = offloaded(in_parts(side_by_side(pipelines), asked.parts), gpu, asked.offload)
     return found
 
 

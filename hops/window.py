@@ -104,7 +104,8 @@ def run_window(graph, cells, c, law, tables, replica, window, lo, hi, space):  #
                     ticks[d] = np.int64(base * space.factor[row, d] + 0.5)
             else:  # base x op x rank x microbatch, from the left; a term that is off multiplies by 1
                 # the scratch row is free again: the op's own factor has been drawn
-                product, at = space.distance, graph.n_ranks + N_LINKS + (graph.identity[node] & ((1 << MICROBATCH_BITS) - 1))
+                microbatch = np.int64(graph.identity[node] & ((1 << MICROBATCH_BITS) - 1)) // graph.parts
+                product, at = space.distance, graph.n_ranks + N_LINKS + microbatch
                 for d in range(n):
                     product[d] = base * space.factor[row, d] if law[OP] >= 0 else base
                 if law[RANK] >= 0:
@@ -158,9 +159,10 @@ def run_window(graph, cells, c, law, tables, replica, window, lo, hi, space):  #
                 if waits:
                     for d in range(n):
                         unhindered[d] = max(unhindered[d], space.issued[rank, d])
-            for d in range(n):
-                busy[rank, d] += ticks[d]
-            if waits:
+            if graph.counted[node]:
+                for d in range(n):
+                    busy[rank, d] += ticks[d]
+            if waits and graph.counted[node]:
                 for d in range(n):
                     exposed[rank, d] += start[d] - unhindered[d]
             if graph.first[node]:
@@ -186,6 +188,9 @@ def run_window(graph, cells, c, law, tables, replica, window, lo, hi, space):  #
         if records:
             for d in range(n):
                 space.begun[node, d] = start[d]
+        if rank >= 0 and graph.first[node] and not graph.counted[node]:
+            for d in range(n):
+                first[rank, d] = finish[out, d]
         if rank >= 0 and graph.last[node]:
             for d in range(n):
                 space.last[rank, d] = finish[out, d]

@@ -18,6 +18,7 @@ settings.register_profile("hops", deadline=None, derandomize=True)
 settings.load_profile("hops")
 
 ORDERS = [name for name in SCHEDULES if name != "file"]  # schedules that need no file
+FLUSHED = [name for name in ORDERS if SCHEDULES[name].steady is None]
 
 CONFIG = {
     "schedule": {"name": "1f1b"},

@@ -126,7 +126,9 @@ def test_contention__is_the_twin(schedule, vpp, pp, discipline):
             assert abs(round(found["exposed_communication"][rank] * 1e9) - waited) <= allowed
 
 
-@pytest.mark.parametrize(("schedule", "vpp", "pp"), [("1f1b", None, 8), ("zb_h2", None, 8), ("interleaved", 2, 4), ("gpipe", None, 8)])
+@pytest.mark.parametrize(
+    ("schedule", "vpp", "pp"), [("1f1b", None, 8), ("zb_h2", None, 8), ("interleaved", 2, 4), ("gpipe", None, 8), ("pipedream", None, 8)]
+)
 def test_contention__planned_without_noise_is_fifo(schedule, vpp, pp):
     size = {"schedule__name": schedule, "vpp": vpp, "pp": pp, "microbatches": 12, "model__p2p_bytes": 3e10}
     none, planned, fifo = (all_of([crossing(contention=word, **size)]) for word in ("none", "planned", "fifo"))

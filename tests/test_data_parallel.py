@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import twin
-from conftest import ORDERS, config, run_ticks, scenario
+from conftest import FLUSHED, config, run_ticks, scenario
 from hypothesis import given
 from hypothesis import strategies as st
 from test_kernels import TABLE, cells
@@ -60,7 +60,7 @@ def pieces(draw, n_stages):
 
 
 @st.composite
-def exchanges(draw, names=ORDERS):
+def exchanges(draw, names=FLUSHED):
     """Any cell, replicas of it, and for every stage pieces of gradients and weights; hosts, and ops that a reduction slows."""
     made = draw(cells(names))
     made |= {"dp": draw(st.integers(1, 3)), "overlap_grad_reduce": draw(st.booleans()), "overlap_param_gather": draw(st.booleans())}
@@ -171,7 +171,7 @@ def test_exchange__equals_the_twin(drawn):
         assert list(total[1]) == [sum(exposed[rank] for *_, exposed in runs) for rank in range(case.program.pp)]
 
 
-@given(cells([name for name in ORDERS if name not in BIDIRECTIONAL]), st.data())
+@given(cells([name for name in FLUSHED if name not in BIDIRECTIONAL]), st.data())
 def test_unshard__equals_the_twin(made, data):
     """ZeRO 3: weights are gathered before a stage runs, three stages' at most; replicas of the group are one lane."""
     made |= {"zero": 3, "dp": 2}

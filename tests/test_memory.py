@@ -12,6 +12,8 @@ from hops.collectives import Crowd, Groups, Ring
 from hops.costs import Explicit
 from hops.hardware import GPUS
 from hops.memory import Allowances, check_room, fullest, headroom, offloaded, peak_memory, states
+from hops.plan import prepare_plan
+from hops.sweep import _plan
 
 FOUR = (Groups(Ring(4, 1e-6, 1e11), expert_tensor=Ring(4, 1e-6, 1e11)),) * 8
 
@@ -196,3 +198,28 @@ def test_cube__headroom_and_offload():
     cell = hops.simulate("latency=none", "microbatches=8", "memory.offload=0.5")
     assert float(cell["headroom"]) == float(cube["headroom"].sel(offload=0.5, reserve=2e9))
     assert cell["headroom"].attrs["units"] == "byte"
+
+
+def test_versions__of_the_weights_only():
+    costs = GPT.costs(GPUS["h100"], line(4), 1)
+    one, three = (peak_memory(costs, line(4), (1,) * 4, 1, versions=(n,) * 4) for n in (1, 3))
+    assert [memory.weights for memory in three] == [3 * memory.weights for memory in one]
+    assert [memory._replace(weights=0) for memory in three] == [memory._replace(weights=0) for memory in one]
+    assert one == peak_memory(costs, line(4), (1,) * 4, 1)
+
+
+def test_versions__pipedream_keeps_one_for_each_microbatch_under_way():
+    same = ("pp=4", "microbatches=8", "latency=none")
+    held = {name: hops.simulate(f"schedule={name}", *same)["peak_memory"].values for name in ("1f1b", "pipedream", "pipedream_2bw")}
+    weights = np.array([2 * n for n in prepare_plan(_plan(same, sweep=False)).cases[0].weights.costs.parameters])
+    assert held["pipedream"] - held["1f1b"] == pytest.approx(weights * [3, 2, 1, 0])
+    assert held["pipedream_2bw"] - held["1f1b"] == pytest.approx(weights)
+
+
+def test_parts__hold_their_share_of_the_activations():
+    same = ("pp=4", "microbatches=8", "latency=none", "memory.reserve=0")
+    one, four = (hops.simulate("schedule=seq1f1b", f"schedule.splits={q}", *same) for q in (1, 4))
+    assert one["peak_in_flight"].values.tolist() == [4, 3, 2, 1]
+    assert four["peak_in_flight"].values.tolist() == [7 / 4, 6 / 4, 5 / 4, 1]
+    activations = prepare_plan(_plan(same, sweep=False)).cases[0].weights.costs.activations
+    assert (one["peak_memory"] - four["peak_memory"]).values == pytest.approx(np.array(activations) * [9 / 4, 6 / 4, 3 / 4, 0], rel=1e-6)

@@ -106,3 +106,37 @@ def test_latency__per_gpu_is_the_slowest_of_the_ranks_gpus():
     assert (alone["iteration_time"] == hops.simulate("tp=1", "microbatches=4", "draws=20")["iteration_time"]).all()
     with pytest.raises(ValueError, match=r"no latency.per named 'gpus'; did you mean 'gpu'\?"):
         hops.simulate("latency.per=gpus")
+
+
+@pytest.mark.parametrize(("name", "updates"), [("pipedream", 8), ("pipedream_2bw", 1)])
+def test_no_flush__all_metrics_are_those_of_a_batch(name, updates):
+    """No bubble in steady state but for what ends a microbatch or a batch: the optimizer. A barrier has no meaning."""
+    cells = [hops.simulate(*MODEL, *LINK, "topology.latency=0", "latency=none", "pp=4", "microbatches=8", f"schedule={name}", *more)
+             for more in ((), ("barrier=false",), ("schedule.batches=3",))]  # fmt: skip
+    for cell in cells:
+        for metric in ("iteration_time", "makespan", "span"):
+            assert float(cell[metric][0]) == pytest.approx(8 * 0.45)
+        assert cell["busy_time"].values == pytest.approx([8 * 0.45] * 4)
+        assert cell["utilization"].values.tolist() == [1.0] * 4
+        assert float(cell["bubble_fraction"][0]) == float(cell["span_bubble_fraction"][0]) == 0
+        assert float(cell["throughput"][0]) == pytest.approx(1 / 0.45)
+        assert cell["exposed_communication"].values.tolist() == [0] * 4
+    kept = hops.simulate(f"schedule={name}", "pp=4", "microbatches=8", "draws=3", "output.keep=draws")
+    mean = hops.simulate(f"schedule={name}", "pp=4", "microbatches=8", "draws=3")
+    assert kept["busy_time"].mean("draw").values == pytest.approx(mean["busy_time"].values)
+    calm = hops.simulate(f"schedule={name}", "pp=4", "microbatches=8", "latency=none")
+    flushed = hops.simulate("schedule=1f1b", "pp=4", "microbatches=8", "latency=none")
+    update = float(flushed["iteration_time"][0] - flushed["makespan"][0])  # the slowest rank's
+    assert 0 < float(calm["iteration_time"][0] - calm["span"][0]) <= updates * update
+    assert float(calm["iteration_time"][0] - calm["span"][0]) == pytest.approx(updates * update, rel=0.2)
+    time = float(calm["iteration_time"][0])
+    assert float(calm["mfu"][0]) == pytest.approx(float(flushed["mfu"][0]) * float(flushed["iteration_time"][0]) / time)
+
+
+def test_parts__change_nothing_that_is_counted_by_microbatch():
+    whole, parts = (hops.simulate("schedule=seq1f1b", f"schedule.splits={q}", "pp=4", "microbatches=8", "latency=none") for q in (1, 4))
+    assert parts["busy_time"].values == pytest.approx(whole["busy_time"].values)
+    ratio = float(whole["iteration_time"][0] / parts["iteration_time"][0])
+    assert ratio > 1
+    for name in ("throughput", "tokens_per_second", "mfu", "hfu"):
+        assert float(parts[name][0] / whole[name][0]) == pytest.approx(ratio)

@@ -81,10 +81,10 @@ def test_program__is_complete_and_runs(name, vpp, pp, m):
     ops = [op for rank in program.ops for op in rank]
     assert len(ops) == len(set(ops)) == program.n_ops
     for stage in range(program.n_stages):
-        for k in range(m):
+        for k in range(program.microbatches):
             kinds = {kind for kind in KINDS if Op(stage, kind, k) in set(ops)}
             assert kinds in ({"F", "B"}, {"F", "I", "W"})
-    assert program.microbatches == m
+    assert program.microbatches == SCHEDULES[name].units(pp, m, {})
     assert program.pp == pp
     assert program.n_stages == pp * (vpp or 1)
     order = [op for _, unit in program.order for op in members(unit)]
@@ -114,6 +114,8 @@ def test_claims__hold_exactly(name, vpp, pp, m):
             assert ticks[0, 0] == record.makespan(*sizes, TIMES)
         if record.span is not None:
             assert ticks[1, 0] == record.span(*sizes, TIMES)
+        if record.period is not None:
+            assert ticks[1, 0] == record.steady(*sizes).batches * record.period(*sizes, TIMES)
     if record.unit_bubble is not None and record.unit_when(*sizes):
         assert bubbles(name, pp, m, vpp)[1] == record.unit_bubble(*sizes)
 
@@ -125,8 +127,11 @@ def test_file__runs_the_order_of_every_schedule(name, tmp_path):
     case = uniform(name, 4, 8, record.default_vpp, p2p="channel")
     program = case.program
     program.to_csv(path)
-    again = hops.program("file", pp=4, microbatches=8, path=path)
+    units = SCHEDULES[name].units(4, 8, {})
+    again = hops.program("file", pp=4, microbatches=units, path=path)
     assert (again.ranks, again.stage_ranks, again.placement) == (program.ranks, program.stage_ranks, program.placement)
+    if units != 8:  # the file does not say that a microbatch is a part of one, or which are measured
+        return
     ticks, _ = run_ticks(case)
     read, _ = run_ticks(uniform("file", 4, 8, None, p2p="channel", schedule={"name": "file", "path": path}))
     assert read.tolist() == ticks.tolist()
@@ -145,8 +150,9 @@ def test_any_size__is_written_or_refused(name, data):
     except Infeasible:
         assert vpp == 1 or not all(constraint.holds(*record.sizes(pp, m, vpp)) for constraint in record.constraints)
         return
-    assert (program.pp, program.microbatches, program.n_stages) == (pp, m, pp * (vpp or 1))
-    assert program.n_ops == program.n_stages * m * 2 + sum(op.kind == "W" for ops in program.ops for op in ops)
+    units = record.units(pp, m, {})
+    assert (program.pp, program.microbatches, program.n_stages) == (pp, units, pp * (vpp or 1))
+    assert program.n_ops == program.n_stages * units * 2 + sum(op.kind == "W" for ops in program.ops for op in ops)
     if record.in_flight is not None:
         assert program.in_flight == tuple(record.in_flight(*record.sizes(pp, m, vpp), rank) for rank in range(pp))
     if record.messages is not None:
@@ -160,7 +166,7 @@ def test_claims__are_exact_at_three_sizes_of_the_grid_or_more(name):
     record = SCHEDULES[name]
     assert record.source
     assert record.messages
-    claims = ((record.makespan or record.span, record.exact_when), (record.unit_bubble, record.unit_when))
+    claims = ((record.makespan or record.span or record.period, record.exact_when), (record.unit_bubble, record.unit_when))
     sizes = [record.sizes(pp, m, vpp) for other, vpp, pp, m in ACCEPTED if other == name]
     exact = [sum(map(when, *zip(*sizes, strict=True))) for claim, when in claims if claim is not None]
     assert exact
@@ -199,14 +205,17 @@ def test_kernel__equals_the_twin(name, vpp, pp, m, p2p, recv):
         assert name in ("zb_1p", "zb_2p", "zb_h2")
         return
     program = case.program
-    seconds = {(s, "F"): TIMES.f * 1e-9 for s in range(program.n_stages)}
+    n = SCHEDULES[name].parts() if SCHEDULES[name].parts else 1
+    seconds = {(s, "F"): TIMES.f * 1e-9 / n for s in range(program.n_stages)}
     for s in range(program.n_stages):
-        i, w = TIMES.i * 1e-9, TIMES.w * 1e-9
+        i, w = TIMES.i * 1e-9 / n, TIMES.w * 1e-9 / n
         seconds |= {(s, "I"): i, (s, "W"): w, (s, "B"): i + w}
     fused = {unit for rank in program.ranks for unit in rank if isinstance(unit, Fused)}
     seconds |= {(unit, kind): seconds[0, kind] for unit in fused for kind in "FB"}
-    pairs = [(a, b) for a in range(pp) for b in range(pp)]
-    when, busy, exposed = twin.simulate(program, seconds, dict.fromkeys(pairs, TIMES.hop * 1e-9), dict.fromkeys(pairs, 0.0), p2p, recv=recv)
+    pairs, steady = [(a, b) for a in range(pp) for b in range(pp)], (m, 1) if SCHEDULES[name].steady else None
+    when, busy, exposed = twin.simulate(
+        program, seconds, dict.fromkeys(pairs, TIMES.hop * 1e-9), dict.fromkeys(pairs, 0.0), p2p=p2p, recv=recv, n_parts=n, steady=steady
+    )
     ticks, moments = run_ticks(case)
     assert tuple(ticks[:4, 0]) == twin.metrics(program, when, busy)
     total = (moments[:, :, 0] << 42) + (moments[:, :, 1] << 21) + moments[:, :, 2]
@@ -350,3 +359,45 @@ def test_constraint__names_the_reason_and_the_nearest_sizes():
 
 def test_times__full_backward_is_both_halves():
     assert TIMES.b == TIMES.i + TIMES.w
+
+
+@pytest.mark.parametrize(("pp", "m", "splits"), [(1, 3, 4), (2, 3, 4), (3, 6, 3), (4, 8, 1), (4, 8, 3), (5, 2, 5), (8, 4, 4), (8, 16, 5)])
+def test_seq1f1b__any_number_of_parts(pp, m, splits):
+    times, record = Times(f=1200, i=600, w=900, hop=1), SCHEDULES["seq1f1b"]
+    case = uniform("seq1f1b", pp, m, None, times, schedule={"name": "seq1f1b", "splits": splits})
+    ticks, _ = run_ticks(case)
+    if m * splits % pp == 0:
+        assert ticks[0, 0] == record.makespan(pp, m, times, splits)
+    assert case.structure.in_flight == tuple(min(pp - 1 - rank + splits, m * splits) / splits for rank in range(pp))
+
+
+def test_seq1f1b__of_one_part_is_1f1b():
+    assert hops.program("seq1f1b", pp=4, microbatches=9, splits=1).ranks == hops.program("1f1b", pp=4, microbatches=9).ranks
+    for splits in (None, 0, 1.5):
+        with pytest.raises(ValueError, match=f"schedule.splits must be a whole number of at least 1; got {splits}"):
+            hops.program("seq1f1b", pp=4, microbatches=8, splits=splits)
+
+
+def test_pipedream__goes_at_the_pace_of_its_slowest_rank():
+    """Without hops: of unequal stages nothing but the slowest counts, wherever it stands, and batches do not."""
+    for slow in range(4):
+        model = {"family": "explicit", "per": "stage", "p2p_bytes": 0.0, "backward_input": 1e-6, "backward_weight": 1e-6}
+        model["forward"] = [(5 + 2 * (rank == slow)) * 1e-6 for rank in range(4)]
+        for m, batches in ((1, 7), (3, 4), (8, 1), (8, 4)):
+            case = prepare(scenario(schedule={"name": "pipedream", "batches": batches}, model=model, pp=4, microbatches=m))
+            ticks, _ = run_ticks(case)
+            assert (ticks[[0, 1, 3, 5], 0] == batches * m * 9000).all()
+            assert ticks[2, 0] == batches * m * (9000 + 3 * 7000)
+
+
+def test_pipedream__2bw_is_the_same_order():
+    one, other = (hops.program(name, pp=4, microbatches=8, batches=2) for name in ("pipedream", "pipedream_2bw"))
+    assert one.ranks == other.ranks == hops.program("1f1b", pp=4, microbatches=3 * 8 + 3).ranks
+    with pytest.raises(ValueError, match="schedule.batches must be a whole number of at least 1; got None"):
+        hops.program("pipedream", pp=4, microbatches=8, batches=None)
+
+
+@pytest.mark.parametrize("name", ["pipedream", "pipedream_2bw"])
+def test_pipedream__refuses_replicas(name):
+    with pytest.raises(Infeasible, match=f"{name} updates weights .* needs dp=1, cp=1 and ep=1; got dp=2, cp=1 and ep=1"):
+        prepare(scenario(schedule__name=name, dp=2))

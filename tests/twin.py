@@ -90,20 +90,41 @@ def halves(unit):
 
 
 class Timeline(dict):
-    """{op: (start, end)}; ``began``: when each rank could have begun, were its weights there."""
+    """{op: (start, end)}; ``exposed``: {unit: its wait}.
+
+    ``began``, ``ended``: of each rank, when it could have begun, were its weights there.
+    """
+
+    def __init__(self):
+        self.exposed = {}
 
 
 def simulate(
-    program, seconds, latency, transfer, p2p, factors=lambda op, rank: (), congestion=1.0, issue=lambda op: 0, released=None, gather=None,
+    program,
+    seconds,
+    latency,
+    transfer,
+    p2p,
+    factors=lambda op, rank: (),
+    congestion=1.0,
+    issue=lambda op: 0,
+    released=None,
+    gather=None,
     recv="early",
-):  # fmt: skip
+    n_parts=1,
+    steady=None,
+):
     """One draw of ``program``: {op: (start, end)}, busy, exposed [ticks] per rank.
 
     seconds: {(stage, kind): s}, and {op: s} where it has a time of its own, {(unit, kind): s} for half of a fused unit; latency,
     transfer: {(from rank, to rank): s};
     factors: noise of an op on its rank; congestion: factor of all transfers (which are of one class here). issue: ticks of
     the host; released: {(rank, stage): ticks when each part of its weights is there}; gather: {stage: ticks to gather its weights},
-    where a rank holds three stages' at most: the running one and those that come next.
+    where a rank holds three stages' at most: the running one and those that come next. n_parts: of which a microbatch is made, each a
+    microbatch of the program: forwards need those before them, which they look back at, and backwards those after them.
+    steady: (microbatches of a batch, batches) of a schedule that does not flush. The first batches, with as many microbatches as there are
+    ranks or more, fill the pipeline; what counts is, on every rank, from the moment when its backwards of those before have ended until
+    its own have.
     """
     last_stage = max(op.stage for rank in program.ops for op in rank)
     home = {(op.stage, op.microbatch): r for r, rank in enumerate(program.ops) for op in rank}
@@ -134,6 +155,8 @@ def simulate(
                 for stage, kind, k in parts:
                     source = stage + 1 if kind != "F" else stage - 1
                     local += [(stage, False, k)] if kind in "BI" else [(stage, True, k)] if kind == "W" else []
+                    local += [(stage, False, k - 1)] if kind == "F" and k % n_parts else []
+                    local += [(stage, True, k + 1)] if kind in "BI" and (k + 1) % n_parts else []
                     remote += [(source, kind != "F", k)] if kind != "W" and 0 <= source <= last_stage else []
                 if any(need not in ended for need in local + remote):
                     break
@@ -173,6 +196,7 @@ def simulate(
                     if i == 0:
                         reach, instant = start, max(instant, issued[r])
                         exposed[r] += reach - instant
+                        when.exposed[unit] = reach - instant
                     end += taken
                     busy[r] += taken
                 for part in parts:
@@ -203,15 +227,25 @@ def simulate(
                 at[r] += 1
                 moved = True
         assert moved, "the twin is stuck: the program deadlocks"
-    when.began = began
+    when.began, when.ended = began, [max(when[op][1] for op in rank) for rank in program.ops]
+    if steady:
+        filling, (size, batches) = 0, steady
+        while filling < len(program.ranks):
+            filling += size
+        for r, rank in enumerate(program.ranks):
+            when.began[r], when.ended[r] = (when[r, "B", k - 1][1] for k in (filling, filling + batches * size))
+            inside = [op for op in rank if when.began[r] <= when[op][0] and when[op][1] <= when.ended[r]]
+            busy[r] = sum(when[op][1] - when[op][0] for op in inside)
+            exposed[r] = sum(when.exposed[op] for op in inside)
+    when.steady = steady is not None
     return when, busy, exposed
 
 
 def metrics(program, when, busy):
     """makespan, span, sum of busy, largest busy [ticks]."""
-    ends = [max(when[op][1] for op in rank) for rank in program.ops]
-    starts = when.began
-    return max(ends), max(e - s for e, s in zip(ends, starts, strict=True)), sum(busy), max(busy)
+    ends, starts = when.ended, when.began
+    span = max(e - s for e, s in zip(ends, starts, strict=True))
+    return span if when.steady else max(ends), span, sum(busy), max(busy)
 
 
 def step(program, replicas, update, reduce=None, gather=None, overlap=False, each=False):
@@ -223,7 +257,7 @@ def step(program, replicas, update, reduce=None, gather=None, overlap=False, eac
     """
     ended, after, began = [], [], []
     held = [{op.stage for op in rank} for rank in program.ops]
-    lasts = [max(when[op][1] for when in replicas for op in rank) for rank in program.ops]
+    lasts = [max(when.ended[r] for when in replicas) for r in range(program.pp)]
     for r, rank in enumerate(program.ops):
         together = [other for other in range(program.pp) if held[other] == held[r]]
         first, channel = program.ops[together[0]], 0
@@ -241,4 +275,4 @@ def step(program, replicas, update, reduce=None, gather=None, overlap=False, eac
         after.append(update[r] + sum(sum((gather or {}).get(stage, [])) for stage in {op.stage for op in rank}))
         began.append(min(when.began[r] for when in replicas))
     own = max(end + rest - start for end, rest, start in zip(ended, after, began, strict=True))
-    return max(ended) + max(after), own
+    return own if replicas[0].steady else max(ended) + max(after), own

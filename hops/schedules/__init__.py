@@ -14,7 +14,7 @@ from hops.checks import Infeasible, count
 from hops.programs import Fused, Op, Program, Unit
 from hops.registry import Registry, keywords, open_door
 
-__all__ = ["SCHEDULES", "Constraint", "Fused", "Op", "Program", "Schedule", "Times", "Unit", "alternate", "program", "schedule"]
+__all__ = ["SCHEDULES", "Constraint", "Fused", "Op", "Program", "Schedule", "Steady", "Times", "Unit", "alternate", "program", "schedule"]
 
 
 class Times(NamedTuple):
@@ -29,6 +29,18 @@ class Times(NamedTuple):
     def b(self) -> int:
         """Full backward."""
         return self.i + self.w
+
+
+class Steady(NamedTuple):
+    """What is measured of a schedule without a flush: whole batches, long after the first microbatch and before the last."""
+
+    before: int  # batches that fill the pipeline
+    batches: int  # that follow, and are measured
+    microbatches: int  # in all, with those that are under way when these batches end
+
+    def window(self, microbatches: int) -> tuple[int, int]:
+        """The first and the last but one of the measured microbatches, of batches of ``microbatches``."""
+        return self.before * microbatches, (self.before + self.batches) * microbatches
 
 
 class Constraint(NamedTuple):
@@ -52,13 +64,18 @@ class Schedule:
     default_vpp: int | None = None  # chunks a rank where vpp=null; None: always one
     fixed_vpp: bool = False  # no other number of chunks is possible
     plans: str | None = None  # placement of a schedule whose order depends on times and memory, see `hops.nominal`; None: on sizes only
+    steady: Callable[..., Steady] | None = None  # (*sizes, **parameters); None: a batch ends with a flush
+    updates_each: bool = False  # weights are updated after every microbatch, not once a batch
+    weight_versions: Callable[..., int] | None = None  # (*sizes, rank) -> copies of its weights that a rank keeps; None: one
+    parts: Callable[..., int] | None = None  # (**parameters) -> parts in which a microbatch passes a stage; None: it passes whole
     constraints: tuple[Constraint, ...] = ()
     makespan: Callable[..., int] | None = None  # (*sizes, Times)
     span: Callable[..., int] | None = None  # (*sizes, Times)
+    period: Callable[..., int] | None = None  # (*sizes, Times) -> steady time of a batch
     exact_when: Callable[..., bool] = lambda *sizes: False  # (*sizes)
     unit_bubble: Callable[..., int] | None = None  # (*sizes) -> span less busy time where F, I and W of a chunk take 1, hops 0
     unit_when: Callable[..., bool] = lambda *sizes: False  # (*sizes): where that is exact
-    in_flight: Callable[..., int] | None = None  # (*sizes, rank) -> chunk activations at the worst moment
+    in_flight: Callable[..., int] | None = None  # (*sizes, rank) -> chunk activations at the worst moment, or `parts` of them
     messages: Callable[..., int] | None = None  # (*sizes)
 
     @property
@@ -78,6 +95,12 @@ class Schedule:
         if chunks < 2:
             raise Infeasible(f"{self.name} has at least 2 chunks a rank; got vpp={vpp} (try vpp=2)")
         return pp, microbatches, chunks
+
+    def units(self, pp: int, microbatches: int, params: dict[str, Any]) -> int:
+        """Microbatches as the program counts them: their parts, or those of all batches that run into each other."""
+        if self.steady is not None:
+            return self.steady(pp, microbatches, **params).microbatches
+        return microbatches * (1 if self.parts is None else self.parts(**params))
 
     def check(self, pp: int, microbatches: int, vpp: int | None, params: dict[str, Any]) -> None:
         """Raise `Infeasible` with the reason and the nearest sizes that work: microbatches, or else chunks, or else ranks."""
