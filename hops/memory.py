@@ -4,7 +4,7 @@ Weights, gradients and optimizer states as Megatron-Core's distributed optimizer
 parameter), divided over the GPUs that hold the same as ZeRO's stages say (Rajbhandari et al. 2020, arXiv:1910.02054): 1 the
 optimizer states, 2 the gradients too, 3 the weights too, of which a few stages' are then whole at a time. Activations of every
 microbatch in flight, between the halves of a split backward what the second needs; on the last stage logits and what the loss
-keeps, of one microbatch.
+keeps, of one microbatch. A schedule without a flush keeps several versions of the weights.
 """
 
 from collections.abc import Mapping, Sequence

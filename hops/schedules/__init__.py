@@ -32,7 +32,10 @@ class Times(NamedTuple):
 
 
 class Steady(NamedTuple):
-    """What is measured of a schedule without a flush: whole batches, long after the first microbatch and before the last."""
+    """What is measured of a schedule without a flush: whole batches, with the pipeline full.
+
+    A rank takes for them from the end of its last backward before them to that of its last backward of them.
+    """
 
     before: int  # batches that fill the pipeline
     batches: int  # that follow, and are measured

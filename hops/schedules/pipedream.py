@@ -25,7 +25,7 @@ def period(p: int, m: int, t: Times) -> int:
 @schedule(
     "pipedream",
     aliases=("PipeDream",),
-    source="Narayanan et al. 2019, PipeDream, fig. 8 (arXiv:1806.03377)",
+    source="Narayanan et al. 2019, PipeDream (arXiv:1806.03377) [from memory]",
     steady=steady,
     updates_each=True,
     weight_versions=lambda p, m, rank: p - rank,

@@ -24,7 +24,7 @@ def makespan(p: int, m: int, t: Times, q: int = 2) -> int:
 @schedule(
     "seq1f1b",
     aliases=("Seq1F1B",),
-    source="Sun et al. 2024, Seq1F1B (arXiv:2406.03488); sail-sg zero-bubble, warm-up",
+    source="Sun et al. 2024, Seq1F1B (arXiv:2406.03488) [from memory]; warmup as sail-sg has it",
     parts=parts,
     makespan=makespan,
     exact_when=lambda p, m: 2 * m % p == 0,
