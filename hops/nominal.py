@@ -27,6 +27,7 @@ class Nominal:
     after_w: tuple[int, ...]
     limit: tuple[int, ...]
     limit_f: tuple[int, ...]  # under what a forward must stay, so that there is room for what a backward may add
+    unit: float  # in which a user counts memory
 
 
 def nominal(
@@ -39,14 +40,15 @@ def nominal(
     memory: Any = None,
     memory_limit: Any = None,
     rounds: int = 1,
+    refuses: bool = True,
 ) -> Nominal:
     """Read the keywords of schedule ``name``, whose stages lie on ``ranks``: each a number, or a list with one value a stage.
 
     Times [s]: all three or none, then F = I = W. ``hop`` is one number or one a boundary of stages; null: a thousandth of a
     forward. ``memory`` is (after_f, after_i, after_w), which make 0, in any unit; null: a microbatch on a rank is 1 until its
     weight passes. ``memory_limit`` is in the same unit, one number or one a rank; null: ``rounds`` x pp microbatches, and what a
-    backward may add to them. Raises ``ValueError``; `Infeasible` for a limit that is too small, and for lists of another length than
-    there are stages, boundaries or ranks.
+    backward may add to them. Raises ``ValueError``; `Infeasible` for a limit that is too small for a microbatch (unless the schedule
+    knows what is, and ``refuses`` not here), and for lists of another length than there are stages, boundaries or ranks.
     """
     pp, n_stages = max(ranks) + 1, len(ranks)
     times = {"forward": forward, "backward_input": backward_input, "backward_weight": backward_weight}
@@ -69,12 +71,12 @@ def nominal(
         limits = [positive("schedule.memory_limit", each) for each in _each("schedule.memory_limit", memory_limit, pp, "rank")]
         limit = [round(each * unit) + GRACE for each in limits]
         for rank, (keeps, more) in enumerate(zip(held, adds, strict=True)):
-            if limit[rank] < keeps + more:
+            if refuses and limit[rank] < keeps + more:
                 asked = f"memory_limit={limits[rank]:g} is less than a microbatch takes on rank {rank}"
                 raise Infeasible(f"{name} cannot work: {asked} (try memory_limit={(keeps + more) / unit:g})")
     limit_f = tuple(each - more for each, more in zip(limit, adds, strict=True))
     after_w = tuple(-a - b for a, b in zip(after_f, after_i, strict=True))
-    return Nominal(f, i, w, hops, tuple(after_f), tuple(after_i), after_w, tuple(limit), limit_f)
+    return Nominal(f, i, w, hops, tuple(after_f), tuple(after_i), after_w, tuple(limit), limit_f, unit)
 
 
 def _memory(memory: Any, n_stages: int) -> tuple[list[float], list[float]]:
