@@ -1,21 +1,22 @@
-"""V adaptive: the schedule of a V for the memory that there is, between V-Min and ZB-V and where neither of them fits.
+"""V adaptive: the schedule of a V for the memory that there is, from V-Min's to ZB-V's.
 
-A building block (`hops.building_block`) is a few numbers: how many slots later than the rank before it a rank starts forwards of its
-first chunk and backwards of its second (the way back takes one slot a rank), and how many slots lie between the passes where the
-V turns. The slower the way down, the longer activations live and the less is idle at both ends. Blocks with one number of slots up to
-some rank and a larger one from there on reach every peak from V-Min's up; those of the limit and, while they are better, of
-smaller peaks are built, and the one of least span with the times at hand is taken.
+A building block (`hops.building_block`) is few numbers here: by how many slots a rank starts forwards of its first chunk and backwards of
+its second later than the rank before it (one slot a rank on the way back), and how many slots lie between the passes where the V
+turns. The slower the way down, the longer activations live, and the less is idle at both ends. With one number up to some rank
+and a larger one after it there are blocks of every peak. Those of the largest that the limit allows are built, then those of
+less while they are no worse, and the order of least span with the times at hand is taken.
 
-``memory_limit`` is p microbatches' worth (2p chunks, 1F1B's) if not given. With equal F, I and W and no hops, on 8 ranks:
+``memory_limit=null`` is 1F1B's memory: p microbatches, 2p chunks, of which more is not used (`zb_v_auto` does, where times differ). With
+equal F, I and W on 8 ranks a rank idles:
 
-    memory_limit     4   4.5     5   5.5     6   6.5     7   7.5     8
-    peak, chunks     8     9    10    11    12    13    14    15    16
-    bubble, slots   23    21    17    15    11     9     5     3     0
+    memory_limit   4  4.5    5  5.5    6  6.5    7  7.5    8    microbatches a rank
+    peak           8    9   10   11   12   13   14   15   16    chunks
+    bubble        23   21   17   15   11    9    5    3    0    passes of a chunk, by span; m >= 2p - 1
 
-of which V-Min has 27 at 4, V-Half 17 at 5 and ZB-V 0 at 8. The authors expect 6p - 1 - 3 peak, and no other block that was tried had less;
-an odd peak often costs a slot more. Less than V-Min's peak is refused: no block repeats every 6 slots with that.
-Blocks of one peak that are alike with equal times are not with others (F, I, W = 10, 11, 7: from 0 to 10 more idle a microbatch), which
-is why times matter. The paper writes B for the backward for input (our I).
+V-Min idles 27 with 4, V-Half 17 with 5, ZB-V 0 with 8. The authors expect 3p - 1 - 3M + max(3p, p + 1 + 2 floor((M + 1) / 2)) with M
+chunks, below which no block that was tried comes; an odd M often costs one more. No block repeats every 6 slots with less than
+V-Min's memory: less is refused. Blocks of one peak, alike where times are equal, differ where they are not (F, I, W = 10, 11, 7: by 0 to
+10 more for each microbatch), so the search asks for times. The paper writes B for the backward for input (our I).
 """
 
 from functools import lru_cache
@@ -63,24 +64,22 @@ def v_adaptive(
     """See `hops.nominal.nominal` for the keywords; a limit that no block keeps is `Infeasible`, with the least that one does."""
     ranks = [PLACEMENTS["wave"](pp, stage) for stage in range(vpp * pp)]
     plan = nominal("v_adaptive", ranks, forward, backward_input, backward_weight, hop, memory, memory_limit, refuses=False)
-    room = min(limit // max(plan.after_f[rank], plan.after_f[-1 - rank]) for rank, limit in enumerate(plan.limit_f))
+    room = min(limit // max(1, plan.after_f[rank], plan.after_f[-1 - rank]) for rank, limit in enumerate(plan.limit_f))  # chunks
     by_peak, compared = blocks(pp), min(microbatches, 2 * pp + SETTLED)
     least, found = min(by_peak), list[tuple[int, int, Block]]()
     for peak in sorted((each for each in by_peak if each <= max(room, least)), reverse=True):
-        fitting = [block for block in by_peak[peak] if _excess(plan, _orders(block, compared)) <= 0]
+        fitting = [block for block in by_peak[peak] if _fits(plan, _orders(block, compared))]
         level = [(_span(plan, _orders(block, compared), microbatches), peak, block) for block in fitting]
         if found and not (level and min(level) <= min(found)):
             break
         found += level
     for _, _, block in sorted(found):
-        orders = _orders(block, microbatches)
-        if _excess(plan, orders) <= 0:
+        if _fits(plan, orders := _orders(block, microbatches)):
             return Program("v_adaptive", orders, "wave")  # type: ignore[arg-type]
-    tightest = min(plan.limit)
-    needed = (tightest + min(_excess(plan, _orders(block, microbatches)) for block in by_peak[least])) / plan.unit
+    needed = min(max(_held(plan, _orders(block, microbatches))) for block in by_peak[least]) / plan.unit
     step = 10.0 ** (floor(log10(needed)) - 4)
     raise Infeasible(
-        f"v_adaptive cannot work: memory_limit={tightest / plan.unit:g} is less than any of its blocks takes on a rank "
+        f"v_adaptive cannot work: memory_limit={min(plan.limit) / plan.unit:g} is less than any of its blocks takes on a rank "
         f"(try memory_limit={ceil(needed / step - 1e-6) * step:g})"
     )
 
@@ -97,6 +96,8 @@ def blocks(pp: int) -> dict[int, list[Block]]:
                 alike.setdefault((peak, ways), {}).setdefault(block, (sum(turns), switch))
     found: dict[int, dict[Block, None]] = {}
     for (peak, _), made in alike.items():
+        if peak > 2 * pp:  # nothing is left to gain with equal times
+            continue
         # two of the shortest turns and one of the slowest way: with equal times the others give no less (p to 8, m to 4p + 5)
         short, slow = sorted(made, key=lambda block: made[block])[:2], min(made, key=lambda block: made[block][::-1])
         found.setdefault(peak, {}).update(dict.fromkeys([*short, slow]))
@@ -127,17 +128,19 @@ def _peak(f0: int, f1: int, b1: int, b0: int) -> int:
     )
 
 
-@lru_cache(maxsize=64)  # the search asks for 12 or so again for other times; at p=16 and m=128 each takes 3 MB
+@lru_cache(maxsize=64)  # a search with other times asks for the same 15 or so again; at p=16 and m=128 one takes 1.2 MB
 def _orders(block: Block, microbatches: int) -> list[list[Op]]:
     return split_orders(block, microbatches)
 
 
-def _excess(plan: Nominal, orders: list[list[Op]]) -> int:
-    """What the worst rank holds at most beyond its limit."""
+def _fits(plan: Nominal, orders: list[list[Op]]) -> bool:
+    return all(held <= limit for held, limit in zip(_held(plan, orders), plan.limit, strict=True))
+
+
+def _held(plan: Nominal, orders: list[list[Op]]) -> list[int]:
+    """What every rank holds at most."""
     change = {"F": plan.after_f, "I": plan.after_i, "W": plan.after_w}
-    return max(
-        max(accumulate(change[kind][stage] for stage, kind, _ in ops)) - limit for ops, limit in zip(orders, plan.limit, strict=True)
-    )
+    return [max(accumulate(change[kind][stage] for stage, kind, _ in ops)) for ops in orders]
 
 
 def _span(plan: Nominal, orders: list[list[Op]], microbatches: int) -> int:
@@ -170,7 +173,7 @@ def _span(plan: Nominal, orders: list[list[Op]], microbatches: int) -> int:
                 n_run[rank] += 1
                 runs = True
     span = max(end - start for end, start in zip(now, begun, strict=True))
-    more = microbatches - len(orders[0]) // 6
-    return (
-        span + more * (done[0, "F", microbatches - more - 1] - done[0, "F", microbatches - more - 1 - SETTLED]) // SETTLED if more else span
-    )
+    built = len(orders[0]) // 6
+    if built == microbatches:
+        return span
+    return span + (microbatches - built) * (done[0, "F", built - 1] - done[0, "F", built - 1 - SETTLED]) // SETTLED
