@@ -65,9 +65,7 @@ def test_unequal_times__are_planned_on(times):
         assert found[chunks - 6] <= bubbles(name, pp, m, times=times)[1], name
 
 
-@pytest.mark.parametrize(
-    ("pp", "m", "chunks", "times"), [(6, 6, 11, (83, 171, 110, 8)), (4, 4, 8, (198, 87, 195, 20)), (6, 36, 7, (108, 114, 87, 32))]
-)
+@pytest.mark.parametrize(("pp", "m", "chunks", "times"), [(6, 6, 11, (83, 171, 110, 8)), (4, 4, 8, (198, 87, 195, 20))])
 def test_unequal_times__may_be_met_better_by_blocks_of_less_memory(pp, m, chunks, times):
     """Where no block of the whole limit does as well, one of less is taken."""
     assert bubble(pp, m, chunks, Times(*times)) == bubble(pp, m, chunks - 1, Times(*times))
