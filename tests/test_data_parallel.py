@@ -20,6 +20,7 @@ from hops.overheads import dilated
 from hops.paths import PATH_CLASSES
 from hops.programs import members
 from hops.scenario import Scenario
+from hops.schedules import SCHEDULES
 from hops.simulation import prepare
 
 NET = PATH_CLASSES.index("NET")
@@ -90,7 +91,8 @@ def with_numbers(case, numbers):
 def evaluated(made, numbers):
     """The case with the numbers in it, and the twin's answer for a draw of one of its replicas."""
     case = with_numbers(prepare(Scenario.from_config(made)), numbers)
-    model, program = made["model"], case.program
+    model, program, record = made["model"], case.program, SCHEDULES[made["schedule"]["name"]]
+    n_parts = record.parts() if record.parts else 1
     on = {term for term in TERMS if made["latency"].get(term, {"law": "none"})["law"] != "none"}
 
     def number(draw, replica, term, identity):
@@ -121,7 +123,7 @@ def evaluated(made, numbers):
 
     seconds = {}
     for s in range(program.n_stages):
-        f, i, w = (model[key][s] for key in ("forward", "backward_input", "backward_weight"))
+        f, i, w = (model[key][s] / n_parts for key in ("forward", "backward_input", "backward_weight"))
         seconds |= {(s, "F"): f, (s, "B"): i + w, (s, "I"): i, (s, "W"): w}
     units = {op: unit for rank in program.ranks for unit in rank for op in members(unit)}
     for rank in program.ops:
@@ -131,11 +133,11 @@ def evaluated(made, numbers):
                 own = op if units[op] == op else (units[op], op.kind)
                 seconds[own] = (seconds[op[:2]] * 1e9 + numbers["slow"][4 * op.stage + "FBIW".index(op.kind)]) / 1e9
     pairs = [(a, b) for a in range(made["pp"]) for b in range(made["pp"])]
-    latency, transfer = made["topology"]["latency"], model["p2p_bytes"] / made["topology"]["bandwidth"]
+    latency, transfer = made["topology"]["latency"], model["p2p_bytes"] / n_parts / made["topology"]["bandwidth"]
 
     def run(draw, replica):
         def factors(op, rank):
-            identities = {"op": twin.op_identity(op.stage, op.kind != "F", op.microbatch), "rank": rank, "microbatch": op.microbatch}
+            identities = {"op": twin.op_identity(op.stage, op.kind != "F", op.microbatch), "rank": rank, "microbatch": op.microbatch // n_parts}
             return [number(draw, replica, term, identity) for term, identity in identities.items() if term in on]
 
         def issue(op):
@@ -145,7 +147,7 @@ def evaluated(made, numbers):
 
         return twin.simulate(
             program, seconds, dict.fromkeys(pairs, latency), dict.fromkeys(pairs, transfer), made["p2p"], factors, congestion(draw),
-            issue, released(draw) if made["overlap_param_gather"] else None, recv=made["recv"],
+            issue, released(draw) if made["overlap_param_gather"] else None, recv=made["recv"], n_parts=n_parts,
         )  # fmt: skip
 
     def step(draw, replicas):
@@ -181,13 +183,14 @@ def test_unshard__equals_the_twin(made, data):
     link = case.weights.link.copy()
     link[:, 1 + 2 * n_stages :] = NET
     case = case._replace(weights=case.weights._replace(work=work, link=link))
-    model, pp = made["model"], made["pp"]
+    model, pp, record = made["model"], made["pp"], SCHEDULES[made["schedule"]["name"]]
+    n = record.parts() if record.parts else 1
     seconds = {}
     for s in range(n_stages):
-        f, i, w = (model[key][s] for key in ("forward", "backward_input", "backward_weight"))
+        f, i, w = (model[key][s] / n for key in ("forward", "backward_input", "backward_weight"))
         seconds |= {(s, "F"): f, (s, "B"): i + w, (s, "I"): i, (s, "W"): w}
     pairs = [(a, b) for a in range(pp) for b in range(pp)]
-    latency, transfer = made["topology"]["latency"], model["p2p_bytes"] / made["topology"]["bandwidth"]
+    latency, transfer = made["topology"]["latency"], model["p2p_bytes"] / n / made["topology"]["bandwidth"]
     on = {term for term in TERMS if made["latency"].get(term, {"law": "none"})["law"] != "none"}
 
     def number(term, identity):
@@ -195,13 +198,13 @@ def test_unshard__equals_the_twin(made, data):
         return law.factor(twin.random_bits(made["seed"], 0, identity, term))
 
     def factors(op, rank):
-        identities = {"op": twin.op_identity(op.stage, op.kind != "F", op.microbatch), "rank": rank, "microbatch": op.microbatch}
+        identities = {"op": twin.op_identity(op.stage, op.kind != "F", op.microbatch), "rank": rank, "microbatch": op.microbatch // n}
         return [number(term, identity) for term, identity in identities.items() if term in on]
 
     when, busy, exposed = twin.simulate(
         case.program, seconds, dict.fromkeys(pairs, latency), dict.fromkeys(pairs, transfer), made["p2p"], factors,
         number("link", NET) if "link" in on else 1.0, gather=dict(enumerate(work[0, 6 * n_stages : 7 * n_stages].tolist())),
-        recv=made["recv"],
+        recv=made["recv"], n_parts=n,
     )  # fmt: skip
     ticks, moments = run_ticks(case, n=1)
     assert case.n_lanes == 1

@@ -65,6 +65,14 @@ def test_unequal_times__are_planned_on(times):
         assert found[chunks - 6] <= bubbles(name, pp, m, times=times)[1], name
 
 
+@pytest.mark.parametrize(("pp", "m", "chunks", "times"), [(6, 6, 11, (83, 171, 110, 8)), (4, 4, 8, (198, 87, 195, 20))])
+def test_unequal_times__may_be_met_better_by_blocks_of_less_memory(pp, m, chunks, times):
+    """Where no block of the whole limit does as well, one of less is taken."""
+    assert bubble(pp, m, chunks, Times(*times)) == bubble(pp, m, chunks - 1, Times(*times))
+    case = uniform("v_adaptive", pp, m, None, Times(*times), schedule__memory_limit=chunks / 2)
+    assert max(case.structure.in_flight) < chunks
+
+
 def test_unequal_times__v_half_waits_anew_for_each_microbatch_and_we_do_not():
     times = Times(f=10, i=20, w=15, hop=0)
     theirs, ours = (
