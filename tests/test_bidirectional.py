@@ -154,14 +154,18 @@ def test_iteration__of_one_replica_ends_with_a_reduction_over_two_ranks():
 
 
 def test_reductions__wait_for_the_other_rank_without_noise_too():
-    """A slow rank 3 ends late, and rank 0 with it, although what only begins and ends on rank 0 does not."""
-    model = {"family": "explicit", "per": "rank", "p2p_bytes": 0.0, "forward": 1.0, "backward_input": 1.0, "backward_weight": [1, 1, 1, 3]}
+    """Rank 1 begins early and rank 2, for which it waits, ends late; without a barrier that is what an iteration takes."""
+    times = {"forward": [1.0, 1.0, 1.0, 3.0], "backward_input": 1.0, "backward_weight": [1.0, 1.0, 4.0, 1.0]}
+    model = {"family": "explicit", "per": "rank", "p2p_bytes": 0.0, **times}
     case = prepare(scenario(schedule__name="chimera", model=model, barrier=False, draws=1))
-    case = case._replace(weights=case.weights._replace(n_buckets=np.ones(8, np.int64), reduce=np.full(8, 1e9)))
-    (found,) = evaluate([case], Executor(threads=1))
-    ticks, _ = run_ticks(case)
-    assert found.per_draw["iteration_time"][0, 0] == ticks[5, 0] / 1e9
-    assert ticks[5, 0] == ticks[0, 0] + 2 * 10**9  # rank 0 began at once
+    reduced = {"n_buckets": np.array([0, 1, 1, 0] * 2), "reduce": np.array([0, 1e12, 1e12, 0] * 2)}
+    case = case._replace(weights=case.weights._replace(**reduced))
+    found, frame = next(evaluate([case], Executor(threads=1))), timeline_frame(case)
+    ops = frame[frame["microbatch"] >= 0].groupby("rank")
+    begins, ends = ops["start"].min(), ops["end"].max()
+    assert begins[1] < begins[2]
+    assert ends[1] < ends[2]
+    assert found.per_draw["iteration_time"][0, 0] == ends[2] + 2000 - begins[1]
 
 
 def test_gather__of_both_ranks_together_crosses_each_link_once():
