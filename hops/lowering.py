@@ -55,7 +55,7 @@ def lower(
     ops, pairs = _in_sequence(program)
     how, waits, place = P2P.index(p2p), list[list[int]](), np.arange(len(ops), dtype=np.int32)
     order: Sequence[tuple[int, Unit]] = program.order if unshard else ()
-    if p2p == "megatron" and program.n_stages > program.pp:
+    if p2p == "megatron" and len(program.stage_ranks) > program.pp:
         how = CHANNEL
     elif how >= POSTED:
         how, (order, waits) = POSTED, plan(program, p2p, recv)
@@ -64,7 +64,7 @@ def lower(
     posted, posted_indptr = _of_ops(order, waits, len(ops))
     posted = _last_ops(order)[posted] if waits else posted
     n_seats, most = len(program.stage_ranks), 3 * len(ops) + wanted.size + 1
-    n_edges = 6 * most + (2 + MOST_UNSHARDED) * posted.size
+    n_edges = 6 * most + posted.size
     node, indptr, edge = np.empty((most, 3), np.int32), np.zeros(most + 1, np.int32), np.empty((n_edges, 3), np.int32)
     first = np.array(
         [
@@ -151,7 +151,6 @@ def connect(  # type: ignore[no-untyped-def]
             if last[here, 0, 0] >= 0:
                 issued[:] = last[here, 0]
             n = add(node, indptr, edge, n, -1, unshards + wanted[j], -1, channel[here, here], issued, last[here, 1])
-            extend(indptr, edge, n, through, also)
             fill(channel[here, here], n - 1, NO_LAG, n - 1)
             fill(gathered[wanted[j]], n - 1, unshard_lags + wanted[j], issued[2])
         for half in range(width):

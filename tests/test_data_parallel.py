@@ -313,6 +313,12 @@ def test_slowdown__stretches_passes_by_their_messages_and_last_backwards_by_redu
     )
     times = slow.weights.work[0, :12].reshape(3, 4) / 1e9
     assert times.tolist() == [[1.1, 5.1, 2.1, 3.0]] * 3  # half a second of messages beside each pass, of which a fifth is lost
+    for p2p, beside in (("torch", True), ("rendezvous", True), ("megatron", False), ("blocking", False)):  # these wait for their messages
+        asked = scenario(model=model, topology__bandwidth=2e9, p2p=p2p, pp=3, overlap_slowdown={"p2p": 1.25}, overlap_grad_reduce=True)
+        assert (prepare(asked).weights.work[0, :12] == slow.weights.work[0, :12]).all() == beside
+    asked = {"schedule__name": "interleaved", "model": model, "topology__bandwidth": 2e9, "pp": 4, "overlap_slowdown": {"p2p": 1.25}}
+    overlapped, channel = (prepare(scenario(**asked, p2p=p2p)).weights.work for p2p in ("megatron", "channel"))
+    assert (overlapped == channel).all()
     (free,) = prepare(scenario(model=model, topology__bandwidth=2e9, pp=3, overlap_slowdown={"p2p": 1.25})).weights.work[:, :12] / 1e9
     assert free.tolist() == [1.0, 5.0, 2.0, 3.0] * 3  # p2p=latency: messages occupy nobody
 

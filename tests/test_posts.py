@@ -43,7 +43,7 @@ def test_megatron__weight_passes_run_while_a_batch_is_on_its_way():
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["interleaved", "zb_v", "hanayo"])
+@pytest.mark.parametrize("name", ["interleaved", "zb_v", "hanayo", "dualpipe"])
 def test_megatron__overlaps_everything_where_ranks_have_several_stages(name):
     every = {"topology__latency": HOP, "topology__bandwidth": 4e6, "model": {**STAGES, "p2p_bytes": 1e6}, "schedule__name": name}
     ours, channel = (run_ticks(prepare(scenario(**every, p2p=p2p))) for p2p in ("megatron", "channel"))

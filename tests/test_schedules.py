@@ -202,7 +202,7 @@ def test_kernel__equals_the_twin(name, vpp, pp, m, p2p, recv):
         case = uniform(name, pp, m, vpp, p2p=p2p, recv=recv)
     except Infeasible:
         assert p2p == "megatron"
-        assert name in ("zb_1p", "zb_2p", "zb_h2")
+        assert name in ("zb_1p", "zb_2p", "zb_auto")
         return
     program = case.program
     n = SCHEDULES[name].parts() if SCHEDULES[name].parts else 1

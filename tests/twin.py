@@ -140,7 +140,7 @@ def simulate(
         [0] * len(program.ranks),
         {},
     )
-    if p2p == "megatron" and last_stage >= len(program.ranks):
+    if p2p == "megatron" and any(len({op.stage for op in ops}) > 1 for ops in program.ops):
         p2p = "channel"  # with several stages a rank Megatron overlaps them all
     posts = None
     if p2p in ("megatron", "torch"):
