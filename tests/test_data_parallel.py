@@ -137,7 +137,11 @@ def evaluated(made, numbers):
 
     def run(draw, replica):
         def factors(op, rank):
-            identities = {"op": twin.op_identity(op.stage, op.kind != "F", op.microbatch), "rank": rank, "microbatch": op.microbatch // n_parts}
+            identities = {
+                "op": twin.op_identity(op.stage, op.kind != "F", op.microbatch),
+                "rank": rank,
+                "microbatch": op.microbatch // n_parts,
+            }
             return [number(draw, replica, term, identity) for term, identity in identities.items() if term in on]
 
         def issue(op):
