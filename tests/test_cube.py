@@ -304,7 +304,7 @@ def test_cube__kept_draws_are_those_of_the_cells_alone(tmp_path):
     assert cube["busy_time"].dims == ("pp", "latency", "draw", "rank")
     assert "quantile" not in cube.dims
     assert "busy_time_std" not in cube
-    assert cube["busy_time"].attrs["long_name"] == "computing time of a rank"
+    assert cube["busy_time"].attrs["long_name"] == "computing time of a rank in an iteration"
     for pp in (2, 3):
         cell = hops.simulate(f"pp={pp}", *words)
         mine = cube.sel(pp=pp, latency="lognormal")
