@@ -223,3 +223,9 @@ def test_parts__hold_their_share_of_the_activations():
     assert four["peak_in_flight"].values.tolist() == [7 / 4, 6 / 4, 5 / 4, 1]
     activations = prepare_plan(_plan(same, sweep=False)).cases[0].weights.costs.activations
     assert (one["peak_memory"] - four["peak_memory"]).values == pytest.approx(np.array(activations) * [9 / 4, 6 / 4, 3 / 4, 0], rel=1e-6)
+
+
+@pytest.mark.parametrize("nodes", ["[[b200,1],[h100,1]]", "[[h100,1],[b200,1]]"])
+def test_headroom__of_a_rank_is_that_of_its_smallest_gpu(nodes):
+    cell = hops.simulate("topology=hetero", f"topology.nodes={nodes}", "topology.order=[0,8]", "pp=1", "tp=2", "latency=none")
+    assert float(cell["headroom"]) == GPUS["h100"].memory - float(cell["peak_memory"].max())
