@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 from hops.checks import Infeasible, count, flag, no_such, one_of
@@ -85,7 +86,7 @@ class Scenario:
     host: Host
     slowdown: Slowdown
 
-    @property
+    @cached_property  # a sweep asks several times a cell
     def layout(self) -> Layout:
         order = self.topology.kwargs.get("order")
         order = order if isinstance(order, str) else ORDER
