@@ -128,7 +128,7 @@ def node_ticks(case: Case, draw: int, graph: Graph | None = None) -> Trace:
     law, tables = law_rows([case])
     n_nodes, n_buckets = graph.rank.size, max(1, int(cells.n_buckets.max()))
     space, moments = workspace(graph, n_nodes, n_buckets), np.zeros((1, 3, graph.n_ranks, kernels.N_LIMBS), np.int64)
-    unread = np.empty((6, 1, 1), np.int64), moments, np.empty((3, 0, graph.n_ranks, 1), np.int64)
+    unread = np.empty((kernels.N_METRICS, 1, 1), np.int64), moments, np.empty((3, 0, graph.n_ranks, 1), np.int64)
     if case.by_events:
         joint = joined(case, graph)
         times = make_times(1, case.n_lanes, graph, joint)

@@ -12,7 +12,7 @@ import pytest
 import hops
 
 ROOT = Path(hops.__file__).parent
-DOORS = ("schedules", "topologies", "distributions")
+DOORS = ("schedules", "topologies", "distributions", "recovery")
 LAYERS = [
     "checks",
     "garbage",
@@ -33,6 +33,7 @@ LAYERS = [
     "replicas",
     "hardware",
     "topologies",
+    "recovery",
     "distributions",
     "efficiency",
     "costs",
@@ -64,16 +65,29 @@ LAYERS = [
     "contended",
     "noiseless",
     "sections",
+    "lifetimes",
+    "scripts",
+    "faults",
+    "checkpoints",
+    "training",
     "scenario",
     "weights",
+    "hazards",
+    "clocks",
+    "progress",
+    "episodes",
+    "ledger",
+    "renewal",
     "planning",
     "metrics",
     "variables",
     "megatron",
     "simulation",
     "executor",
+    "runs",
     "where",
     "plan",
+    "run_variables",
     "plots",
     "trace",
     "terminal",
@@ -89,7 +103,7 @@ LAYERS = [
 ]
 HOMES = {
     "numba": {"jit"},
-    "scipy": {"distributions", "metrics"},
+    "scipy": {"distributions", "lifetimes", "metrics"},
     "xarray": {"cube", "terminal", "sweep"},
     "pandas": {"trace", "sweep", "plots"},
     "hydra": {"config", "axes", "cube_sweeper", "sweep"},
@@ -157,7 +171,7 @@ HEAVY = {"numba", "xarray", "scipy", "matplotlib", "pandas", "hydra", "numpy"}
     ("statement", "allowed"),
     [
         ("import hops", set()),
-        ("import hops.schedules, hops.topologies, hops.distributions", set()),
+        ("import hops.schedules, hops.topologies, hops.distributions, hops.recovery", set()),
         ("import hops.config, hops.cube_sweeper, hops.sweep, hops.__main__", {"hydra"}),
     ],
 )
