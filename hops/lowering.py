@@ -5,6 +5,7 @@ pred -1: there is none.
 """
 
 from collections.abc import Sequence
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +14,9 @@ from hops.data_parallel import MOST_UNSHARDED
 from hops.graph import NO_LAG, Graph, finish_graph, fused_index, lag_index, transfer_index, unshard_index, unshard_lag
 from hops.jit import kernel
 from hops.noise import op_identity
-from hops.posts import plan
-from hops.programs import KINDS, Op, Program, Unit, members
+from hops.posts import plan, unnumbered
+from hops.programs import KINDS, Program, Unit, members
+from hops.walks import Ints
 
 P2P = ("latency", "channel", "blocking", "rendezvous", "megatron", "torch")
 LATENCY, CHANNEL, BLOCKING, RENDEZVOUS, POSTED = range(5)  # POSTED: megatron and torch, as `hops.posts.plan` says
@@ -52,17 +54,17 @@ def lower(
     ``window`` (a, b): a rank is measured from the end of the backward of microbatch a-1 to that of b-1, not over all of its ops.
     ``parts``: as many successive microbatches of the program are one.
     """
-    ops, pairs = _in_sequence(program)
-    how, waits, place = P2P.index(p2p), list[list[int]](), np.arange(len(ops), dtype=np.int32)
-    order: Sequence[tuple[int, Unit]] = program.order if unshard else ()
+    how, sequence, posted, n_posted = P2P.index(p2p), np.array(program.sequence), np.empty(0, int), np.zeros(1, int)
     if p2p == "megatron" and len(program.stage_ranks) > program.pp:
         how = CHANNEL
     elif how >= POSTED:
-        how, (order, waits) = POSTED, plan(program, p2p, recv)
-        ops, place = _with_posts(program, order, ops)
-    wanted, wanted_indptr = _of_ops(order, _wanted(program, order) if unshard else (), len(ops))
-    posted, posted_indptr = _of_ops(order, waits, len(ops))
-    posted = _last_ops(order)[posted] if waits else posted
+        how, (sequence, waits_indptr, posted) = POSTED, plan(program, p2p, recv)
+        n_posted = np.diff(waits_indptr)
+    ops, place, pairs, begins = _in_sequence(program, sequence)
+    lists = _wanted(program, sequence) if unshard else [[]]
+    wanted = np.array(list(chain.from_iterable(lists)), np.int32)
+    wanted_indptr, posted_indptr = _of_ops(begins, list(map(len, lists))), _of_ops(begins, n_posted)
+    posted = begins[posted + 1] - 1  # the last op of each unit
     n_seats, most = len(program.stage_ranks), 3 * len(ops) + wanted.size + 1
     n_edges = 6 * most + posted.size
     node, indptr, edge = np.empty((most, 3), np.int32), np.zeros(most + 1, np.int32), np.empty((n_edges, 3), np.int32)
@@ -218,21 +220,34 @@ def fill(row, a, b, c):  # type: ignore[no-untyped-def]
     row[0], row[1], row[2] = a, b, c
 
 
-def _in_sequence(program: Program) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Operations in sequence (o, 5), as `connect` takes them, and the pairs of seats that are fused (f, 2)."""
-    t, units = program.table, np.array(program.sequence)
-    seat = t.stage + np.array(program.first_seats)[t.microbatch]
-    begins = np.flatnonzero(np.diff(t.unit, prepend=-1))
-    widths = np.diff(begins, append=t.unit.size)
+def _in_sequence(program: Program, sequence: Ints) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32], Ints]:
+    """Operations and messages as `connect` takes them, of a sequence of units and messages (n,), see `hops.posts.Plan`.
+
+    Returns them (o, 5); the place of each in ``program.order``, or -1 (o,); the pairs of seats that are fused (f, 2); the first of each
+    unit, and their number (n+1,).
+    """
+    t, first_seats = program.table, np.array(program.first_seats)
+    seat = t.stage + first_seats[t.microbatch]
+    heads = np.flatnonzero(np.diff(t.unit, prepend=-1))
+    widths = np.diff(heads, append=t.unit.size)
     fused = np.flatnonzero(widths == 2)
-    both = np.stack([seat[begins[fused]], seat[begins[fused] + 1]], axis=1)
+    both = np.stack([seat[heads[fused]], seat[heads[fused] + 1]], axis=1)
     pairs, which = np.unique(both, axis=0, return_inverse=True)
-    pair = np.full(widths.size, -1)
+    pair, place = np.full((2, widths.size), -1)
     pair[fused] = which.ravel()
-    n = widths[units]
-    at = np.repeat(begins[units], n) + np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n)
-    ops = np.stack([t.rank, seat, t.kind, t.microbatch, pair[t.unit]], axis=1)[at]
-    return ops.astype(np.int32), pairs.astype(np.int32)
+    order = np.array(program.sequence)
+    place[order] = np.cumsum(widths[order]) - widths[order]
+    is_unit = sequence >= 0
+    unit = np.where(is_unit, sequence, 0)
+    n = np.where(is_unit, widths[unit], 1)
+    begins = np.cumsum(np.append(0, n))
+    half = np.arange(begins[-1]) - np.repeat(begins[:-1], n)
+    ops = np.stack([t.rank, seat, t.kind, t.microbatch, pair[t.unit]], axis=1)[np.repeat(heads[unit], n) + half]
+    places = np.repeat(place[unit], n) + half
+    stage, backward, k = unnumbered(program, ~sequence[~is_unit])
+    ops[begins[:-1][~is_unit]] = np.stack([0 * k - 1, stage + first_seats[k], np.where(backward, B, F), k, 0 * k - 1], axis=1)
+    places[begins[:-1][~is_unit]] = -1
+    return ops.astype(np.int32), places.astype(np.int32), pairs.astype(np.int32), begins
 
 
 def _counted(ops: NDArray[np.int32], window: tuple[int, int] | None) -> NDArray[np.bool_]:
@@ -246,42 +261,17 @@ def _counted(ops: NDArray[np.int32], window: tuple[int, int] | None) -> NDArray[
     return counted
 
 
-def _with_posts(program: Program, order: Sequence[tuple[int, Unit]], ops: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Operations in ``order``, messages between them, as `connect` takes them; and the place of each in ``program.order``, or -1.
-
-    ``ops``: those of ``program.order``.
-    """
-    at = {op: i for i, op in enumerate(op for _, unit in program.order for op in members(unit))}
-    place = np.array([at[op] if rank >= 0 else -1 for rank, unit in order for op in members(unit)], np.int32)
-    messages = [
-        (rank, program.first_seats[unit.microbatch] + unit.stage, KINDS.index(unit.kind), unit.microbatch, -1)
-        for rank, unit in order
-        if rank < 0 and isinstance(unit, Op)
-    ]
-    found = ops[place]
-    found[place < 0] = messages or np.empty((0, 5))
-    return found, place
+def _wanted(program: Program, sequence: Ints) -> list[list[int]]:
+    """Stages to gather before each unit of ``sequence``; none before a message."""
+    before = [wanted for units in program.ranks for _, wanted in unshards(units)]
+    return [before[each] if each >= 0 else [] for each in sequence.tolist()]
 
 
-def _wanted(program: Program, order: Sequence[tuple[int, Unit]]) -> list[list[int]]:
-    """Stages to gather before each unit of ``order``; none before a message."""
-    ahead = [iter(unshards(units)) for units in program.ranks]
-    return [next(ahead[rank])[1] if rank >= 0 else [] for rank, _ in order]
-
-
-def _of_ops(order: Sequence[tuple[int, Unit]], lists: Sequence[Sequence[int]], n_ops: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Lists of each unit, or none, as those of its first op: flat, and where those of each op begin (o+1,)."""
-    if not lists:
-        return np.empty(0, np.int32), np.zeros(n_ops + 1, np.int64)
-    found = list[Sequence[int]]()
-    for (_, unit), each in zip(order, lists, strict=True):
-        found += [each, *([] for _ in members(unit)[1:])]
-    return np.array([value for each in found for value in each], np.int32), np.cumsum([0, *map(len, found)])
-
-
-def _last_ops(order: Sequence[tuple[int, Unit]]) -> NDArray[np.int32]:
-    """Place of the last op of each unit."""
-    return np.cumsum([len(members(unit)) for _, unit in order], dtype=np.int32) - 1
+def _of_ops(begins: Ints, n: Ints | list[int]) -> Ints:
+    """Where the ``n`` of each unit begin, taken as those of its first op (o+1,)."""
+    found = np.zeros(begins[-1] + 1, int)
+    found[begins[:-1] + 1] = n
+    return np.cumsum(found)
 
 
 def unshards(units: Sequence[Unit]) -> list[tuple[list[int], list[int]]]:

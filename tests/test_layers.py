@@ -50,6 +50,7 @@ LAYERS = [
     "jit",
     "noise",
     "graph",
+    "walks",
     "posts",
     "lowering",
     "torch_order",
