@@ -371,6 +371,12 @@ def test_seq1f1b__any_number_of_parts(pp, m, splits):
     assert case.structure.in_flight == tuple(min(pp - 1 - rank + splits, m * splits) / splits for rank in range(pp))
 
 
+def test_seq1f1b__messages_are_of_a_part():
+    link = {"p2p": "channel", "topology__bandwidth": 1e9, "model__p2p_bytes": 8.0}
+    whole, part = (prepare(scenario(schedule={"name": "seq1f1b", "splits": q}, **link)).weights.work[0, 16:24] for q in (1, 4))
+    assert (whole.max(), part.max()) == (8, 2)
+
+
 def test_seq1f1b__of_one_part_is_1f1b():
     assert hops.program("seq1f1b", pp=4, microbatches=9, splits=1).ranks == hops.program("1f1b", pp=4, microbatches=9).ranks
     for splits in (None, 0, 1.5):
