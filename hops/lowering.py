@@ -18,6 +18,7 @@ from hops.posts import plan, unnumbered
 from hops.programs import KINDS, Program, Unit, members
 from hops.walks import Ints
 
+ALONE, DOUBLED = -1, -2  # in place of a pair of seats: of an op that is its unit, or half of a doubled forward
 P2P = ("latency", "channel", "blocking", "rendezvous", "megatron", "torch")
 LATENCY, CHANNEL, BLOCKING, RENDEZVOUS, POSTED = range(5)  # POSTED: megatron and torch, as `hops.posts.plan` says
 F, B, W = (KINDS.index(kind) for kind in "FBW")
@@ -49,7 +50,7 @@ def lower(
     channel of the rank's own, and given up (RESHARD, which takes no time) when others are needed sooner.
 
     A fused unit is two nodes, one after the other, each with the noise of its own op: the first waits for the inputs of both,
-    and both outputs leave after the second.
+    and both outputs leave after the second. So is a doubled forward, whose nodes take what their ops take.
 
     ``window`` (a, b): a rank is measured from the end of the backward of microbatch a-1 to that of b-1, not over all of its ops.
     ``parts``: as many successive microbatches of the program are one.
@@ -109,8 +110,8 @@ def connect(  # type: ignore[no-untyped-def]
 ):
     """Write the nodes (n, 3: rank, work, op) and edges (e, 3) of a graph; returns how many nodes there are.
 
-    ops (o, 5: rank, seat, kind, microbatch, pair of seats that it is half of or -1; halves of a unit follow each other), stages of
-    which a pipeline has ``n_stages`` being seats here, see `Program.first_seats`;
+    ops (o, 5: rank, seat, kind, microbatch, pair of seats that it is half of, ALONE or DOUBLED; halves of a unit follow each other),
+    stages of which a pipeline has ``n_stages`` being seats here, see `Program.first_seats`;
     first: places of the first transfer, UNSHARD, half of a pair, message's lag and UNSHARD's lag in the vectors of work and lag;
     before op i the stages wanted[wanted_indptr[i]:wanted_indptr[i+1]] are gathered. With POSTED messages stand among the ops, on
     rank -1, and op or message i waits for those at posted[posted_indptr[i]:posted_indptr[i+1]] too.
@@ -126,7 +127,7 @@ def connect(  # type: ignore[no-untyped-def]
     if wanted.size:  # an UNSHARD that nothing precedes waits for a message that nobody sends, which takes no time
         n = add(node, indptr, edge, n, -1, transfers + 2 * (n_seats - 1), -1, nothing, nothing, nothing)
     while i < len(ops):
-        here, width = ops[i, 0], 2 if ops[i, 4] >= 0 else 1
+        here, width = ops[i, 0], 1 if ops[i, 4] == ALONE else 2
         also = posted[posted_indptr[i] : posted_indptr[i + 1]]
         if here < 0:
             _, stage, kind, k, _ = ops[i]
@@ -230,10 +231,11 @@ def _in_sequence(program: Program, sequence: Ints) -> tuple[NDArray[np.int32], N
     seat = t.stage + first_seats[t.microbatch]
     heads = np.flatnonzero(np.diff(t.unit, prepend=-1))
     widths = np.diff(heads, append=t.unit.size)
-    fused = np.flatnonzero(widths == 2)
+    second = t.kind[np.minimum(heads + 1, t.kind.size - 1)]
+    fused = np.flatnonzero((widths == 2) & (second != F))
     both = np.stack([seat[heads[fused]], seat[heads[fused] + 1]], axis=1)
     pairs, which = np.unique(both, axis=0, return_inverse=True)
-    pair, place = np.full((2, widths.size), -1)
+    pair, place = np.where(widths == 2, DOUBLED, ALONE), np.empty(widths.size, int)
     pair[fused] = which.ravel()
     order = np.array(program.sequence)
     place[order] = np.cumsum(widths[order]) - widths[order]
@@ -245,7 +247,7 @@ def _in_sequence(program: Program, sequence: Ints) -> tuple[NDArray[np.int32], N
     ops = np.stack([t.rank, seat, t.kind, t.microbatch, pair[t.unit]], axis=1)[np.repeat(heads[unit], n) + half]
     places = np.repeat(place[unit], n) + half
     stage, backward, k = unnumbered(program, ~sequence[~is_unit])
-    ops[begins[:-1][~is_unit]] = np.stack([0 * k - 1, stage + first_seats[k], np.where(backward, B, F), k, 0 * k - 1], axis=1)
+    ops[begins[:-1][~is_unit]] = np.stack([0 * k - 1, stage + first_seats[k], np.where(backward, B, F), k, 0 * k + ALONE], axis=1)
     places[begins[:-1][~is_unit]] = -1
     return ops.astype(np.int32), places.astype(np.int32), pairs.astype(np.int32), begins
 

@@ -44,8 +44,19 @@ def accepted():
 SMALL = list(accepted())
 
 
+CHIMERAS = ({}, {"scaling": "forward_doubling"}, {"scaling": "backward_halving"}, {"pipelines": 4})
+
+
 def times(n):
     return st.lists(st.floats(2e-6, 2.0), min_size=n, max_size=n)
+
+
+def params(name, pp, m):
+    """Keywords of a schedule that change how it is evaluated."""
+    if SCHEDULES[name].steady:
+        return st.fixed_dictionaries({"batches": st.integers(1, 3)})
+    works = [each for each in CHIMERAS if all(c.holds(pp, m, **each) for c in SCHEDULES[name].constraints)] if name == "chimera" else [{}]
+    return st.sampled_from(works)
 
 
 @st.composite
@@ -56,7 +67,7 @@ def cells(draw, names=ORDERS):
     model = {"family": "explicit", "per": "stage", "p2p_bytes": draw(st.floats(0, 1e8))}
     model |= {key: draw(times(pp * (vpp or 1))) for key in ("forward", "backward_input", "backward_weight")}
     made = config(
-        schedule={"name": name} | ({"batches": draw(st.integers(1, 3))} if SCHEDULES[name].steady else {}),
+        schedule={"name": name} | draw(params(name, pp, m)),
         vpp=vpp,
         model=model,
         topology={"name": "uniform", "latency": draw(st.floats(0, 0.5)), "bandwidth": draw(st.sampled_from([1e8, 5e9, math.inf]))},
@@ -74,12 +85,20 @@ def cells(draw, names=ORDERS):
     return made | {"recv": draw(st.sampled_from(RECV)) if made["p2p"] == "torch" else "early"}
 
 
+def parts_of(made):
+    """Parts of a microbatch, and of a sequence: halves of a microbatch of Chimera's are samples, which do not look back at each other."""
+    given = {key: value for key, value in made["schedule"].items() if key != "name"}
+    record = SCHEDULES[made["schedule"]["name"]]
+    n = record.parts(**given) if record.parts else 1
+    return n, n if record.name == "seq1f1b" else 1
+
+
 def twin_of(made, draw, replica=0):
     """The twin's answer for a config: when, busy, exposed."""
     model, pp = made["model"], made["pp"]
     program = prepare(Scenario.from_config(made)).program
     seconds, record = {}, SCHEDULES[made["schedule"]["name"]]
-    n, steady = record.parts() if record.parts else 1, (made["microbatches"], made["schedule"]["batches"]) if record.steady else None
+    (n, in_turn), steady = parts_of(made), (made["microbatches"], made["schedule"]["batches"]) if record.steady else None
     for s in range(program.n_stages):
         f, i, w = (model[key][s] / n for key in ("forward", "backward_input", "backward_weight"))
         seconds |= {(s, "F"): f, (s, "B"): i + w, (s, "I"): i, (s, "W"): w}
@@ -99,7 +118,7 @@ def twin_of(made, draw, replica=0):
 
     congestion = number("link", PATH_CLASSES.index("NET")) if "link" in on else 1.0
     return program, twin.simulate(
-        program, seconds, latency, transfer, made["p2p"], factors, congestion, recv=made["recv"], n_parts=n, steady=steady
+        program, seconds, latency, transfer, made["p2p"], factors, congestion, recv=made["recv"], n_parts=in_turn, steady=steady
     )
 
 

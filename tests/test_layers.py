@@ -18,6 +18,7 @@ LAYERS = [
     "garbage",
     "registry",
     "sequence",
+    "placements",
     "programs",
     "nominal",
     "building_block",
