@@ -240,6 +240,7 @@ def test_pipelines__are_apart_by_equal_shares_of_the_ranks():
     assert (down, further) == ((0, 1, 2, 3, 4, 5, 6, 7), (4, 5, 6, 7, 0, 1, 2, 3))
     assert (up, other) == (down[::-1], further[::-1])
     assert holding(1, program.stage_ranks, 4) == (1, 2, 5, 6)
+    assert hops.program("chimera", pp=8, microbatches=8, pipelines=4.0) == program
     for k in range(8):
         assert [program.rank_of(stage, k) for stage in (0, 7)] == [[0, 7], [4, 3], [7, 0], [3, 4]][k // 2]
 

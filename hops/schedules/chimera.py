@@ -30,9 +30,10 @@ def of_a_forward(scaling: str) -> int:
 
 
 def even(pipelines: int) -> int:
-    if count("schedule.pipelines", pipelines, least=2) % 2:
+    n = count("schedule.pipelines", pipelines, least=2)
+    if n % 2:
         raise ValueError(f"schedule.pipelines must be even, as half of them go either way; got {pipelines}")
-    return pipelines
+    return n
 
 
 def makespan(p: int, m: int, t: Times, scaling: str = "concatenate", pipelines: int = 2) -> int:
@@ -71,15 +72,11 @@ def in_flight(p: int, m: int, rank: int, scaling: str = "concatenate", pipelines
     messages=lambda p, m: 2 * m * (p - 1),
 )
 def chimera(pp: int, microbatches: int, *, scaling: str = "concatenate", pipelines: int = 2) -> Program:
-    n, more = microbatches * parts(scaling) // even(pipelines), of_a_forward(scaling)  # microbatches of a pipeline
-    placement, each = (
-        BIDIRECTIONAL if pipelines == 2 else f"{BIDIRECTIONAL}:{pipelines}",
-        pp // pipelines,
-    )  # forwards of a pipeline in a unit
-    slots: list[dict[int, Unit]] = [
-        {} for _ in range(pp)
-    ]  # of a unit (1 + more) pp; a stage takes those of one parity, its backwards the others
-    for seat in range(pp * pipelines):
+    ways, more = even(pipelines), of_a_forward(scaling)
+    n, each = microbatches * parts(scaling) // ways, pp // ways  # microbatches of a pipeline; forwards of it in a unit
+    placement = BIDIRECTIONAL if ways == 2 else f"{BIDIRECTIONAL}:{ways}"
+    slots: list[dict[int, Unit]] = [{} for _ in range(pp)]  # (1 + more) pp a unit; forwards of a seat take every other, backwards the rest
+    for seat in range(pp * ways):
         (pipeline, stage), here = divmod(seat, pp), slots[seat_rank(placement, pp, seat)]
         for i in range(n // more):
             unit, at = divmod(i, each)
