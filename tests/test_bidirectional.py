@@ -286,16 +286,8 @@ def test_chimera__refuses_what_has_no_meaning(given, sentence):
 
 def test_partition__is_one_for_all_pipelines():
     """Both hold the same weights. Tensors of rank 5, where the second begins, cross nodes: alone it would divide the layers otherwise."""
-    words = (
-        "model=gpt_22b",
-        "model.heads=96",
-        "model.kv_heads=96",
-        "model.layout=balanced",
-        "topology=dgx",
-        "pp=6",
-        "tp=3",
-        "microbatches=12",
-    )
-    case = prepare(sweep._plan(("schedule=chimera", "latency=none", *words), sweep=False).scenarios[0])
+    model = ("model=gpt_22b", "model.heads=96", "model.kv_heads=96", "model.vocabulary=300000", "model.layout=balanced")
+    words = ("schedule=chimera", "topology=dgx", "pp=6", "tp=3", "microbatches=12", "latency=none", *model)
+    case = prepare(sweep._plan(words, sweep=False).scenarios[0])
     costs = case.weights.costs
     assert costs.parameters[:6] == costs.parameters[6:]
