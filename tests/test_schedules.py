@@ -137,6 +137,25 @@ def test_file__runs_the_order_of_every_schedule(name, tmp_path):
     assert read.tolist() == ticks.tolist()
 
 
+def test_file__is_read_again_when_it_has_changed(tmp_path):
+    path = tmp_path / "order.csv"
+    scenario = ("schedule=file", f"schedule.path={path}", "pp=1", "microbatches=2", "model=explicit", "latency=none")
+    path.write_text("0F0,0F1,0B0,0B1\n")
+    first = hops.simulate(*scenario)
+    path.write_text("0F0,0B0,0F1,0B1\n")
+    second = hops.simulate(*scenario)
+    assert [int(each.peak_in_flight.max()) for each in (first, second)] == [2, 1]
+    assert first.attrs["orders"].startswith(f"{path}: blake2b ")
+    assert first.attrs["orders"] != second.attrs["orders"]
+
+
+def test_file__a_sentence_names_it(tmp_path):
+    path = tmp_path / "dead.csv"
+    path.write_text("0B0,0F0\n")
+    with pytest.raises(ValueError, match=r"dead.csv' deadlocks"):
+        hops.program("file", pp=1, microbatches=1, path=str(path))
+
+
 @every_schedule
 @settings(max_examples=40)
 @given(st.data())

@@ -74,6 +74,7 @@ class Schedule:
     updates_each: bool = False  # weights are updated after every microbatch, not once a batch
     weight_versions: Callable[..., int] | None = None  # (*sizes, rank) -> copies of its weights that a rank keeps; None: one
     parts: Callable[..., int] | None = None  # (**parameters) -> parts in which a microbatch passes a stage; None: it passes whole
+    version: Callable[..., str] = lambda **parameters: ""  # (**parameters) -> of a file that they name
     constraints: tuple[Constraint, ...] = ()
     makespan: Callable[..., int] | None = None  # (*sizes, Times)
     span: Callable[..., int] | None = None  # (*sizes, Times)
