@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 import hops
+from hops.schedules import SCHEDULES
+from hops.schedules.chimera import SCALINGS
 
 README = Path(__file__).parents[1] / "README.md"
 SWEEPS = Path(__file__).parents[1] / "sweeps"
@@ -41,6 +43,14 @@ def folder(tmp_path_factory):
 def test_main_job__prints_what_readme_shows(folder):
     shown = next(text for language, text in BLOCKS if language == "text" and text.startswith("schedule"))
     assert STAMP.sub("<run>", folder[1]) == STAMP.sub("<run>", shown)
+
+
+def test_schedules__all_are_in_the_table():
+    (table,) = re.findall(r"^\| stages of a rank .*?\n\n", README.read_text(), re.MULTILINE | re.DOTALL)
+    planned = set(SCHEDULES["zb_auto"].parameters)
+    parameters = {key for record in SCHEDULES.values() for key in record.parameters} - planned
+    words = set(re.findall(r"\w+", table))
+    assert words >= {*SCHEDULES, *parameters, *SCALINGS}
 
 
 @pytest.mark.parametrize("i", [i for i, (language, _) in enumerate(BLOCKS) if language == "sh"])
