@@ -288,8 +288,16 @@ def test_interleaved__refuses_short_groups_with_the_nearest_sizes():
         hops.program("interleaved", pp=4, microbatches=3)
     assert hops.program("interleaved", pp=4, microbatches=9, group_size=9).microbatches == 9
     assert hops.program("interleaved", pp=4, microbatches=14, group_size=5).microbatches == 14
-    with pytest.raises(Infeasible, match="got pp=4 and microbatches=9"):
+    with pytest.raises(Infeasible, match="got pp=4 and microbatches=9 with group_size=3"):
         hops.program("interleaved", pp=4, microbatches=9, group_size=3)
+
+
+@pytest.mark.parametrize("name", ["interleaved", "interleaved_overlap"])
+@pytest.mark.parametrize("broken", [0, 2.5, "x", True])
+def test_group_size__is_a_whole_number(name, broken):
+    with pytest.raises(ValueError, match="schedule.group_size must be a whole number of at least 1; got"):
+        hops.program(name, pp=2, microbatches=8, group_size=broken)
+    assert hops.program(name, pp=2, microbatches=8, group_size=4.0) == hops.program(name, pp=2, microbatches=8, group_size=4)
 
 
 def test_interleaved__groups_as_torch_makes_them():
@@ -299,7 +307,7 @@ def test_interleaved__groups_as_torch_makes_them():
     assert firsts(4, 10)[:10] == ["0F0", "0F1", "0F2", "0F3", "0F4", "4F0", "4F1", "4F2", "4F3", "4F4"]
     assert firsts(4, 3) == ["0F0", "0F1", "0F2", "4F0", "4F1", "4F2"]
     assert hops.program("interleaved", pp=4, microbatches=12, grouping="torch") == hops.program("interleaved", pp=4, microbatches=12)
-    with pytest.raises(Infeasible, match=r"interleaved needs groups of equal size.* and microbatches=9 \(try microbatches=8 or 10\)"):
+    with pytest.raises(Infeasible, match=r"interleaved needs groups of equal size.* and microbatches=9 with grouping=torch \(try"):
         hops.program("interleaved", pp=4, microbatches=9, grouping="torch")
     with pytest.raises(ValueError, match="group_size=5 says what grouping=torch decides itself"):
         hops.program("interleaved", pp=4, microbatches=10, grouping="torch", group_size=5)

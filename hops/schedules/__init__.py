@@ -130,7 +130,8 @@ class Schedule:
                     nearest = (next((n for n in ns if constraint.holds(n, microbatches, *chunks, **params)), None) for ns in reaches)
                     others = [n for n in nearest if n is not None]
                     hint = f" (try pp={' or '.join(map(str, others))})" if others else ""
-                raise Infeasible(f"{self.name} needs {constraint.needs}; got {found}{hint}")
+                given = ", ".join(f"{key}={value}" for key, value in params.items() if value != self.parameters[key])
+                raise Infeasible(f"{self.name} needs {constraint.needs}; got {found}{f' with {given}' if given else ''}{hint}")
 
 
 def alternate(forward: list[Op], backward: list[Op], warmup: int) -> list[Op]:
