@@ -70,6 +70,10 @@ class Cluster:
         """Factor on the speed of GPU ``gpu`` of the job; 1.0: as its type says."""
         return self.speeds.get(self.order[gpu], 1.0)
 
+    def node(self, device: int) -> int:
+        """Number of the node that ``device`` is in."""
+        return self._place(device).node
+
     def between(self, gpu: int, other: int) -> Path:
         """Path from GPU ``gpu`` of the job to GPU ``other``."""
         return self.path(self.order[gpu], self.order[other])

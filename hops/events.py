@@ -14,6 +14,8 @@ delays are over; without links it then runs at once. A node with links is a tran
 
 Events are in total order (tick, kind, node): at one tick first all that ends ends, then what is ready joins, then transfers
 begin. So the outcome depends on the numbers of the nodes only where two transfers are ready at the same tick.
+
+What resources do faster or slower for a while (`hops.speeds`) stretches nodes and delays; not transfers that share fairly.
 """
 
 from typing import NamedTuple
@@ -25,6 +27,7 @@ from hops.agenda import BEGIN, FINISH, READY, Agenda, put, take
 from hops.checks import one_of
 from hops.jit import kernel
 from hops.links import Links, divide, group, join, leave, make_lines
+from hops.speeds import advance, make_speeds
 
 DISCIPLINES = ("fifo", "fair")
 
@@ -51,13 +54,16 @@ def run(
     """
     one_of("discipline", discipline, DISCIPLINES)
     made = Run(*(np.empty(ticks.size, np.int64) for _ in Run._fields))
-    run_events(indptr, pred, delay, ticks, np.zeros_like(ticks), links, discipline == "fair", *made)
+    steady = make_speeds(0, {}), np.full(ticks.size, -1), np.full(pred.size, -1)
+    run_events(indptr, pred, delay, ticks, np.zeros_like(ticks), links, discipline == "fair", *steady, *made)
     return made
 
 
 @kernel
-def run_events(indptr, pred, delay, ticks, earliest, links, fair, start, finish, order):  # type: ignore[no-untyped-def]
+def run_events(indptr, pred, delay, ticks, earliest, links, fair, speeds, place, via, start, finish, order):  # type: ignore[no-untyped-def]
     """Run one draw, see `run`; no node begins before ``earliest`` (o,) [ticks]; start, finish, order (o,) are results.
+
+    place (o,), via (e,): resource of a node, and of a delay, among those of ``speeds``; -1: none.
 
     ns per node, one core (Zen 5), 1F1B with p2p=channel, p=8 m=32 to p=16 m=256: 165 without links; with a network card for 2 to 8
     ranks 210 to 240 (fifo) and 470 to 800 (fair); an event is some 70, reversing the edges some 20. The kernel takes 1.3 a
@@ -84,7 +90,7 @@ def run_events(indptr, pred, delay, ticks, earliest, links, fair, start, finish,
         if kind == FINISH:
             for i in range(out_indptr[node], out_indptr[node + 1]):
                 after = goal[out_edge[i]]
-                ready[after] = max(ready[after], now + delay[out_edge[i]])
+                ready[after] = max(ready[after], advance(now, delay[out_edge[i]], via[out_edge[i]], speeds))
                 missing[after] -= 1
                 if missing[after] == 0:
                     put(agenda, after, ready[after], READY)
@@ -114,7 +120,7 @@ def run_events(indptr, pred, delay, ticks, earliest, links, fair, start, finish,
             for i in range(first, last):
                 lines.busy[links.use[i]] = True
                 lines.head[links.use[i]] += 1
-        start[node], finish[node], order[begun] = now, now + ticks[node], node
+        start[node], finish[node], order[begun] = now, advance(now, ticks[node], place[node], speeds), node
         begun += 1
         put(agenda, node, finish[node], FINISH)
         if fair and last > first and ticks[node] > 0:

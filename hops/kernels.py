@@ -12,6 +12,7 @@ from hops.synchronization import release, synchronize
 from hops.window import GATHER, draw_links, run_window
 
 MAKESPAN, SPAN, TOTAL_BUSY, MOST_BUSY, STEP, OWN_STEP = range(6)  # rows of `per_draw`; the last two with what follows the pipeline
+N_METRICS = 6
 BUSY, EXPOSED, UTILIZATION = range(3)  # rows of `moments` and `per_rank`
 NEVER = 1 << 62  # later than all ticks
 ONE = 1 << 40  # a utilization of 1 in `moments`, fixed point

@@ -9,6 +9,7 @@ from hops.checks import Infeasible, count, flag, no_such, one_of
 from hops.data_parallel import DataParallel
 from hops.distributions import LAWS, TERMS
 from hops.efficiency import Efficiency, make_efficiency
+from hops.hindrances import HINDRANCES, Hindrances, make_hindrances
 from hops.layout import CP_BALANCE, CP_COMM, EP_COUPLING, ORDER, Layout
 from hops.lowering import P2P
 from hops.memory import Allowances, make_allowances
@@ -85,6 +86,7 @@ class Scenario:
     data_parallel: DataParallel
     host: Host
     slowdown: Slowdown
+    hindrances: Hindrances
 
     @cached_property  # a sweep asks several times a cell
     def layout(self) -> Layout:
@@ -108,7 +110,11 @@ class Scenario:
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Scenario":
         """Check a composed config and make the value; ``ValueError`` names the key, what was found and what works."""
-        known = ({field.name for field in fields(cls)} - {"data_parallel", "slowdown"}) | {*DERIVED, *DATA_PARALLEL}
+        known = ({field.name for field in fields(cls)} - {"data_parallel", "slowdown", "hindrances"}) | {
+            *DERIVED,
+            *DATA_PARALLEL,
+            *HINDRANCES,
+        }
         known |= {"overlap_slowdown", "cuda_graph"}
         for key in config:
             if key not in known:
@@ -152,6 +158,7 @@ class Scenario:
             data_parallel=_data_parallel(*((config[key], type_of(config[key])) for key in DATA_PARALLEL)),
             host=_host(section_of("host", config), flag("cuda_graph", config["cuda_graph"])),
             slowdown=_slowdown(section_of("overlap_slowdown", config)),
+            hindrances=make_hindrances(config),
         )
 
 

@@ -27,6 +27,7 @@ from hops.programs import KINDS, Program
 from hops.scenario import Scenario
 from hops.schedules import SCHEDULES, program
 from hops.sections import Choice
+from hops.speeds import MOST_DEN
 from hops.weights import TICKS, Floats, Question, Weights, check_clock, question, weights
 
 MOST_PASSES = 1 << 20  # of a microbatch through a stage; lowering takes 2.1 kB each at its peak (ZB-H1, tracemalloc), so about 2 GB
@@ -64,7 +65,7 @@ class Case(NamedTuple):
         """Whether nothing but the graph, once, and a constant after it make the iteration."""
         w = self.weights
         waits = w.costs.pipelines > 1 and w.n_buckets.any()  # ranks for each other's gradients
-        return not (self.noisy or len(w.work) > 1 or w.overlap.any() or w.host.any() or waits or self.by_events)
+        return not (self.noisy or len(w.work) > 1 or w.overlap.any() or w.host.any() or waits or self.by_draws)
 
     @property
     def by_events(self) -> bool:
@@ -72,9 +73,14 @@ class Case(NamedTuple):
         return self.scenario.contention in DISCIPLINES
 
     @property
+    def by_draws(self) -> bool:
+        """Whether it is evaluated draw by draw, all replicas together (`hops.contended`)."""
+        return self.by_events or bool(self.scenario.hindrances.disturbances)
+
+    @property
     def n_lanes(self) -> int:
         """Pipelines to evaluate; without noise replicas on equal devices are all alike."""
-        return self.weights.variant.size if self.noisy or len(self.weights.work) > 1 or self.by_events else 1
+        return self.weights.variant.size if self.noisy or len(self.weights.work) > 1 or self.by_draws else 1
 
     @property
     def n_batches(self) -> int:
@@ -134,6 +140,9 @@ def prepare(scenario: Scenario) -> Case:
         what = f"{record.name} updates weights while microbatches are under way, and what replicas exchange then is not modelled"
         sizes = f"dp={s.dp}, cp={s.cp} and ep={s.ep}"
         raise Infeasible(f"{what}: it needs dp=1, cp=1 and ep=1; got {sizes} (or try a schedule with a flush, such as 1f1b)")
+    if record.steady is not None and s.hindrances.disturbances:
+        what = "a disturbance begins so long after the iteration does"
+        raise Infeasible(f"{what}, and {record.name} has no flush, hence no iterations (try a schedule with one, such as 1f1b)")
     # what goes in lock-step has the largest noise of all: replicas of one lane; and where noise is of a GPU, the GPUs of a rank
     together = lanes(s.layout, s.data_parallel)[0].n
     lock_step = dict.fromkeys(("op", "rank"), together * (s.tp * s.cp if s.latency.per == "gpu" else 1)) | {"microbatch": together}
@@ -141,21 +150,26 @@ def prepare(scenario: Scenario) -> Case:
         None if term is None else quantile_table(term.name, term.params, lock_step.get(kind, 1))
         for kind, term in zip(TERMS, s.latency.terms, strict=True)
     )
-    extremes = [(1.0, 1.0) if table is None else extreme_factors(table) for table in tables]
-    largest = math.prod(high for _, high in extremes)
     built = structure(*shape(s))
     if built.graph.pipelines > 1 and s.data_parallel.zero > 1:
         several = f"{s.schedule.name} holds every stage on {built.graph.pipelines} ranks, which microbatches pass at different times"
         raise Infeasible(f"{several}: zero={s.data_parallel.zero} cannot exchange among them within the iteration (try zero=1)")
     numbers = weights(question(s, built.stage_ranks, built.graph.pairs, built.graph.pipelines))
-    check_ticks(numbers, noisy=any(extreme != (1.0, 1.0) for extreme in extremes[:3]))
-    pipeline = float((numbers.work @ built.n_works).max()) + float((numbers.lag.astype(float) @ built.n_lags).max())
-    exchanged = float(numbers.n_buckets @ (numbers.reduce + numbers.gather)) * s.microbatches
-    issued = float(built.n_works[: numbers.host.size] @ numbers.host)
+    check_ticks(numbers, noisy=any(table is not None and extreme_factors(table) != (1.0, 1.0) for table in tables[:3]))
     case = Case(s, numbers, tables)
-    check_clock((pipeline + exchanged + issued) * largest * case.n_lanes + float(case.update.max()))  # busy time is summed over lanes
+    check_clock(most_ticks(case) * (MOST_DEN if s.hindrances.disturbances else 1))
     check_room(numbers.costs, numbers.room, *sharers(s.layout, s.data_parallel, built.graph.pipelines), s.data_parallel.zero)
     return case
+
+
+def most_ticks(case: Case) -> float:
+    """More than any time that is added up in the case, without disturbances: busy time is summed over lanes."""
+    numbers, built = case.weights, case.structure
+    largest = math.prod(extreme_factors(table)[1] for table in case.tables if table is not None)
+    pipeline = float((numbers.work @ built.n_works).max()) + float((numbers.lag.astype(float) @ built.n_lags).max())
+    exchanged = float(numbers.n_buckets @ (numbers.reduce + numbers.gather)) * case.scenario.microbatches
+    issued = float(built.n_works[: numbers.host.size] @ numbers.host)
+    return (pipeline + exchanged + issued) * largest * case.n_lanes + float(case.update.max())
 
 
 def shape(s: Scenario) -> tuple[Any, ...]:

@@ -52,6 +52,7 @@ def cell_report(cell: xr.Dataset, case: Case, notes: Sequence[str] = ()) -> str:
         f"{s.schedule.name} on {cluster.name} ({cluster.gpu.name}): {s.pp} ranks, {stages}, {sizes}",
         f"  {n_ops} ops, {graph.rank.size - n_ops} transfers, p2p={s.p2p}{_contention(case)}",
         f"  {law}",
+        *(f"  disturbed: {each}" for each in s.hindrances.disturbances),
         *(f"  {note}" for note in notes),
         "",
         "iteration time",

@@ -129,7 +129,7 @@ def node_ticks(case: Case, draw: int, graph: Graph | None = None) -> Trace:
     n_nodes, n_buckets = graph.rank.size, max(1, int(cells.n_buckets.max()))
     space, moments = workspace(graph, n_nodes, n_buckets), np.zeros((1, 3, graph.n_ranks, kernels.N_LIMBS), np.int64)
     unread = np.empty((6, 1, 1), np.int64), moments, np.empty((3, 0, graph.n_ranks, 1), np.int64)
-    if case.by_events:
+    if case.by_draws:
         joint = joined(case, graph)
         times = make_times(1, case.n_lanes, graph, joint)
         evaluate_contended(graph, joint, cells, law, tables, draw, times, space, *unread)

@@ -57,6 +57,7 @@ CONFIG = {
     "overlap_slowdown": {},
     "host": {},
     "cuda_graph": False,
+    "disturbance": [],
 }
 
 
