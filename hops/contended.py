@@ -104,12 +104,16 @@ def run_draw(joint, times, d):  # type: ignore[no-untyped-def]
 @kernel
 def walk(joint, times):  # type: ignore[no-untyped-def]
     """The longest path in place of the events: fills start and finish."""
-    start, finish, speeds = times.start, times.finish, joint.speeds
+    indptr, pred, via, place, speeds, varies = joint.indptr, joint.pred, joint.via, joint.place, joint.speeds, joint.speeds.varies
+    pieces, waits, start, finish = times.pieces, times.waits, times.start, times.finish
     for piece in joint.order:
         begin = times.earliest[piece]
-        for edge in range(joint.indptr[piece], joint.indptr[piece + 1]):
-            begin = max(begin, advance(finish[joint.pred[edge]], times.waits[edge], joint.via[edge], speeds))
-        start[piece], finish[piece] = begin, advance(begin, times.pieces[piece], joint.place[piece], speeds)
+        for edge in range(indptr[piece], indptr[piece + 1]):
+            end = finish[pred[edge]]
+            there = advance(end, waits[edge], via[edge], speeds) if varies[via[edge]] else end + waits[edge]
+            begin = max(begin, there)
+        start[piece] = begin
+        finish[piece] = advance(begin, pieces[piece], place[piece], speeds) if varies[place[piece]] else begin + pieces[piece]
 
 
 @kernel
@@ -159,7 +163,8 @@ def measure(graph, joint, replica, times, d, space):  # type: ignore[no-untyped-
         ready = unhindered = times.hosted[d, at]
         for edge in range(graph.indptr[node], graph.indptr[node + 1]):
             ended = finish[last_piece(joint, first_node + graph.pred[edge])]
-            ready = max(ready, advance(ended, times.delay[d, first_edge + edge], joint.lag[first_edge + edge], joint.speeds))
+            wait, lag = times.delay[d, first_edge + edge], joint.lag[first_edge + edge]
+            ready = max(ready, advance(ended, wait, lag, joint.speeds) if joint.speeds.varies[lag] else ended + wait)
             unhindered = max(unhindered, finish[last_piece(joint, first_node + graph.origin[edge])])
         if graph.counted[node]:
             space.busy[rank, d] += finish[before] - begun

@@ -11,6 +11,7 @@ from math import inf
 from typing import Any
 
 from hops.checks import count, no_such, positive
+from hops.sections import is_section
 
 SCOPES = ("device", "node", "rank", "link")
 FINEST = 1000  # speeds are fractions with denominators up to this
@@ -46,7 +47,7 @@ def make_disturbances(value: Any) -> tuple[Disturbance, ...]:
 
 
 def _disturbance(item: Any) -> Disturbance:
-    if isinstance(item, tuple):  # from an axis, see `hops.sections.hashable`
+    if is_section(item):  # from an axis
         item = {key: each for key, _, each in item}
     if not isinstance(item, Mapping):
         raise ValueError(f"disturbance must list sections, such as {{rank: 3, speed: 0.5}}; got {item!r}")

@@ -84,8 +84,13 @@ def drifted_ticks(
     bench: Bench, trial: int, draw: int, speeds: Speeds, dead: Iterable[tuple[int, int]], at: int, delay: int
 ) -> NDArray[np.int64]:
     """The same ``delay`` ticks after ranks ``dead`` (lane, rank) have stopped at tick ``at``: the others go on until they wait for them."""
-    victims = [bench.resources.rank(*each) for each in dead]
-    return executed_ticks(bench, trial, draw, stopped(speeds, victims, at), at + delay)
+    victims = list(dead)
+    until = executed_ticks(bench, trial, draw, stopped(speeds, [bench.resources.rank(*each) for each in victims], at), at)
+    executed = np.zeros_like(until)
+    add_executed(bench.graph, bench.joint, at + delay, bench.times, executed)
+    for each in victims:
+        executed[each] = until[each]
+    return executed
 
 
 def _evaluate(bench: Bench, trial: int, first: int, n: int, speeds: Speeds) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

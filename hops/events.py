@@ -70,7 +70,7 @@ def run_events(indptr, pred, delay, ticks, earliest, links, fair, speeds, place,
     node and draw. Nodes without links begun when the last before them ends, with no event of their own: 90 and 180, but then
     nothing can happen to them in between.
     """
-    n, n_links = ticks.size, links.bandwidth.size
+    n, n_links, varies = ticks.size, links.bandwidth.size, speeds.varies
     out_indptr, out_edge, goal = np.zeros(n + 1, np.int64), np.empty(pred.size, np.int64), np.empty(pred.size, np.int64)
     group(pred, out_indptr, out_edge)
     for node in range(n):
@@ -90,7 +90,9 @@ def run_events(indptr, pred, delay, ticks, earliest, links, fair, speeds, place,
         if kind == FINISH:
             for i in range(out_indptr[node], out_indptr[node + 1]):
                 after = goal[out_edge[i]]
-                ready[after] = max(ready[after], advance(now, delay[out_edge[i]], via[out_edge[i]], speeds))
+                edge = out_edge[i]
+                there = advance(now, delay[edge], via[edge], speeds) if varies[via[edge]] else now + delay[edge]
+                ready[after] = max(ready[after], there)
                 missing[after] -= 1
                 if missing[after] == 0:
                     put(agenda, after, ready[after], READY)
@@ -120,7 +122,8 @@ def run_events(indptr, pred, delay, ticks, earliest, links, fair, speeds, place,
             for i in range(first, last):
                 lines.busy[links.use[i]] = True
                 lines.head[links.use[i]] += 1
-        start[node], finish[node], order[begun] = now, advance(now, ticks[node], place[node], speeds), node
+        start[node], order[begun] = now, node
+        finish[node] = advance(now, ticks[node], place[node], speeds) if varies[place[node]] else now + ticks[node]
         begun += 1
         put(agenda, node, finish[node], FINISH)
         if fair and last > first and ticks[node] > 0:

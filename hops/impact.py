@@ -66,7 +66,7 @@ def _pieces(disturbances: Sequence[Disturbance], touching: Active, law: Law) -> 
 def _ticks(each: Disturbance) -> tuple[int, int]:
     begin = int(each.start * TICKS + 0.5)
     end = NEVER if each.duration == inf else begin + int(each.duration * TICKS + 0.5)
-    if begin >= NEVER >> 1 or NEVER >> 1 <= end < NEVER:
+    if max(begin, end if each.duration < inf else 0) >= NEVER >> 1:
         raise ValueError(f"disturbance: {each}: beyond the 73 years that its clock can count")
     return begin, end
 

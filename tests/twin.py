@@ -84,6 +84,29 @@ def ticks(seconds, factors=()):
     return int(product + 0.5)
 
 
+def passing(who, now, work):
+    """When ``work`` has been done by ``who``, undisturbed: ("rank", r), ("send" or "lag", stage, backward) or ("ring", stage)."""
+    return now + work
+
+
+def disturbed(spells):
+    """The same at a speed; spells {who: [(from, until, speed)]} in order, speed 1 outside. Work that is left is whole ticks, rounded up."""
+
+    def pass_(who, now, work):
+        while True:
+            speed, until = Fraction(1), math.inf
+            for begin, end, each in spells.get(who, ()):
+                if begin <= now < end:
+                    speed, until = each, end
+                elif now < begin:
+                    until = min(until, begin)
+            if speed and now + math.ceil(work / speed) <= until:
+                return now + math.ceil(work / speed)
+            work, now = work - math.floor((until - now) * speed), until
+
+    return pass_
+
+
 def halves(unit):
     """The ops of a unit: of a fused one its two."""
     return unit if isinstance(unit[0], tuple) else (unit,)
@@ -113,6 +136,7 @@ def simulate(
     recv="early",
     n_parts=1,
     steady=None,
+    advance=passing,
 ):
     """One draw of ``program``: {op: (start, end)}, busy, exposed [ticks] per rank.
 
@@ -124,7 +148,7 @@ def simulate(
     microbatch of the program: forwards need those before them, which they look back at, and backwards those after them.
     steady: (microbatches of a batch, batches) of a schedule that does not flush. The first batches, with as many microbatches as there are
     ranks or more, fill the pipeline; what counts is, on every rank, from the moment when its backwards of those before have ended until
-    its own have.
+    its own have. advance: when work of somebody has been done.
     """
     last_stage = max(op.stage for rank in program.ops for op in rank)
     home = {(op.stage, op.microbatch): r for r, rank in enumerate(program.ops) for op in rank}
@@ -172,12 +196,14 @@ def simulate(
                         pair = (home[need[0], need[2]], r)
                         if pair[0] != r:
                             delay = int(ticks(latency[pair]) * congestion + 0.5)
-                            arrived[need] = max(ended[need], now[r]) + ticks(transfer[pair], [congestion]) + delay
+                            there = advance(("send", *need[:2]), max(ended[need], now[r]), ticks(transfer[pair], [congestion]))
+                            arrived[need] = advance(("lag", *need[:2]), there, delay)
                 if gather:
                     soon = list(dict.fromkeys(op.stage for later in rank[at[r] :] for op in halves(later)))[:3]
                     for other in soon:
                         if other not in held[r]:
-                            channel[r] = max(channel[r], now[r], blocked[r]) + ticks(gather[other] / 1e9, [congestion])
+                            begins = max(channel[r], now[r], blocked[r])
+                            channel[r] = advance(("ring", other), begins, ticks(gather[other] / 1e9, [congestion]))
                             weights_there[other] = channel[r]
                     held[r] = set(soon)
                 reach = max([now[r], blocked[r], *(ended[need] for need in local), *(arrived[need] for need in remote)])
@@ -197,8 +223,8 @@ def simulate(
                         reach, instant = start, max(instant, issued[r])
                         exposed[r] += reach - instant
                         when.exposed[unit] = reach - instant
-                    end += taken
-                    busy[r] += taken
+                    before, end = end, advance(("rank", r), end, taken)
+                    busy[r] += end - before
                 for part in parts:
                     when[part] = (reach, end)
                 now[r] = end
@@ -214,13 +240,14 @@ def simulate(
                                 arrived[stage, backward, k] = end
                             elif p2p in ("channel", "blocking"):
                                 begins = max(end, free.get(pair, 0))
-                                free[pair] = begins + ticks(transfer[pair], [congestion])
-                                arrived[stage, backward, k] = free[pair] + int(ticks(latency[pair]) * congestion + 0.5)
+                                free[pair] = advance(("send", stage, backward), begins, ticks(transfer[pair], [congestion]))
+                                delay = int(ticks(latency[pair]) * congestion + 0.5)
+                                arrived[stage, backward, k] = advance(("lag", stage, backward), free[pair], delay)
                                 if p2p == "blocking":
                                     waits = max(waits, arrived[stage, backward, k])
                             elif p2p == "latency":
                                 delay = ticks(latency[pair]) + ticks(transfer[pair])
-                                arrived[stage, backward, k] = end + int(delay * congestion + 0.5)
+                                arrived[stage, backward, k] = advance(("lag", stage, backward), end, int(delay * congestion + 0.5))
                 if posts:
                     posts.when[r, at[r]] = end
                 blocked[r] = max(blocked[r], waits)
@@ -248,17 +275,18 @@ def metrics(program, when, busy):
     return span if when.steady else max(ends), span, sum(busy), max(busy)
 
 
-def step(program, replicas, update, reduce=None, gather=None, overlap=False, each=False):
+def step(program, replicas, update, reduce=None, gather=None, overlap=False, each=False, advances=()):
     """Iteration time with and without a barrier [ticks], of several timelines.
 
     reduce: {stage: ticks of each piece of its gradients}, on a channel of all ranks that hold the stage, when they have ended, or
     with ``overlap`` as they come: after the stage's last backward on each, or ``each``; they do so in the order of the first of
     them. update: ticks of every rank once all gradients are reduced; gather: {stage: ticks of each piece of its weights}, after that.
+    advances: as `simulate` has it, of each replica.
     """
-    ended, after, began = [], [], []
+    ended, began, advances = [], [], advances or [passing] * len(replicas)
     held = [{op.stage for op in rank} for rank in program.ops]
     lasts = [max(when.ended[r] for when in replicas) for r in range(program.pp)]
-    for r, rank in enumerate(program.ops):
+    for r in range(program.pp):
         together = [other for other in range(program.pp) if held[other] == held[r]]
         first, channel = program.ops[together[0]], 0
         for i, op in enumerate(first):
@@ -270,9 +298,17 @@ def step(program, replicas, update, reduce=None, gather=None, overlap=False, eac
                 for piece, taken in enumerate(pieces):
                     left = len(pieces) - 1 - piece
                     ready = max(end - (end - start) * left // len(pieces) for start, end in makes)
-                    channel = max(channel, ready if overlap else max(lasts[other] for other in together)) + taken
+                    ready = ready if overlap else max(lasts[other] for other in together)
+                    channel = advances[0](("ring", op.stage), max(channel, ready), taken)
         ended.append(max(channel, lasts[r]))
-        after.append(update[r] + sum(sum((gather or {}).get(stage, [])) for stage in {op.stage for op in rank}))
         began.append(min(when.began[r] for when in replicas))
-    own = max(end + rest - start for end, rest, start in zip(ended, after, began, strict=True))
-    return own if replicas[0].steady else max(ended) + max(after), own
+
+    def updated(r, now):
+        end = max(advance(("rank", r), now, update[r]) for advance in advances)
+        for stage in dict.fromkeys(op.stage for op in program.ops[r] if op.kind == "F"):
+            for piece in (gather or {}).get(stage, []):
+                end = advances[0](("ring", stage), end, piece)
+        return end
+
+    own = max(updated(r, ended[r]) - began[r] for r in range(program.pp))
+    return own if replicas[0].steady else max(updated(r, max(ended)) for r in range(program.pp)), own
