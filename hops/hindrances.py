@@ -4,16 +4,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from hops.checks import count, one_of
 from hops.disturbances import Disturbance, make_disturbances
+from hops.queues import FREE_AT
 
-HINDRANCES = ("disturbance",)  # the config keys
+HINDRANCES = ("disturbance", "queue", "queue_free_at")  # the config keys
 
 
 @dataclass(frozen=True)
 class Hindrances:
-    """Disturbances."""
+    """Disturbances; microbatches that there is room for between two stages on different ranks (None: any number), and until when."""
 
     disturbances: tuple[Disturbance, ...] = ()
+    queue: int | None = None
+    free_at: str = "finish"
 
 
 def make_hindrances(config: Mapping[str, Any]) -> Hindrances:
@@ -21,4 +25,5 @@ def make_hindrances(config: Mapping[str, Any]) -> Hindrances:
     disturbances = make_disturbances(config["disturbance"])
     if disturbances and config["contention"] == "fair":
         raise ValueError("contention=fair divides links by rates of its own, which no disturbance can change (try contention=fifo)")
-    return Hindrances(disturbances)
+    queue = None if config["queue"] is None else count("queue", config["queue"])
+    return Hindrances(disturbances, queue, one_of("queue_free_at", config["queue_free_at"], FREE_AT))

@@ -24,6 +24,7 @@ from hops.memory import Memory, check_room, fullest, peak_memory
 from hops.noise import extreme_factors, quantile_table
 from hops.planning import schedule_for
 from hops.programs import KINDS, Program
+from hops.queues import with_queues
 from hops.scenario import Scenario
 from hops.schedules import SCHEDULES, program
 from hops.sections import Choice
@@ -143,6 +144,10 @@ def prepare(scenario: Scenario) -> Case:
     if record.steady is not None and s.hindrances.disturbances:
         what = "a disturbance begins so long after the iteration does"
         raise Infeasible(f"{what}, and {record.name} has no flush, hence no iterations (try a schedule with one, such as 1f1b)")
+    delays = s.data_parallel.overlap_param_gather or any(map(s.host.seconds, KINDS))
+    if s.hindrances.queue is not None and s.hindrances.free_at == "start" and delays:
+        what = "queue_free_at=start takes an op to begin when its inputs are there, which hosts and overlap_param_gather may delay"
+        raise Infeasible(f"{what} (try queue_free_at=finish)")
     # what goes in lock-step has the largest noise of all: replicas of one lane; and where noise is of a GPU, the GPUs of a rank
     together = lanes(s.layout, s.data_parallel)[0].n
     lock_step = dict.fromkeys(("op", "rank"), together * (s.tp * s.cp if s.latency.per == "gpu" else 1)) | {"microbatch": together}
@@ -175,7 +180,9 @@ def most_ticks(case: Case) -> float:
 def shape(s: Scenario) -> tuple[Any, ...]:
     """What the structure of a scenario depends on: the arguments of `structure`."""
     unshards = s.data_parallel.unshards and max(s.layout.n_replicas, s.layout.n_expert_replicas) > 1  # cp shares weights too
-    size = schedule_for(s), s.pp, s.vpp, s.microbatches, s.p2p, s.recv, s.data_parallel.reduces_each, unshards
+    hindered = s.hindrances
+    room = (hindered.queue, hindered.free_at) if hindered.queue is not None and hindered.queue < s.microbatches else None
+    size = schedule_for(s), s.pp, s.vpp, s.microbatches, s.p2p, s.recv, s.data_parallel.reduces_each, unshards, room
     if s.contention != "planned":
         return *size, None
     built = structure(*size)
@@ -193,6 +200,7 @@ def structure(
     recv: str,
     reduce_each: bool,
     unshard: bool,
+    room: tuple[int, str] | None = None,
     planned_for: Question | None = None,
 ) -> Structure:
     """Graph of a schedule at a size; with the order in which messages pass shared links if it is planned for weights."""
@@ -201,6 +209,8 @@ def structure(
     steady = None if record.steady is None else record.steady(pp, microbatches, **schedule.kwargs)
     parts = 1 if record.parts is None else record.parts(**schedule.kwargs)
     graph = _lowered(written, p2p, recv, reduce_each, unshard, None if steady is None else steady.window(microbatches), parts)
+    if room is not None:
+        graph = with_queues(graph, written, *room)
     if planned_for is not None:
         numbers = weights(planned_for)
         links = meeting(graph, numbers.traffic.sent, len(written.stage_ranks), numbers.costs.p2p_bytes)

@@ -44,7 +44,8 @@ def make_speeds(n: int, pieces: Mapping[int, Iterable[Piece]]) -> Speeds:
                 )
         rows += own
         indptr[resource + 1] = len(own)
-    begin, end, num, den = np.array(rows, np.int64).reshape(-1, 4).T.copy()
+    columns = np.array(rows, np.int64).reshape(-1, 4).T.copy()
+    begin, end, num, den = columns[0], columns[1], columns[2], columns[3]
     return Speeds(np.cumsum(indptr), begin, end, num, den, np.append(indptr[1:] > 0, False))
 
 

@@ -11,6 +11,7 @@ from hops.checks import count
 from hops.contended import evaluate_contended, make_times
 from hops.executor import joined, law_rows, stacked
 from hops.graph import Graph, unfolded, unshard_index
+from hops.noise import MICROBATCH_BITS
 from hops.plots import Message
 from hops.programs import members
 from hops.simulation import Case
@@ -20,6 +21,7 @@ from hops.workspace import workspace
 if TYPE_CHECKING:
     import pandas as pd
 
+WITHOUT_STAGE = (1 << (MICROBATCH_BITS + 1)) - 1  # of an identity: direction and microbatch
 FILL = {"F": "-", "B": "=", "I": "=", "W": "~"}  # a bar's body; its head is the microbatch
 PAINT = {"F": "36", "B": "33", "I": "33", "W": "32"}  # cyan, yellow, green, as in the picture
 
@@ -147,7 +149,8 @@ def messages(case: Case, draw: int = 0) -> list[Message]:
     for node in np.flatnonzero(graph.rank >= 0):
         for edge in range(graph.indptr[node], graph.indptr[node + 1]):
             source, goal = int(graph.rank[graph.origin[edge]]), int(graph.rank[node])
-            if source >= 0 and source != goal:
+            same = (graph.identity[graph.origin[edge]] ^ graph.identity[node]) & WITHOUT_STAGE == 0  # or it waits for room in a queue
+            if source >= 0 and source != goal and same:
                 arrived = finish[graph.pred[edge]] + lag[graph.lag[edge]]
                 found.append(Message(source, finish[graph.origin[edge]] / TICKS, goal, arrived / TICKS))
     return found

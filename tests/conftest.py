@@ -58,6 +58,8 @@ CONFIG = {
     "host": {},
     "cuda_graph": False,
     "disturbance": [],
+    "queue": None,
+    "queue_free_at": "finish",
 }
 
 

@@ -74,7 +74,7 @@ def cells(draw, names=ORDERS):
     return made | {"recv": draw(st.sampled_from(RECV)) if made["p2p"] == "torch" else "early"}
 
 
-def twin_of(made, draw, replica=0):
+def twin_of(made, draw, replica=0, advance=twin.passing):
     """The twin's answer for a config: when, busy, exposed."""
     model, pp = made["model"], made["pp"]
     program = prepare(Scenario.from_config(made)).program
@@ -99,8 +99,9 @@ def twin_of(made, draw, replica=0):
 
     congestion = number("link", PATH_CLASSES.index("NET")) if "link" in on else 1.0
     return program, twin.simulate(
-        program, seconds, latency, transfer, made["p2p"], factors, congestion, recv=made["recv"], n_parts=n, steady=steady
-    )
+        program, seconds, latency, transfer, made["p2p"], factors, congestion, recv=made["recv"], n_parts=n, steady=steady,
+        advance=advance, queue=made["queue"] and n * made["queue"], free_at=made["queue_free_at"],
+    )  # fmt: skip
 
 
 TABLE = twin.Table(lambda u: LAWS["lognormal"].ppf(u, cv=0.3))

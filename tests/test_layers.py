@@ -57,6 +57,7 @@ LAYERS = [
     "links",
     "events",
     "contention",
+    "queues",
     "workspace",
     "window",
     "synchronization",

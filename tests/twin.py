@@ -137,6 +137,8 @@ def simulate(
     n_parts=1,
     steady=None,
     advance=passing,
+    queue=None,
+    free_at="finish",
 ):
     """One draw of ``program``: {op: (start, end)}, busy, exposed [ticks] per rank.
 
@@ -148,7 +150,8 @@ def simulate(
     microbatch of the program: forwards need those before them, which they look back at, and backwards those after them.
     steady: (microbatches of a batch, batches) of a schedule that does not flush. The first batches, with as many microbatches as there are
     ranks or more, fill the pipeline; what counts is, on every rank, from the moment when its backwards of those before have ended until
-    its own have. advance: when work of somebody has been done.
+    its own have. advance: when work of somebody has been done. queue: units that there is room for between stages on different ranks,
+    until those who need them there finish or start (free_at).
     """
     last_stage = max(op.stage for rank in program.ops for op in rank)
     home = {(op.stage, op.microbatch): r for r, rank in enumerate(program.ops) for op in rank}
@@ -169,6 +172,21 @@ def simulate(
     posts = None
     if p2p in ("megatron", "torch"):
         posts = Posts(program, p2p, recv, lambda pair: ticks(transfer[pair], [congestion]) + int(ticks(latency[pair]) * congestion + 0.5))
+    runs = {}  # units of a stage, pipeline and direction, in the order of their rank
+    for rank in program.ranks:
+        for unit in rank:
+            for stage, kind, k in halves(unit):
+                if kind != "W":
+                    runs.setdefault((stage, program.first_seats[k], kind != "F"), []).append(unit)
+    soonest = {}  # when an op could have begun if transfers took no time
+    makes_room = {}  # unit: those that must have made room for what it makes
+    for (stage, pipeline, backward), units in runs.items() if queue else ():
+        users = runs.get((stage - 1 if backward else stage + 1, pipeline, backward), [])
+        k = halves(units[0])[0][2]
+        if users and home[stage, k] != home[stage - 1 if backward else stage + 1, k]:
+            for n, unit in enumerate(units):
+                if n >= queue:
+                    makes_room.setdefault(unit, []).append(users[n - queue])
     while any(at[r] < len(rank) for r, rank in enumerate(program.ranks)):
         moved = False
         for r, rank in enumerate(program.ranks):
@@ -184,6 +202,13 @@ def simulate(
                     remote += [(source, kind != "F", k)] if kind != "W" and 0 <= source <= last_stage else []
                 if any(need not in ended for need in local + remote):
                     break
+                room = [halves(user)[0] for user in makes_room.get(unit, [])]
+                if any(user not in when for user in room):
+                    break
+                freed, freed_soonest = (
+                    [when[user][1] if free_at == "finish" else starts[user] for user in room]
+                    for starts in ({op: times[0] for op, times in when.items()}, soonest)
+                )
                 if posts:
                     sent = posts.held(r, at[r])
                     arrivals = {message: posts.arrival(message) for message in sent + [n for n in remote if home[n[0], n[2]] != r]}
@@ -206,8 +231,8 @@ def simulate(
                             channel[r] = advance(("ring", other), begins, ticks(gather[other] / 1e9, [congestion]))
                             weights_there[other] = channel[r]
                     held[r] = set(soon)
-                reach = max([now[r], blocked[r], *(ended[need] for need in local), *(arrived[need] for need in remote)])
-                instant = max([now[r], *(ended[need] for need in local + remote)])
+                reach = max([now[r], blocked[r], *freed, *(ended[need] for need in local), *(arrived[need] for need in remote)])
+                instant = max([now[r], *freed_soonest, *(ended[need] for need in local + remote)])
                 end = 0
                 for i, (stage, kind, _) in enumerate(parts):
                     issued[r] += issue(parts[i])
@@ -226,7 +251,7 @@ def simulate(
                     before, end = end, advance(("rank", r), end, taken)
                     busy[r] += end - before
                 for part in parts:
-                    when[part] = (reach, end)
+                    when[part], soonest[part] = (reach, end), instant
                 now[r] = end
                 waits = 0
                 for stage, kind, k in parts:
