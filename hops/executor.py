@@ -242,7 +242,12 @@ def stacked(cases: Sequence[Case]) -> Work:
 
     ragged = {name: filled([getattr(each, name) for each in weights]) for name in ("work", "lag", "link", "variant")}
     same = ("host", "n_buckets", "reduce", "gather", "ring", "slow", "overlap")
+    retries = [case.scenario.hindrances.retry for case in cases]
+    most_tries = max(retry.retries for retry in retries) + 1
     return Work(
+        loss=np.array([retry.threshold for retry in retries]),
+        tries=np.array([retry.retries + 1 for retry in retries]),
+        timeouts=np.stack([np.pad(retry.ticks(), (0, most_tries - retry.retries - 1)) for retry in retries]),
         n_replicas=np.array([case.n_lanes for case in cases]),
         update=np.stack([case.update for case in cases]),
         seed=np.array([case.scenario.seed for case in cases], np.uint32),

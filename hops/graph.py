@@ -28,7 +28,7 @@ class Graph(NamedTuple):
 
     rank: NDArray[np.int32]  # (o,) rank that the node occupies; -1: a transfer on its channel
     work: NDArray[np.int32]  # (o,) index into the work vector (`work_index`, `transfer_index`)
-    identity: NDArray[np.uint32]  # (o,) noise address
+    identity: NDArray[np.uint32]  # (o,) noise address; of a message that of what makes it
     op: NDArray[np.int32]  # (o,) place among the ops of ``program.order``; -1: a transfer
     stage: NDArray[np.int32]  # (o,) of an op; -1: a transfer
     kind: NDArray[np.int32]  # (o,) of an op, index into `KINDS`; -1: a transfer

@@ -126,7 +126,7 @@ class Scenario:
         tp, cp, ep = (count(key, config[key]) for key in ("tp", "cp", "ep"))
         dp = derived_dp(pp * tp * cp, config["gpus"], config["dp"])
         microbatches = derived_microbatches(dp, microbatch_size, config["global_batch_size"], config["microbatches"])
-        latency = _latency(section_of("latency", config))
+        latency, hindrances = _latency(section_of("latency", config)), make_hindrances(config)
         draws = count("draws", config["draws"], most=2**33)  # what fits the noise address
         return cls(
             schedule=_choice("schedule", section_of("schedule", config)),
@@ -149,7 +149,7 @@ class Scenario:
             vpp=None if config["vpp"] is None else count("vpp", config["vpp"]),
             microbatches=count("microbatches", microbatches, most=2**MICROBATCH_BITS),
             microbatch_size=microbatch_size,
-            draws=draws if latency.noisy else 1,
+            draws=draws if latency.noisy or hindrances.retry.loss else 1,
             seed=count("seed", config["seed"], least=0, most=2**32 - 1),
             p2p=one_of("p2p", config["p2p"], P2P),
             recv=_recv(config["recv"], config["p2p"]),
@@ -158,7 +158,7 @@ class Scenario:
             data_parallel=_data_parallel(*((config[key], type_of(config[key])) for key in DATA_PARALLEL)),
             host=_host(section_of("host", config), flag("cuda_graph", config["cuda_graph"])),
             slowdown=_slowdown(section_of("overlap_slowdown", config)),
-            hindrances=make_hindrances(config),
+            hindrances=hindrances,
         )
 
 

@@ -59,7 +59,12 @@ class Case(NamedTuple):
 
     @property
     def noisy(self) -> bool:
-        return any(table is not None for table in self.tables)
+        return any(table is not None for table in self.tables) or self.lossy
+
+    @property
+    def lossy(self) -> bool:
+        """Whether messages can get lost."""
+        return self.scenario.hindrances.retry.loss > 0
 
     @property
     def plain(self) -> bool:
@@ -173,8 +178,9 @@ def most_ticks(case: Case) -> float:
     largest = math.prod(extreme_factors(table)[1] for table in case.tables if table is not None)
     pipeline = float((numbers.work @ built.n_works).max()) + float((numbers.lag.astype(float) @ built.n_lags).max())
     exchanged = float(numbers.n_buckets @ (numbers.reduce + numbers.gather)) * case.scenario.microbatches
+    retried = float(case.scenario.hindrances.retry.ticks().sum()) * np.count_nonzero(built.graph.rank < 0) if case.lossy else 0.0
     issued = float(built.n_works[: numbers.host.size] @ numbers.host)
-    return (pipeline + exchanged + issued) * largest * case.n_lanes + float(case.update.max())
+    return ((pipeline + exchanged + issued) * largest + retried) * case.n_lanes + float(case.update.max())
 
 
 def shape(s: Scenario) -> tuple[Any, ...]:

@@ -58,6 +58,7 @@ CONFIG = {
     "host": {},
     "cuda_graph": False,
     "disturbance": [],
+    "retry": {},
     "queue": None,
     "queue_free_at": "finish",
 }

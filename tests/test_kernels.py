@@ -100,6 +100,10 @@ def twin_of(made, draw, replica=0, advance=twin.passing):
     congestion = number("link", PATH_CLASSES.index("NET")) if "link" in on else 1.0
     return program, twin.simulate(
         program, seconds, latency, transfer, made["p2p"], factors, congestion, recv=made["recv"], n_parts=n, steady=steady,
+        lost=lambda message: made["retry"] and twin.timeouts(
+            made["seed"], draw, twin.op_identity(*message), replica, made["retry"]["loss"],
+            [twin.ticks(made["retry"]["timeout"] * made["retry"]["backoff"] ** a) for a in range(made["retry"]["retries"] + 1)],
+        ),
         advance=advance, queue=made["queue"] and n * made["queue"], free_at=made["queue_free_at"],
     )  # fmt: skip
 

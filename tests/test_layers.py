@@ -58,6 +58,7 @@ LAYERS = [
     "events",
     "contention",
     "queues",
+    "retries",
     "workspace",
     "window",
     "synchronization",

@@ -24,6 +24,7 @@ def philox(counter, key):
     return c
 
 
+LOSS = 32
 STREAMS = {"op": 1, "rank": 2, "microbatch": 3, "link": 4, "host": 5}
 
 
@@ -35,6 +36,16 @@ def random_bits(seed, draw, identity, term="op", replica=0):
     """The 32 bits of what ``identity`` names, in a draw and replica: four draws share a block, 64 draws apart."""
     block = 64 * (draw // 256) + draw % 64
     return philox((block, identity, replica, STREAMS[term]), (seed, 0))[draw // 64 % 4]
+
+
+def timeouts(seed, draw, identity, replica, loss, waits):
+    """Ticks that a message waits for tries that are lost: the first that is not ends it, or the last."""
+    total, block = 0, 64 * (draw // 256) + draw % 64
+    for attempt, wait in enumerate(waits):
+        if philox((block, identity, replica, LOSS + 256 * attempt), (seed, 0))[draw // 64 % 4] >= loss * 2**32:
+            break
+        total += wait
+    return total
 
 
 class Table:
@@ -139,6 +150,7 @@ def simulate(
     advance=passing,
     queue=None,
     free_at="finish",
+    lost=lambda message: 0,
 ):
     """One draw of ``program``: {op: (start, end)}, busy, exposed [ticks] per rank.
 
@@ -151,7 +163,7 @@ def simulate(
     steady: (microbatches of a batch, batches) of a schedule that does not flush. The first batches, with as many microbatches as there are
     ranks or more, fill the pipeline; what counts is, on every rank, from the moment when its backwards of those before have ended until
     its own have. advance: when work of somebody has been done. queue: units that there is room for between stages on different ranks,
-    until those who need them there finish or start (free_at).
+    until those who need them there finish or start (free_at). lost: ticks that (stage, backward, microbatch) takes longer.
     """
     last_stage = max(op.stage for rank in program.ops for op in rank)
     home = {(op.stage, op.microbatch): r for r, rank in enumerate(program.ops) for op in rank}
@@ -221,7 +233,7 @@ def simulate(
                         pair = (home[need[0], need[2]], r)
                         if pair[0] != r:
                             delay = int(ticks(latency[pair]) * congestion + 0.5)
-                            there = advance(("send", *need[:2]), max(ended[need], now[r]), ticks(transfer[pair], [congestion]))
+                            there = advance(("send", *need[:2]), max(ended[need], now[r]), ticks(transfer[pair], [congestion]) + lost(need))
                             arrived[need] = advance(("lag", *need[:2]), there, delay)
                 if gather:
                     soon = list(dict.fromkeys(op.stage for later in rank[at[r] :] for op in halves(later)))[:3]
@@ -265,7 +277,8 @@ def simulate(
                                 arrived[stage, backward, k] = end
                             elif p2p in ("channel", "blocking"):
                                 begins = max(end, free.get(pair, 0))
-                                free[pair] = advance(("send", stage, backward), begins, ticks(transfer[pair], [congestion]))
+                                taken = ticks(transfer[pair], [congestion]) + lost((stage, backward, k))
+                                free[pair] = advance(("send", stage, backward), begins, taken)
                                 delay = int(ticks(latency[pair]) * congestion + 0.5)
                                 arrived[stage, backward, k] = advance(("lag", stage, backward), free[pair], delay)
                                 if p2p == "blocking":
