@@ -32,7 +32,7 @@ def make_kernel(pp, m, n):
     link = ["topology=uniform", f"topology.latency={HOP}", "topology.bandwidth=inf", "p2p=latency"]
     (case,) = prepare_plan(_plan(("model=explicit", *model, *sizes, *link), sweep=False)).cases
     law, tables = law_rows([case])
-    per_draw, moments = np.empty((6, 1, n), np.int64), np.zeros((1, 3, pp, kernels.N_LIMBS), np.int64)
+    per_draw, moments = np.empty((kernels.N_METRICS, 1, n), np.int64), np.zeros((1, 3, pp, kernels.N_LIMBS), np.int64)
     graph = case.structure.graph
     space, nobody = workspace(graph, 0, 0), np.empty((3, 0, pp, n), np.int64)
     return (graph, stacked([case]), law, tables, 0, space, per_draw, moments, nobody), per_draw

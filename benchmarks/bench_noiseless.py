@@ -37,7 +37,7 @@ def test_noiseless__hops(benchmark, case):
     graph, work, lag, n_op_cells = case
     n_cells = work.shape[1]
     nothing = np.zeros((graph.n_ranks, n_cells), np.int64)
-    per_draw, per_rank = np.empty((6, n_cells), np.int64), np.empty((3, graph.n_ranks, n_cells), np.int64)
+    per_draw, per_rank = np.empty((kernels.N_METRICS, n_cells), np.int64), np.empty((3, graph.n_ranks, n_cells), np.int64)
 
     def task(at):
         evaluate_noiseless(graph, work, lag, nothing, nothing, at, min(at + WINDOW, n_cells), per_draw, per_rank)
@@ -54,7 +54,7 @@ def test_noiseless__hops(benchmark, case):
 def test_noiseless__draw_kernel(benchmark, case):
     graph, work, lag, n_op_cells = case
     n_cells, pp = work.shape[1], graph.n_ranks
-    per_draw, moments = np.empty((6, n_cells, 1), np.int64), np.zeros((n_cells, 3, pp, kernels.N_LIMBS), np.int64)
+    per_draw, moments = np.empty((kernels.N_METRICS, n_cells, 1), np.int64), np.zeros((n_cells, 3, pp, kernels.N_LIMBS), np.int64)
     none, tables, not_kept = np.full((n_cells, 5), -1), np.zeros((1, 1, 2)), np.empty((3, 0, pp, 1), np.int64)
     cells = Work(
         work=np.ascontiguousarray(work.T)[:, None],
@@ -63,7 +63,7 @@ def test_noiseless__draw_kernel(benchmark, case):
         host=np.zeros((n_cells, 4 * pp)),
         variant=np.zeros((n_cells, 1), np.int64),
         n_replicas=np.ones(n_cells, np.int64),
-        seed=np.zeros(n_cells, np.uint32),
+        seed=np.zeros(n_cells, np.uint64),
         n_buckets=np.zeros((n_cells, pp), np.int64),
         reduce=np.zeros((n_cells, pp)),
         gather=np.zeros((n_cells, pp)),

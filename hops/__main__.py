@@ -1,6 +1,7 @@
 """``python -m hops ...``: evaluate one cell and print its report (with ``timeline=true`` also a picture of one draw).
 
-``program=order.csv`` writes the order of every rank, ``lowered=order.csv`` that with torch's communication.
+``program=order.csv`` writes the order of every rank, ``lowered=order.csv`` that with torch's communication,
+``output.failures=faults.jsonl`` the failures of every trial of a training run.
 """
 
 import os
@@ -22,14 +23,19 @@ def main() -> None:
         from hops.cube import cell_dataset
         from hops.cube_sweeper import one_cell
         from hops.plan import prepare_plan
+        from hops.run_variables import cell_failures
         from hops.terminal import cell_report
         from hops.torch_order import to_csv
 
         draw_it = flag("timeline", config.timeline)
         order, lowered = (_file(key, config[key]) for key in ("program", "lowered"))
+        failures = _file("output.failures", config.output.failures)
         prepared = prepare_plan(one_cell(config))
         cell = cell_dataset(prepared)
         print(cell_report(cell, prepared.cases[0], prepared.plan.notes))
+        if failures is not None:
+            failures.write_text(cell_failures(prepared))
+            print(f"\nwritten: {failures} (replay it: failure=file failure.script={failures})")
         if order is not None:
             prepared.cases[0].program.to_csv(order)
             print(f"\nwritten: {order} (what each rank runs, as torch.distributed.pipelining reads it)")

@@ -19,6 +19,7 @@ from yaml import YAMLError
 from hops.checks import nearest
 from hops.distributions import LAWS, TERMS
 from hops.overrides import OVERRIDES
+from hops.recovery import RECOVERIES
 from hops.schedules import SCHEDULES
 from hops.topologies import TOPOLOGIES
 
@@ -63,7 +64,7 @@ def register_options() -> None:
     # it: 6 ms of a composition's 40, and of --help 0.6 s of 0.9
     store.__deepcopy__ = lambda _: store
     store.store(group="hydra/help", name="hops", node={"app_name": "hops", "header": "", "footer": "", "template": HELP}, provider="hops")
-    for group, door in (("schedule", SCHEDULES), ("topology", TOPOLOGIES)):
+    for group, door in (("schedule", SCHEDULES), ("topology", TOPOLOGIES), ("recovery", RECOVERIES)):
         for name in (*door, *door.aliases):
             node = OmegaConf.create({"name": door.canonical(name), **door[name].parameters})
             for key in OPEN:
@@ -78,6 +79,7 @@ def register_options() -> None:
     for name, law in LAWS.items():
         op = {"law": name, **unused, **law.parameters}
         store.store(group="latency", name=name, node={**calm, "op": op}, provider="hops")
+    store.store(group="failure", name="none", node={"faults": {}, "rate": 1.0, "clock": "calendar", "script": None}, provider="hops")
     for path in sorted(folder("sweeps").glob("*.yaml")):
         store.store(group="experiment", name=path.stem, node=_experiment(path), package="_global_", provider="hops")
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from hops.checks import no_such
+from hops.checks import Infeasible, no_such
 from hops.executor import evaluate
 from hops.memory import headroom
 from hops.metrics import quantile_interval, statistics
@@ -52,7 +52,7 @@ class HopsAccessor:
 
 
 def cell_dataset(prepared: Prepared) -> xr.Dataset:
-    """Evaluate a plan of one cell; dims ``draw`` and ``rank``."""
+    """Evaluate a plan of one cell; dims ``draw`` and ``rank``, of a training run ``trial`` and ``bucket`` too."""
     kept = prepared.plan.keep_draws
     (outcome,) = evaluate(prepared.cases, prepared.plan.executor, kept)
     case = prepared.cases[0]
@@ -67,6 +67,11 @@ def cell_dataset(prepared: Prepared) -> xr.Dataset:
         data["headroom"] = ((), left, attributes("headroom"))
         data["fits"] = ((), left >= 0, FITS)
     coords = {"draw": _draws(case.scenario.draws), "rank": _ranks(case.scenario.pp)}
+    if case.scenario.training is not None:
+        from hops.run_variables import cell_variables, run_of  # 12 ms that nobody else needs
+
+        added, more = cell_variables(run_of(prepared.cases, outcome, prepared.plan.executor))
+        data, coords = data | added, coords | more
     return xr.Dataset(data, coords, provenance(prepared.plan) | {"contention": case.contention})
 
 
@@ -91,7 +96,22 @@ def cube_dataset(prepared: Prepared) -> xr.Dataset:
         into: Any = ([prepared.cells[i] for i in cells], *map(slice, values.shape[1:]))
         columns[name][1][into] = values
 
+    n_trials = max((case.scenario.training.trials for case in cases if case.scenario.training), default=0)
+    if n_trials:
+        from hops.run_variables import bucket_names, run_columns, runs_of, trial_numbers  # 12 ms that nobody else needs
+
+        coords |= {"bucket": bucket_names()} | ({"trial": trial_numbers(n_trials)} if plan.keep_draws else {})
+        sizes |= {"trial": n_trials, "bucket": len(coords["bucket"][1])}
+    unfinished = list[str]()
     for outcome in evaluate(cases, plan.executor, plan.keep_draws):
+        for i, runs in runs_of(cases, outcome, plan.executor) if n_trials else ():
+            if isinstance(runs, Infeasible):
+                if plan.strict:
+                    raise runs
+                unfinished.append(str(runs))
+                continue
+            for name, dims, found in run_columns(runs, plan.quantiles, plan.keep_draws):
+                put(name, dims, [i], found[None])
         batch = [cases[i] for i in outcome.cells]
         certain = np.array([not case.noisy for case in batch])
         for name, draws in outcome.per_draw.items():
@@ -129,6 +149,9 @@ def cube_dataset(prepared: Prepared) -> xr.Dataset:
     last = [name for name in ("fits", "shared_links", "evaluated") if name in data]
     word = {case.contention for case in cases}
     attrs = provenance(plan) | {"contention": word.pop() if len(word) == 1 else "mixed"}
+    if unfinished:
+        told = f"{len(unfinished)} of {len(plan.scenarios)} cells without their training run: {unfinished[0]}"
+        attrs["notes"] = "\n".join(filter(None, [attrs.get("notes"), told]))
     return xr.Dataset({name: data[name] for name in [*order, *last]}, coords, attrs)
 
 

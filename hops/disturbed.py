@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from hops import kernels
 from hops.contended import Times, add_executed, evaluate_contended, make_times
-from hops.executor import joined, law_rows, stacked
+from hops.executor import joined, law_rows, pool_of, stacked
 from hops.graph import Graph, unfolded
 from hops.impact import speeds_of
 from hops.joint import Joint, Resources
@@ -50,7 +50,7 @@ def make_bench(case: Case, loop: bool | None = None) -> Bench:
         case,
         graph,
         joint if loop is None else joint._replace(loop=loop),
-        cells._replace(n_replicas=np.array([n_lanes]), seed=cells.seed.astype(np.uint64)),
+        cells._replace(n_replicas=np.array([n_lanes])),
         law,
         tables,
         make_times(WIDTH, n_lanes, graph, joint),
@@ -61,15 +61,13 @@ def make_bench(case: Case, loop: bool | None = None) -> Bench:
 
 
 def disturbed_iterations(bench: Bench, trial: int, first: int, n: int, speeds: Speeds) -> NDArray[np.int64]:
-    """Ticks (3, n) of draws ``first`` and following: iterations, and of these busy and exposed, summed over ranks and all lanes.
+    """Draws ``first`` and following of a trial as `hops.executor.pool_of` has them, (3, n) ticks, but summed over all lanes.
 
     ``ValueError`` for a resource that stands still for ever.
     """
     if ((speeds.num == 0) & (speeds.end == NEVER)).any():
         raise ValueError("a resource stands still for ever: such an iteration never ends (cut it with executed_ticks)")
-    per_draw, ranks = _evaluate(bench, trial, first, n, speeds)
-    step = kernels.STEP if bench.case.scenario.barrier else kernels.OWN_STEP
-    return np.stack([per_draw[step, 0], per_draw[kernels.TOTAL_BUSY, 0], ranks[kernels.EXPOSED, 0].sum(axis=0)])
+    return pool_of(_evaluate(bench, trial, first, n, speeds)[:, 0], bench.case, bench.resources.n_lanes)
 
 
 def executed_ticks(bench: Bench, trial: int, draw: int, speeds: Speeds, at: int) -> NDArray[np.int64]:
@@ -93,12 +91,12 @@ def drifted_ticks(
     return executed
 
 
-def _evaluate(bench: Bench, trial: int, first: int, n: int, speeds: Speeds) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Ticks of every draw (6 or more, 1, n), and of every rank in it (3, 1, r, n)."""
+def _evaluate(bench: Bench, trial: int, first: int, n: int, speeds: Speeds) -> NDArray[np.int64]:
+    """Ticks of every draw (7, 1, n)."""
     graph, cells = bench.graph, bench.cells
-    per_draw, ranks = np.empty((kernels.N_METRICS, 1, n), np.int64), np.empty((3, 1, graph.n_ranks, n), np.int64)
+    per_draw, ranks = np.empty((kernels.N_METRICS, 1, n), np.int64), np.empty((3, 0, graph.n_ranks, n), np.int64)
     sums = np.zeros((1, 3, graph.n_ranks, kernels.N_LIMBS), np.int64)
     cells = cells._replace(seed=cells.seed + (np.uint64(trial) << np.uint64(32)))
     joint = bench.joint._replace(speeds=speeds)
     evaluate_contended(graph, joint, cells, bench.law, bench.tables, first, bench.times, bench.space, per_draw, sums, ranks)
-    return per_draw, ranks
+    return per_draw

@@ -62,7 +62,7 @@ def make_executor(section: Mapping[str, Any]) -> Executor:
     return Executor(**section)
 
 
-type Ticks = tuple[NDArray[np.int64], dict[str, Floats]]  # per_draw (6, c, n), and metrics of ranks
+type Ticks = tuple[NDArray[np.int64], dict[str, Floats]]  # per_draw (7, c, n), and metrics of ranks
 
 
 class Outcome(NamedTuple):
@@ -71,6 +71,11 @@ class Outcome(NamedTuple):
     cells: list[int]
     per_draw: dict[str, Floats]  # name -> (c, n)
     per_rank: dict[str, Floats]  # name -> (c, r), mean and deviation over the draws; or (c, r, n), the draws themselves
+    ticks: NDArray[np.int64]  # (7, c, n)
+
+    def pool(self, i: int, case: Case) -> NDArray[np.int64]:
+        """Iterations of cell i of the batch, which is ``case``, as `pool_of` has them."""
+        return pool_of(self.ticks[:, i], case)
 
 
 def evaluate(cases: Sequence[Case], executor: Executor, keep_draws: bool = False) -> Iterator[Outcome]:
@@ -81,7 +86,7 @@ def evaluate(cases: Sequence[Case], executor: Executor, keep_draws: bool = False
     groups: dict[tuple[Any, int, bool, bool], list[int]] = {}
     for i, case in enumerate(cases):
         groups.setdefault((case.shape, case.scenario.draws, case.plain, case.by_draws), []).append(i)
-    with Team(executor.threads or os.process_cpu_count() or 1) as team:
+    with Team.of(executor) as team:
         for (_, n_draws, plain, _), members in groups.items():
             held = n_draws * (cases[members[0]].scenario.pp if keep_draws else 1)
             size = min(BATCH_CELLS, max(1, BATCH_DRAWS // held))
@@ -91,7 +96,7 @@ def evaluate(cases: Sequence[Case], executor: Executor, keep_draws: bool = False
                 rows = zip(*map(_columns, batch), strict=True)
                 columns = {key: np.array(values, float) for key, values in zip(COLUMNS, rows, strict=True)}
                 found = _plain(batch, team, keep_draws) if plain else _sampled(batch, n_draws, executor.tile, team, keep_draws)
-                yield Outcome(cells, draw_metrics(found[0], columns), found[1])
+                yield Outcome(cells, draw_metrics(found[0], columns), found[1], found[0])
 
 
 class Team:
@@ -99,6 +104,10 @@ class Team:
 
     def __init__(self, n: int) -> None:
         self.n, self.others = n, ThreadPoolExecutor(max(1, n - 1))
+
+    @classmethod
+    def of(cls, executor: Executor) -> Self:
+        return cls(executor.threads or os.process_cpu_count() or 1)
 
     def __enter__(self) -> Self:
         return self
@@ -149,14 +158,15 @@ def _sampled(cases: list[Case], n_draws: int, tile: int, team: Team, keep_draws:
     graph, work = cases[0].structure.graph, stacked(cases)
     replicas, (law, tables) = work.n_replicas, law_rows(cases)
     times = replicas * np.array([case.n_batches for case in cases], np.int64)
-    per_draw = np.empty((6, len(cases), n_draws), np.int64)
+    per_draw = np.empty((kernels.N_METRICS, len(cases), n_draws), np.int64)
     per_rank = np.empty((3, len(cases) if keep_draws else 0, graph.n_ranks, n_draws), np.int64)
 
     moments, adding = np.zeros((len(cases), 3, graph.n_ranks, kernels.N_LIMBS), object), Lock()
 
     def task(at: int, end: int, first: int, n: int) -> None:
         sums = np.zeros((end - at, 3, graph.n_ranks, kernels.N_LIMBS), np.int64)
-        draws = np.empty((6, end - at, n), np.int64)  # of its own: of a slice numba would not know that draws are next to each other
+        # of its own: of a slice numba would not know that draws are next to each other
+        draws = np.empty((kernels.N_METRICS, end - at, n), np.int64)
         ranks = np.empty((3, end - at if keep_draws else 0, graph.n_ranks, n), np.int64)
         if cases[0].by_draws:
             for c in range(at, end):
@@ -184,6 +194,30 @@ def _sampled(cases: list[Case], n_draws: int, tile: int, team: Team, keep_draws:
     return per_draw, rank_draws(per_rank, times) if keep_draws else rank_metrics(moments, n_draws, times)
 
 
+def evaluate_iterations(case: Case, trial: int, first: int, n: int) -> NDArray[np.int64]:
+    """Iterations of a trial as `pool_of` has them, draws ``first`` and following; those of trial 0 are the cell's own."""
+    graph, work, (law, tables) = case.structure.graph, stacked([case]), law_rows([case])
+    work = work._replace(seed=work.seed + (np.uint64(trial) << np.uint64(32)))
+    per_draw, sums = np.empty((kernels.N_METRICS, 1, n), np.int64), np.zeros((1, 3, graph.n_ranks, kernels.N_LIMBS), np.int64)
+    ranks = np.empty((3, 0, graph.n_ranks, n), np.int64)
+    if case.by_draws:
+        _by_draws(case, graph, work, law, tables, first, per_draw, sums, ranks)
+    else:
+        space = workspace(graph, 0, int(work.n_buckets.max()))
+        kernels.evaluate(graph, work, law, tables, first, space, per_draw, sums, ranks)
+    return pool_of(per_draw[:, 0], case)
+
+
+def pool_of(per_draw: NDArray[np.int64], case: Case, n_lanes: int | None = None) -> NDArray[np.int64]:
+    """Ticks of iterations, and of these busy and exposed, summed over ranks and lanes: (3, n) from (7, n).
+
+    Without a barrier what a rank waits for before its first op may lie in the iteration before: no more is exposed than is idle.
+    """
+    ticks, busy = per_draw[kernels.STEP if case.scenario.barrier else kernels.OWN_STEP], per_draw[kernels.TOTAL_BUSY]
+    idle = case.scenario.pp * (n_lanes or case.n_lanes) * ticks - busy
+    return np.stack([ticks, busy, np.minimum(per_draw[kernels.TOTAL_EXPOSED], idle)])
+
+
 def _by_draws(case: Case, graph: Graph, cell: Work, law: NDArray[np.int64], tables: Floats, first: int, *results: NDArray[Any]) -> None:
     """Evaluate draws of one cell whose messages share links, or that is disturbed."""
     found = tuple(np.ascontiguousarray(each) for each in results)
@@ -209,7 +243,7 @@ def _plain(cases: list[Case], team: Team, keep_draws: bool) -> Ticks:
     graph, numbers = cases[0].structure.graph, [case.weights for case in cases]
     work, lag = (np.stack([each[0] for each in arrays], axis=1) for arrays in zip(*((w.work, w.lag) for w in numbers), strict=True))
     drain, after = (np.stack(each, axis=1) for each in zip(*map(_after_pipeline, cases), strict=True))
-    per_draw, per_rank = np.empty((6, len(cases)), np.int64), np.empty((3, graph.n_ranks, len(cases)), np.int64)
+    per_draw, per_rank = np.empty((kernels.N_METRICS, len(cases)), np.int64), np.empty((3, graph.n_ranks, len(cases)), np.int64)
 
     def task(at: int) -> None:  # whole arrays: of a slice numba would not know that cells are next to each other
         evaluate_noiseless(graph, work, lag, drain, after, at, min(at + WINDOW, len(cases)), per_draw, per_rank)
@@ -250,7 +284,7 @@ def stacked(cases: Sequence[Case]) -> Work:
         timeouts=np.stack([np.pad(retry.ticks(), (0, most_tries - retry.retries - 1)) for retry in retries]),
         n_replicas=np.array([case.n_lanes for case in cases]),
         update=np.stack([case.update for case in cases]),
-        seed=np.array([case.scenario.seed for case in cases], np.uint32),
+        seed=np.array([case.scenario.seed for case in cases], np.uint64),
         **ragged,
         **{name: np.stack([getattr(each, name) for each in weights]) for name in same},
     )

@@ -11,8 +11,9 @@ from hops.noise import LANES
 from hops.synchronization import release, synchronize
 from hops.window import GATHER, draw_links, run_window
 
-MAKESPAN, SPAN, TOTAL_BUSY, MOST_BUSY, STEP, OWN_STEP = range(6)  # rows of `per_draw`; the last two with what follows the pipeline
-N_METRICS = 6
+# rows of `per_draw`; steps are with what follows the pipeline
+MAKESPAN, SPAN, TOTAL_BUSY, MOST_BUSY, STEP, OWN_STEP, TOTAL_EXPOSED = range(7)
+N_METRICS = 7
 BUSY, EXPOSED, UTILIZATION = range(3)  # rows of `moments` and `per_rank`
 NEVER = 1 << 62  # later than all ticks
 ONE = 1 << 40  # a utilization of 1 in `moments`, fixed point
@@ -86,16 +87,17 @@ def run_replicas(graph, cells, c, law, tables, window, lo, hi, space):  # type: 
 @kernel
 def add_metrics(c, n_ranks, n_replicas, n, at, space, per_draw, moments, per_rank):  # type: ignore[no-untyped-def]
     """Write what a window found in ``space`` for cell ``c`` to draws ``at`` and following."""
-    total = per_draw[TOTAL_BUSY, c, at : at + n]
+    total, waits = per_draw[TOTAL_BUSY, c, at : at + n], per_draw[TOTAL_EXPOSED, c, at : at + n]
     for d in range(n):
         per_draw[MAKESPAN, c, at + d], per_draw[SPAN, c, at + d] = space.makespan[d], space.span[d]
         per_draw[STEP, c, at + d], per_draw[OWN_STEP, c, at + d] = space.step[d], space.own_step[d]
         per_draw[MOST_BUSY, c, at + d] = space.most[d]
-        total[d] = 0
+        total[d] = waits[d] = 0
     for rank in range(n_ranks):
         busy, exposed = space.all_busy[rank], space.all_exposed[rank]
         for d in range(n):
             total[d] += busy[d]
+            waits[d] += exposed[d]
         for d in range(n):
             space.ticks[d] = np.int64(busy[d] / (max(space.makespan[d], 1) * n_replicas) * ONE + 0.5)
         add_moments(busy, n, moments[c, BUSY, rank])
@@ -112,7 +114,7 @@ def add_metrics(c, n_ranks, n_replicas, n, at, space, per_draw, moments, per_ran
 def evaluate(graph, cells, law, tables, first_draw, space, per_draw, moments, per_rank):  # type: ignore[no-untyped-def]
     """Evaluate every cell of ``cells`` for as many draws as ``per_draw`` has room for, from ``first_draw`` on.
 
-    cells: `Work`; law (c, 5) rows of tables (laws, cells, 2), -1 for a term that is off. Results: per_draw (6, c, n) ticks;
+    cells: `Work`; law (c, 5) rows of tables (laws, cells, 2), -1 for a term that is off. Results: per_draw (7, c, n) ticks;
     moments (c, 3, r, 9) added to, and per_rank (3, c, r, n) ticks, or of no cells where only the moments are asked
     for: both of sums over the replicas, utilization of their mean. What the last draw left in ``space`` is a trace.
     """

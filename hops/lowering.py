@@ -5,6 +5,7 @@ pred -1: there is none.
 """
 
 from collections.abc import Sequence
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +14,11 @@ from hops.data_parallel import MOST_UNSHARDED
 from hops.graph import NO_LAG, Graph, finish_graph, fused_index, lag_index, transfer_index, unshard_index, unshard_lag
 from hops.jit import kernel
 from hops.noise import op_identity
-from hops.posts import plan
-from hops.programs import KINDS, Op, Program, Unit, members
+from hops.posts import plan, unnumbered
+from hops.programs import KINDS, Program, Unit, members
+from hops.walks import Ints
 
+ALONE, DOUBLED = -1, -2  # in place of a pair of seats: of an op that is its unit, or half of a doubled forward
 P2P = ("latency", "channel", "blocking", "rendezvous", "megatron", "torch")
 LATENCY, CHANNEL, BLOCKING, RENDEZVOUS, POSTED = range(5)  # POSTED: megatron and torch, as `hops.posts.plan` says
 F, B, W = (KINDS.index(kind) for kind in "FBW")
@@ -47,22 +50,22 @@ def lower(
     channel of the rank's own, and given up (RESHARD, which takes no time) when others are needed sooner.
 
     A fused unit is two nodes, one after the other, each with the noise of its own op: the first waits for the inputs of both,
-    and both outputs leave after the second.
+    and both outputs leave after the second. So is a doubled forward, whose nodes take what their ops take.
 
     ``window`` (a, b): a rank is measured from the end of the backward of microbatch a-1 to that of b-1, not over all of its ops.
     ``parts``: as many successive microbatches of the program are one.
     """
-    ops, pairs = _in_sequence(program)
-    how, waits, place = P2P.index(p2p), list[list[int]](), np.arange(len(ops), dtype=np.int32)
-    order: Sequence[tuple[int, Unit]] = program.order if unshard else ()
+    how, sequence, posted, n_posted = P2P.index(p2p), np.array(program.sequence), np.empty(0, int), np.zeros(1, int)
     if p2p == "megatron" and len(program.stage_ranks) > program.pp:
         how = CHANNEL
     elif how >= POSTED:
-        how, (order, waits) = POSTED, plan(program, p2p, recv)
-        ops, place = _with_posts(program, order, ops)
-    wanted, wanted_indptr = _of_ops(order, _wanted(program, order) if unshard else (), len(ops))
-    posted, posted_indptr = _of_ops(order, waits, len(ops))
-    posted = _last_ops(order)[posted] if waits else posted
+        how, (sequence, waits_indptr, posted) = POSTED, plan(program, p2p, recv)
+        n_posted = np.diff(waits_indptr)
+    ops, place, pairs, begins = _in_sequence(program, sequence)
+    lists = _wanted(program, sequence) if unshard else [[]]
+    wanted = np.array(list(chain.from_iterable(lists)), np.int32)
+    wanted_indptr, posted_indptr = _of_ops(begins, list(map(len, lists))), _of_ops(begins, n_posted)
+    posted = begins[posted + 1] - 1  # the last op of each unit
     n_seats, most = len(program.stage_ranks), 3 * len(ops) + wanted.size + 1
     n_edges = 6 * most + posted.size
     node, indptr, edge = np.empty((most, 3), np.int32), np.zeros(most + 1, np.int32), np.empty((n_edges, 3), np.int32)
@@ -110,8 +113,8 @@ def connect(  # type: ignore[no-untyped-def]
 ):
     """Write the nodes (n, 3: rank, work, op; of a message one of its microbatch) and edges (e, 3) of a graph; returns how many nodes.
 
-    ops (o, 5: rank, seat, kind, microbatch, pair of seats that it is half of or -1; halves of a unit follow each other), stages of
-    which a pipeline has ``n_stages`` being seats here, see `Program.first_seats`;
+    ops (o, 5: rank, seat, kind, microbatch, pair of seats that it is half of, ALONE or DOUBLED; halves of a unit follow each other),
+    stages of which a pipeline has ``n_stages`` being seats here, see `Program.first_seats`;
     first: places of the first transfer, UNSHARD, half of a pair, message's lag and UNSHARD's lag in the vectors of work and lag;
     before op i the stages wanted[wanted_indptr[i]:wanted_indptr[i+1]] are gathered. With POSTED messages stand among the ops, on
     rank -1, and op or message i waits for those at posted[posted_indptr[i]:posted_indptr[i+1]] too.
@@ -127,7 +130,7 @@ def connect(  # type: ignore[no-untyped-def]
     if wanted.size:  # an UNSHARD that nothing precedes waits for a message that nobody sends, which takes no time
         n = add(node, indptr, edge, n, -1, transfers + 2 * (n_seats - 1), -1, nothing, nothing, nothing)
     while i < len(ops):
-        here, width = ops[i, 0], 2 if ops[i, 4] >= 0 else 1
+        here, width = ops[i, 0], 1 if ops[i, 4] == ALONE else 2
         also = posted[posted_indptr[i] : posted_indptr[i + 1]]
         if here < 0:
             _, stage, kind, k, _ = ops[i]
@@ -221,21 +224,35 @@ def fill(row, a, b, c):  # type: ignore[no-untyped-def]
     row[0], row[1], row[2] = a, b, c
 
 
-def _in_sequence(program: Program) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Operations in sequence (o, 5), as `connect` takes them, and the pairs of seats that are fused (f, 2)."""
-    t, units = program.table, np.array(program.sequence)
-    seat = t.stage + np.array(program.first_seats)[t.microbatch]
-    begins = np.flatnonzero(np.diff(t.unit, prepend=-1))
-    widths = np.diff(begins, append=t.unit.size)
-    fused = np.flatnonzero(widths == 2)
-    both = np.stack([seat[begins[fused]], seat[begins[fused] + 1]], axis=1)
+def _in_sequence(program: Program, sequence: Ints) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32], Ints]:
+    """Operations and messages as `connect` takes them, of a sequence of units and messages (n,), see `hops.posts.Plan`.
+
+    Returns them (o, 5); the place of each in ``program.order``, or -1 (o,); the pairs of seats that are fused (f, 2); the first of each
+    unit, and their number (n+1,).
+    """
+    t, first_seats = program.table, np.array(program.first_seats)
+    seat = t.stage + first_seats[t.microbatch]
+    heads = np.flatnonzero(np.diff(t.unit, prepend=-1))
+    widths = np.diff(heads, append=t.unit.size)
+    second = t.kind[np.minimum(heads + 1, t.kind.size - 1)]
+    fused = np.flatnonzero((widths == 2) & (second != F))
+    both = np.stack([seat[heads[fused]], seat[heads[fused] + 1]], axis=1)
     pairs, which = np.unique(both, axis=0, return_inverse=True)
-    pair = np.full(widths.size, -1)
+    pair, place = np.where(widths == 2, DOUBLED, ALONE), np.empty(widths.size, int)
     pair[fused] = which.ravel()
-    n = widths[units]
-    at = np.repeat(begins[units], n) + np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n)
-    ops = np.stack([t.rank, seat, t.kind, t.microbatch, pair[t.unit]], axis=1)[at]
-    return ops.astype(np.int32), pairs.astype(np.int32)
+    order = np.array(program.sequence)
+    place[order] = np.cumsum(widths[order]) - widths[order]
+    is_unit = sequence >= 0
+    unit = np.where(is_unit, sequence, 0)
+    n = np.where(is_unit, widths[unit], 1)
+    begins = np.cumsum(np.append(0, n))
+    half = np.arange(begins[-1]) - np.repeat(begins[:-1], n)
+    ops = np.stack([t.rank, seat, t.kind, t.microbatch, pair[t.unit]], axis=1)[np.repeat(heads[unit], n) + half]
+    places = np.repeat(place[unit], n) + half
+    stage, backward, k = unnumbered(program, ~sequence[~is_unit])
+    ops[begins[:-1][~is_unit]] = np.stack([0 * k - 1, stage + first_seats[k], np.where(backward, B, F), k, 0 * k + ALONE], axis=1)
+    places[begins[:-1][~is_unit]] = -1
+    return ops.astype(np.int32), places.astype(np.int32), pairs.astype(np.int32), begins
 
 
 def _counted(ops: NDArray[np.int32], window: tuple[int, int] | None) -> NDArray[np.bool_]:
@@ -249,42 +266,17 @@ def _counted(ops: NDArray[np.int32], window: tuple[int, int] | None) -> NDArray[
     return counted
 
 
-def _with_posts(program: Program, order: Sequence[tuple[int, Unit]], ops: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Operations in ``order``, messages between them, as `connect` takes them; and the place of each in ``program.order``, or -1.
-
-    ``ops``: those of ``program.order``.
-    """
-    at = {op: i for i, op in enumerate(op for _, unit in program.order for op in members(unit))}
-    place = np.array([at[op] if rank >= 0 else -1 for rank, unit in order for op in members(unit)], np.int32)
-    messages = [
-        (rank, program.first_seats[unit.microbatch] + unit.stage, KINDS.index(unit.kind), unit.microbatch, -1)
-        for rank, unit in order
-        if rank < 0 and isinstance(unit, Op)
-    ]
-    found = ops[place]
-    found[place < 0] = messages or np.empty((0, 5))
-    return found, place
+def _wanted(program: Program, sequence: Ints) -> list[list[int]]:
+    """Stages to gather before each unit of ``sequence``; none before a message."""
+    before = [wanted for units in program.ranks for _, wanted in unshards(units)]
+    return [before[each] if each >= 0 else [] for each in sequence.tolist()]
 
 
-def _wanted(program: Program, order: Sequence[tuple[int, Unit]]) -> list[list[int]]:
-    """Stages to gather before each unit of ``order``; none before a message."""
-    ahead = [iter(unshards(units)) for units in program.ranks]
-    return [next(ahead[rank])[1] if rank >= 0 else [] for rank, _ in order]
-
-
-def _of_ops(order: Sequence[tuple[int, Unit]], lists: Sequence[Sequence[int]], n_ops: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Lists of each unit, or none, as those of its first op: flat, and where those of each op begin (o+1,)."""
-    if not lists:
-        return np.empty(0, np.int32), np.zeros(n_ops + 1, np.int64)
-    found = list[Sequence[int]]()
-    for (_, unit), each in zip(order, lists, strict=True):
-        found += [each, *([] for _ in members(unit)[1:])]
-    return np.array([value for each in found for value in each], np.int32), np.cumsum([0, *map(len, found)])
-
-
-def _last_ops(order: Sequence[tuple[int, Unit]]) -> NDArray[np.int32]:
-    """Place of the last op of each unit."""
-    return np.cumsum([len(members(unit)) for _, unit in order], dtype=np.int32) - 1
+def _of_ops(begins: Ints, n: Ints | list[int]) -> Ints:
+    """Where the ``n`` of each unit begin, taken as those of its first op (o+1,)."""
+    found = np.zeros(begins[-1] + 1, int)
+    found[begins[:-1] + 1] = n
+    return np.cumsum(found)
 
 
 def unshards(units: Sequence[Unit]) -> list[tuple[list[int], list[int]]]:

@@ -21,7 +21,7 @@ COLUMNS = ("barrier", "batches", "ranks", "samples", "tokens", "model_flops", "h
 
 
 def draw_metrics(per_draw: NDArray[np.int64], columns: Mapping[str, Floats]) -> dict[str, Floats]:
-    """Metrics of every draw, each (c, n), from per_draw (6, c, n) ticks and the cells' `COLUMNS`, each (c,).
+    """Metrics of every draw, each (c, n), from per_draw (7, c, n) ticks and the cells' `COLUMNS`, each (c,).
 
     A metric that no cell of the batch has (NaN throughout, such as mfu of explicit times) is left out.
     """

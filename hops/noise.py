@@ -6,7 +6,7 @@ turns these into a factor of mean 1.
 
 from collections.abc import Callable
 from functools import lru_cache
-from math import fsum
+from math import frexp, fsum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,19 +50,18 @@ def quantile_table(name: str, parameters: tuple[tuple[str, float], ...], n: int 
     have no tails: at cv 0.05 their outermost cell alone spans factors from 0.73 to 0.84.)
     """
     law = LAWS[name]
+    table, mean = compiled(lambda u: law.ppf(u, **dict(parameters)))
+    if n > 1:  # u^(1/n) by logarithms, or the upper end would be lost in rounding
+        table, _ = compiled(lambda u: law.ppf(np.exp(np.log(u) / n), **dict(parameters)))
+    table /= mean
+    table.flags.writeable = False
+    return table
+
+
+def compiled(ppf: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> tuple[NDArray[np.float64], float]:
+    """A quantile function as lines between knots, (2 SIDE, 2), and their mean over all 2^32 random numbers."""
     k = np.arange(SIDE + 1)
     w = np.ldexp(1 + (k % KNOTS) / KNOTS, k // KNOTS - 1)  # 0.5 .. 2^31
-    table, mean = _table(lambda u: law.ppf(u, **dict(parameters)), w)
-    if n > 1:  # u^(1/n) by logarithms, or the upper end would be lost in rounding
-        table, _ = _table(lambda u: law.ppf(np.exp(np.log(u) / n), **dict(parameters)), w)
-    table /= mean
-    compiled = table.reshape(2 * SIDE, 2)
-    compiled.flags.writeable = False
-    return compiled
-
-
-def _table(ppf: Callable[[NDArray[np.float64]], NDArray[np.float64]], w: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
-    """Lines between the knots ``w`` of both sides, (2, SIDE, 2), and their mean over all 2^32 random numbers."""
     table = np.empty((2, SIDE, 2))
     for side, u in enumerate((w / 2**32, 1 - w / 2**32)):
         q = ppf(u)
@@ -70,7 +69,8 @@ def _table(ppf: Callable[[NDArray[np.float64]], NDArray[np.float64]], w: NDArray
         table[side, :, 0] = q[:-1] - table[side, :, 1] * w[:-1]
     first = np.ceil(w - 0.5)  # smallest v at or above each knot; near the ends some cells hold no v at all
     n, middle = np.diff(first), (first[:-1] + first[1:]) / 2
-    return table, fsum((n * (table[:, :, 0] + table[:, :, 1] * middle)).ravel()) / 2**32
+    mean = fsum((n * (table[:, :, 0] + table[:, :, 1] * middle)).ravel()) / 2**32
+    return table.reshape(2 * SIDE, 2), mean
 
 
 def extreme_factors(table: NDArray[np.float64]) -> tuple[float, float]:
@@ -89,19 +89,32 @@ def philox(c0, c1, c2, c3, k0, k1):  # type: ignore[no-untyped-def]
     return np.uint32(c0), c1, np.uint32(c2), c3
 
 
+@inlined
+def quantile(table, bits):  # type: ignore[no-untyped-def]
+    """What 32 random bits make of a law: one look-up of a table as `compiled` makes it."""
+    upper = np.int64(bits >> np.uint32(31))
+    distance = np.float64(np.int64(0xFFFFFFFF) - np.int64(bits) if upper else np.int64(bits)) + 0.5
+    fraction, exponent = frexp(distance)
+    cell = exponent * KNOTS + np.int64((2.0 * fraction - 1.0) * KNOTS) + upper * SIDE
+    return table[cell, 0] + table[cell, 1] * distance
+
+
 @kernel
-def draw_factors(window, lo, hi, identity, replica, stream, seed, trial, table, words, bits, distance, pattern, cell, factors, row):  # type: ignore[no-untyped-def]
+def draw_factors(window, lo, hi, identity, replica, stream, key, table, words, bits, distance, pattern, cell, factors, row):  # type: ignore[no-untyped-def]
     """factor[d] of draws lo + d < hi of ``window``; bits, distance, cell, factor: (LANES,) scratch and result.
+
+    ``key`` is the seed, with the trial in the upper 32 bits.
 
     ns a factor, one core (Zen 5), each loop timed alone: Philox 0.26, distance and cell 0.27, look-up 0.50; together 1.1.
     With distance, cell and look-up in one loop these took 1.1 instead of 0.77, as LLVM then vectorises nothing.
     """
+    seed, trial = np.uint32(np.uint64(key) & np.uint64(0xFFFFFFFF)), np.uint32(np.uint64(key) >> np.uint64(32))
     first, last = 0, BLOCKS
     if lo // BLOCKS == (hi - 1) // BLOCKS:  # few draws: only the blocks that they need
         first, last = lo % BLOCKS, (hi - 1) % BLOCKS + 1
     for i in range(last - first):  # loops from 0 spare the test for a negative index, and then LLVM vectorises them
         counter = np.uint32(window * BLOCKS + first + i)
-        a, b, c, d = philox(counter, np.uint32(identity), np.uint32(replica), np.uint32(stream), np.uint32(seed), np.uint32(trial))
+        a, b, c, d = philox(counter, np.uint32(identity), np.uint32(replica), np.uint32(stream), seed, trial)
         at = np.uint64(first + i)
         words[0, at] = a
         words[1, at] = b

@@ -10,14 +10,14 @@ cells first 0.56 and 0.46; slices of the arrays, whose cells numba does not know
 import numpy as np
 
 from hops.jit import kernel
-from hops.kernels import BUSY, EXPOSED, MAKESPAN, MOST_BUSY, ONE, OWN_STEP, SPAN, STEP, TOTAL_BUSY, UTILIZATION
+from hops.kernels import BUSY, EXPOSED, MAKESPAN, MOST_BUSY, ONE, OWN_STEP, SPAN, STEP, TOTAL_BUSY, TOTAL_EXPOSED, UTILIZATION
 
 WINDOW = 512  # cells side by side
 
 
 @kernel
 def evaluate_noiseless(graph, work, lag, drain, after, begin, end, per_draw, per_rank):  # type: ignore[no-untyped-def]
-    """Evaluate cells begin <= . < end: work (w, c) float ticks, lag (l, c) ticks -> per_draw (6, c), per_rank (3, r, c) ticks.
+    """Evaluate cells begin <= . < end: work (w, c) float ticks, lag (l, c) ticks -> per_draw (7, c), per_rank (3, r, c) ticks.
 
     drain (r, c) ticks follow a rank's last op; the longest of after (r, c) ticks follows the last of all.
     Replicas are all alike without noise, so this is one of them.
@@ -94,7 +94,8 @@ def evaluate_noiseless(graph, work, lag, drain, after, begin, end, per_draw, per
 
         for d in range(n):
             per_draw[MAKESPAN, at + d], per_draw[SPAN, at + d] = makespan[d], span[d]
-            per_draw[TOTAL_BUSY, at + d] = per_draw[MOST_BUSY, at + d] = per_draw[STEP, at + d] = per_draw[OWN_STEP, at + d] = 0
+            per_draw[TOTAL_BUSY, at + d] = per_draw[MOST_BUSY, at + d] = per_draw[TOTAL_EXPOSED, at + d] = 0
+            per_draw[STEP, at + d] = per_draw[OWN_STEP, at + d] = 0
         for rank in range(n_ranks):
             for d in range(n):
                 per_rank[BUSY, rank, at + d], per_rank[EXPOSED, rank, at + d] = busy[rank, d], exposed[rank, d]
@@ -105,6 +106,7 @@ def evaluate_noiseless(graph, work, lag, drain, after, begin, end, per_draw, per
                 longest[d] = rest if rank == 0 else max(longest[d], rest)
             for d in range(n):
                 per_draw[TOTAL_BUSY, at + d] += busy[rank, d]
+                per_draw[TOTAL_EXPOSED, at + d] += exposed[rank, d]
                 per_draw[MOST_BUSY, at + d] = max(per_draw[MOST_BUSY, at + d], busy[rank, d])
             for d in range(n):
                 per_rank[UTILIZATION, rank, at + d] = np.int64(busy[rank, d] / max(makespan[d], 1) * ONE + 0.5)

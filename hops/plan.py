@@ -13,7 +13,7 @@ from hops.sections import is_section
 from hops.simulation import Case, prepare
 
 # names of dims and variables that an axis must not take
-TAKEN = {"draw", "rank", "quantile", "shared_links", "evaluated"}
+TAKEN = {"draw", "rank", "quantile", "trial", "bucket", "shared_links", "evaluated"}
 MOST_CELLS = 1 << 20  # a cell that differs by its seed takes 0.9 kB before it is evaluated (tracemalloc, 20,000 cells)
 
 

@@ -13,7 +13,7 @@ from hops.graph import lag_index, transfer_index, work_index
 from hops.lanes import sharers
 from hops.memory import IN_TRANSIT, Allowances, kept_shares, peak_memory
 from hops.noise import MICROBATCH_BITS
-from hops.programs import PLACEMENTS
+from hops.placements import PLACEMENTS
 from hops.scenario import Scenario
 from hops.schedules import SCHEDULES
 from hops.sections import Choice, type_of

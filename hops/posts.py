@@ -1,38 +1,53 @@
 """Posts: when ranks post what they send and receive, for runtimes in which a message needs both sides (``p2p=megatron``, ``p2p=torch``).
 
 Still no time. `plan` puts the messages between the units of a program and says what each waits for; the rules are stated there.
+Letters and numbers are those of `hops.walks`.
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
+from itertools import chain, count
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from hops.checks import Infeasible
-from hops.programs import Op, Program, Unit, members
+from hops.programs import KINDS, Program, Unit
+from hops.sequence import makes
+from hops.walks import Batches, Ints, Traffic, take_turns, walk
 
 RECV = ("early", "defer")  # when ``p2p=torch`` posts a receive
-
-type Message = tuple[int, bool, int]  # stage that sends, backward, microbatch
-type Gap = list[tuple[int, list[Message]]]  # what a rank posts between two units: (stream, batch); a stream is a rank, or 0 for all
+F, W = KINDS.index("F"), KINDS.index("W")
 
 
 class Post(NamedTuple):
     """One side of a message; text as torch prints it: ``0SEND_F3`` of the stage that sends, ``1RECV_F3`` of the one that receives."""
 
-    message: Message
+    stage: int  # that sends
+    backward: bool
+    microbatch: int
     sends: bool
 
     def __str__(self) -> str:
-        stage, backward, k = self.message
-        goal = stage if self.sends else stage - 1 if backward else stage + 1
-        return f"{goal}{'SEND' if self.sends else 'RECV'}_{'B' if backward else 'F'}{k}"
+        goal = self.stage if self.sends else self.stage - 1 if self.backward else self.stage + 1
+        return f"{goal}{'SEND' if self.sends else 'RECV'}_{'B' if self.backward else 'F'}{self.microbatch}"
 
 
-def plan(program: Program, p2p: str, recv: str = "early") -> tuple[list[tuple[int, Unit]], list[list[int]]]:
-    """Units and messages in an order in which each follows what it needs, and the places in it of what else each waits for.
+class Plan(NamedTuple):
+    """Units and messages in an order in which each follows what it needs, and the places in it of what else each waits for."""
 
-    A message is an `Op` of the stage that sends it, on rank -1. It needs its op, and waits for the unit before the receiver's post
-    and, on both sides, for the batch posted before to be through: all its messages have arrived. Messages of one batch in one
-    direction come one by one. A unit needs its inputs, and waits for what its rank sent where that blocks.
+    sequence: Ints  # (n,) number of a unit, or ``~number`` of a message, see `unnumbered`
+    indptr: Ints  # (n+1,) i waits for those at waits[indptr[i]:indptr[i+1]]
+    waits: Ints
+
+
+def plan(program: Program, p2p: str, recv: str = "early") -> Plan:
+    """Put the messages of ``program`` between its units.
+
+    A message needs its op, and waits for the unit before the receiver's post and, on both sides, for the batch posted before to be
+    through: all its messages have arrived. Messages of one batch in one direction come one by one. A unit needs its inputs, and waits
+    for what its rank sent where that blocks.
 
     ``megatron`` (without interleaving): what a unit sends is one batch with what the next unit receives from the same ranks;
     receives from others follow as a batch of their own. A rank has one batch at a time and runs nothing until it is through but
@@ -49,216 +64,135 @@ def plan(program: Program, p2p: str, recv: str = "early") -> tuple[list[tuple[in
 
     Raises `Infeasible` where ranks that block wait for each other for ever.
     """
-    ranks = _traffic(program)
-    batches = _megatron(ranks) if p2p == "megatron" else _torch(program, ranks, recv)
-    order, waits, stuck = _Walk(ranks, batches, blocking=p2p == "megatron").run()
+    traffic = _traffic(program)
+    batches = _megatron(traffic) if p2p == "megatron" else _torch(traffic, recv)
+    walked, stuck = walk(traffic, batches), list[str]()
+    for rank in np.flatnonzero(walked.position < traffic.bounds[1:]):
+        unit = walked.position[rank]
+        wanted = np.append(traffic.needs[_operations(traffic, unit)], traffic.sends[_operations(traffic, batches.held_by[unit])])
+        absent = wanted[walked.passed[wanted] < 0]
+        posts = _posts(program, absent, traffic.origin[absent] == rank)
+        stuck.append(f"rank {rank} before {program.ranks[rank][unit - traffic.bounds[rank]]} for {' and '.join(map(str, posts))}")
     if stuck:
         asked = f"p2p={p2p} makes ranks of {program.name} wait for each other at pp={program.pp} and microbatches={program.microbatches}"
         raise Infeasible(f"{asked}: {', '.join(stuck)} (try p2p=channel)")
-    return order, waits
+    return Plan(walked.sequence, walked.indptr, walked.waits[: walked.indptr[-1]])
+
+
+def unnumbered(program: Program, message: Ints) -> tuple[NDArray[np.intp], ...]:
+    """Stage that sends, whether backward, and microbatch of messages."""
+    return np.unravel_index(message, (program.n_stages, 2, program.microbatches))
+
+
+def _posts(program: Program, message: Ints, sends: Ints | NDArray[np.bool_]) -> list[Post]:
+    rows = np.stack([*unnumbered(program, message), sends], axis=1).tolist()
+    return [Post(stage, bool(backward), k, bool(sent)) for stage, backward, k, sent in rows]
 
 
 def with_messages(program: Program, ranks: Sequence[Sequence[Unit | str]]) -> list[list[Unit | str | Post]]:
     """Put a send behind every unit whose result another rank needs, and the receive at that moment into the list of that rank.
 
-    Ranks take turns, an action each where they can; what is no unit needs nothing (torch/distributed/pipelining/schedules.py,
-    _add_send_recv, from memory).
+    ``ranks``: the units of ``program``, in order, and between them what needs nothing. Ranks take turns, an action each where they
+    can (torch/distributed/pipelining/schedules.py, _add_send_recv, from memory).
     """
-    found = [list[Unit | str | Post]() for _ in ranks]
-    traffic = {step.unit: step for steps in _traffic(program) for step in steps}
-    sent = set[Message]()
-    position = [0] * len(ranks)
-    while any(at < len(rank) for at, rank in zip(position, ranks, strict=True)):
-        for r, rank in enumerate(ranks):
-            if position[r] == len(rank):
-                continue
-            action = rank[position[r]]
-            step = None if isinstance(action, str) else traffic[action]
-            if step is not None and not all(message in sent for message, _ in step.receives):
-                continue
-            found[r].append(action)
-            position[r] += 1
-            for message, goal in step.sends if step is not None else ():
-                found[r].append(Post(message, True))
-                found[goal].append(Post(message, False))
-                sent.add(message)
+    units = count()
+    actions = np.array([-1 if isinstance(each, str) else next(units) for each in chain.from_iterable(ranks)])
+    where, message, sends = take_turns(_traffic(program), actions, np.cumsum([0, *map(len, ranks)])).T
+    posts, gaps = defaultdict[int, list[Post]](list), count()
+    for gap, each in zip(where.tolist(), _posts(program, message, sends), strict=True):
+        posts[gap].append(each)
+    return [[*posts[next(gaps)], *chain.from_iterable((each, *posts[next(gaps)]) for each in rank)] for rank in ranks]
+
+
+def _traffic(program: Program) -> Traffic:
+    t, n_stages, m = program.table, program.n_stages, program.microbatches
+    homes = np.array(program.stage_ranks)[np.array(program.first_seats) + np.arange(n_stages)[:, None]]  # (s, k)
+    origin, goal = np.full((2, n_stages + 2, 2, m), -1)
+    origin[:n_stages] = homes[:, None]
+    goal[: n_stages - 1, 0], goal[1:n_stages, 1] = homes[1:], homes[:-1]
+    goal[goal == origin] = -1
+    made, crosses = makes(t), goal.ravel() >= 0
+    needed = made + np.where(t.kind == F, -2 * m, 2 * m)  # before the first stage and behind the last are those that nobody sends
+    begins = np.flatnonzero(np.diff(t.unit, prepend=-1, append=t.unit.size))
+    return Traffic(
+        bounds=np.cumsum([0, *map(len, program.ranks)]),
+        begins=begins,
+        aside=(np.diff(begins) == 1) & (t.kind[begins[:-1]] == W),
+        unit=t.unit,
+        rank=t.rank,
+        sends=np.where(crosses[made], made, -1),
+        needs=np.where(crosses[needed], needed, -1),
+        origin=origin.ravel(),
+        goal=goal.ravel(),
+    )
+
+
+def _operations(traffic: Traffic, unit: int) -> slice:
+    return slice(*traffic.begins[unit : unit + 2]) if unit >= 0 else slice(0)
+
+
+def _megatron(traffic: Traffic) -> Batches:
+    """All that a rank posts is one stream."""
+    n_ranks, units, ranks = traffic.bounds.size - 1, np.arange(traffic.aside.size), traffic.rank[traffic.begins[:-1]]
+    latest = np.maximum.accumulate(np.where(traffic.aside, -1, units))  # that does not stand aside
+    before = np.concatenate([[-1], latest[:-1]])
+    before[before < traffic.bounds[ranks]] = -1
+    sending, receiving = np.flatnonzero(traffic.sends >= 0), np.flatnonzero(traffic.needs >= 0)
+    op, sends = np.append(sending, receiving), np.arange(2 * sending.size) < sending.size
+    message, rank, unit = np.where(sends, traffic.sends[op], traffic.needs[op]), traffic.rank[op], traffic.unit[op]
+    gap = rank + 1 + np.where(sends, unit, np.maximum(before[unit], traffic.bounds[rank] - 1))
+    pair = gap * n_ranks + np.where(sends, traffic.goal[message], traffic.origin[message])
+    follows = 1 - np.isin(pair, pair[sends])
+    order = np.argsort(2 * gap + follows, kind="stable")
+    held_by = np.where(traffic.aside, -1, before)
+    return _batches(traffic, gap[order], message[order], follows[order], rank[order] * n_ranks, held_by)
+
+
+def _torch(traffic: Traffic, recv: str) -> Batches:
+    """All that a rank posts to and from another is one stream."""
+    n_ranks, units = traffic.bounds.size - 1, np.arange(traffic.aside.size)
+    posts = take_turns(traffic, units, traffic.bounds)
+    gap, message, sends = posts[np.argsort(posts[:, 0], kind="stable")].T
+    origin, goal = traffic.origin[message], traffic.goal[message]
+    stream = np.where(sends, origin * n_ranks + goal, goal * n_ranks + origin)
+    if recv == "defer":  # moments of a gap: its sends, then the halves of the unit behind it with what they need
+        needed_by = np.empty(traffic.goal.size, int)
+        needed_by[traffic.needs] = np.arange(traffic.needs.size)
+        n, op = gap.size, needed_by[message]
+        unit = traffic.unit[op]
+        own = np.where(sends, gap * (n + 2) + np.arange(n), (unit + goal) * (n + 2) + n + op - traffic.begins[unit])
+        moment = _earliest_from_here(own, stream)
+        order = np.argsort(moment, kind="stable")
+        gap, message, stream = moment[order] // (n + 2), message[order], stream[order]
+    return _batches(traffic, gap, message, stream % n_ranks, stream, np.full(units.size, -1))
+
+
+def _earliest_from_here(moment: Ints, stream: Ints) -> Ints:
+    """The earliest of the moments that are not before each (y,) on its stream."""
+    order, end, found = np.argsort(stream, kind="stable"), 1 + moment.max(initial=0), np.empty_like(moment)
+    found[order] = np.minimum.accumulate((stream * end + moment)[order][::-1])[::-1] % end
     return found
 
 
-class _Step(NamedTuple):
-    """A unit of a rank, the messages that it makes and needs, and the other end of each."""
-
-    unit: Unit
-    sends: list[tuple[Message, int]]
-    receives: list[tuple[Message, int]]
-    stands_aside: bool  # neither ends a batch of Megatron's nor waits for it
-
-
-def _traffic(program: Program) -> list[list[_Step]]:
-    """Of every rank its steps."""
-    n_stages, ranks = program.n_stages, list[list[_Step]]()
-    for rank, units in enumerate(program.ranks):
-        steps = list[_Step]()
-        for unit in units:
-            sends, receives = list[tuple[Message, int]](), list[tuple[Message, int]]()
-            for stage, kind, k in members(unit):
-                if kind == "W":
-                    continue
-                backward = kind != "F"
-                goal, origin = (stage - 1, stage + 1) if backward else (stage + 1, stage - 1)
-                if 0 <= goal < n_stages and (home := program.rank_of(goal, k)) != rank:
-                    sends.append(((stage, backward, k), home))
-                if 0 <= origin < n_stages and (home := program.rank_of(origin, k)) != rank:
-                    receives.append(((origin, backward, k), home))
-            steps.append(_Step(unit, sends, receives, isinstance(unit, Op) and unit.kind == "W"))
-        ranks.append(steps)
-    return ranks
-
-
-def _ends(ranks: Sequence[Sequence[_Step]]) -> dict[Message, tuple[int, int]]:
-    """The ranks that send and receive each message."""
-    return {message: (rank, goal) for rank, steps in enumerate(ranks) for step in steps for message, goal in step.sends}
-
-
-def _megatron(ranks: Sequence[Sequence[_Step]]) -> list[list[Gap]]:
-    """What each rank posts before each unit and after the last."""
-    found = []
-    for steps in ranks:
-        gaps: list[Gap] = [[] for _ in range(len(steps) + 1)]
-        at, sends = 0, list[tuple[Message, int]]()  # behind the latest unit that does not stand aside
-        for i, step in enumerate([*steps, None]):
-            if step is not None and step.stands_aside:
-                continue
-            goals = {goal for _, goal in sends}
-            receives = [] if step is None else step.receives
-            first = [message for message, _ in sends] + [message for message, home in receives if home in goals]
-            gaps[at] += [(0, batch) for batch in (first, [message for message, home in receives if home not in goals]) if batch]
-            at, sends = i + 1, [] if step is None else step.sends
-        found.append(gaps)
-    return found
-
-
-def _torch(program: Program, ranks: Sequence[Sequence[_Step]], recv: str) -> list[list[Gap]]:
-    """As `_megatron`."""
-    found = []
-    ends = _ends(ranks)
-    for rank, actions in enumerate(with_messages(program, program.ranks)):
-        gaps: list[dict[int, list[Message]]] = [{}]
-        deferred: dict[int, list[Message]] = {}  # receives by the rank that they come from
-        steps = iter(ranks[rank])
-        for action in actions:
-            if not isinstance(action, Post):
-                for message, peer in next(steps).receives if recv == "defer" else ():
-                    waiting = deferred.get(peer, [])
-                    n = waiting.index(message) + 1 if message in waiting else 0
-                    if n:
-                        gaps[-1].setdefault(peer, []).extend(waiting[:n])
-                        del waiting[:n]
-                gaps.append({})
-            elif recv == "defer" and not action.sends:
-                deferred.setdefault(ends[action.message][0], []).append(action.message)
-            else:
-                peer = ends[action.message][action.sends]
-                gaps[-1].setdefault(peer, []).extend([*deferred.pop(peer, ()), action.message])
-        found.append([list(gap.items()) for gap in gaps])
-    return found
-
-
-class _Batch:
-    """What a rank posts at a time to a stream."""
-
-    __slots__ = ("ahead", "before", "behind", "messages", "n_left")
-
-    def __init__(self, messages: list[Message], before: int, ahead: "_Batch | None") -> None:
-        self.messages, self.before, self.ahead = messages, before, ahead  # before: place of the unit before it, or -1
-        self.behind: _Batch | None = None
-        self.n_left = len(messages)
-        if ahead is not None:
-            ahead.behind = self
-
-
-class _Walk:
-    """Ranks run until they wait; a message passes once both sides have posted it and what they posted before has passed."""
-
-    def __init__(self, ranks: Sequence[Sequence[_Step]], gaps: Sequence[Sequence[Gap]], blocking: bool) -> None:
-        self.ranks, self.gaps, self.blocking = ranks, gaps, blocking
-        self.order: list[tuple[int, Unit]] = []
-        self.waits: list[list[int]] = []
-        self.place: dict[Message, int] = {}  # in `order`, of messages that have passed
-        self.ends = _ends(ranks)
-        self.posted: dict[Message, list[tuple[int, _Batch]]] = {}  # rank and batch of the sides that have posted
-        self.latest: dict[tuple[int, int], _Batch] = {}  # of each stream of each rank
-        self.position = [0] * len(ranks)  # units that have run
-        self.n_posted = [0] * len(ranks)  # gaps that have been posted
-        self.ran = [-1] * len(ranks)  # place of the unit before
-        self.held: list[list[Message]] = [[] for _ in ranks]  # what the next unit waits for that does not stand aside
-        self.runnable = list(range(len(ranks)))[::-1]
-
-    def run(self) -> tuple[list[tuple[int, Unit]], list[list[int]], list[str]]:
-        """All in order, what each waits for, and who waits for ever."""
-        while self.runnable:
-            rank = self.runnable.pop()
-            while self._step(rank):
-                pass
-        stuck = []
-        for rank, steps in enumerate(self.ranks):
-            if self.position[rank] < len(steps):
-                posts = (Post(message, self.ends[message][0] == rank) for message in self._wanted(rank) if message not in self.place)
-                stuck.append(f"rank {rank} before {steps[self.position[rank]].unit} for {' and '.join(map(str, posts))}")
-        return self.order, self.waits, stuck
-
-    def _step(self, rank: int) -> bool:
-        """Post what stands before the next unit of ``rank`` and run it; whether it could."""
-        at = self.position[rank]
-        if self.n_posted[rank] == at:
-            self.n_posted[rank] += 1
-            for stream, messages in self.gaps[rank][at]:
-                self._post(rank, stream, messages)
-        if at == len(self.ranks[rank]) or any(message not in self.place for message in self._wanted(rank)):
-            return False
-        step = self.ranks[rank][at]
-        needed = {message for message, _ in step.receives}
-        self.waits.append([self.place[message] for message in self._wanted(rank) if message not in needed])
-        if self.blocking and not step.stands_aside:
-            self.held[rank] = []
-        self.ran[rank], self.position[rank] = len(self.order), at + 1
-        self.order.append((rank, step.unit))
-        return True
-
-    def _wanted(self, rank: int) -> list[Message]:
-        """What the next unit of ``rank`` waits for."""
-        step = self.ranks[rank][self.position[rank]]
-        wanted = [message for message, _ in step.receives]
-        return wanted if step.stands_aside else [*wanted, *(message for message in self.held[rank] if message not in wanted)]
-
-    def _post(self, rank: int, stream: int, messages: list[Message]) -> None:
-        batch = self.latest[rank, stream] = _Batch(messages, self.ran[rank], self.latest.get((rank, stream)))
-        for message in messages:
-            self.posted.setdefault(message, []).append((rank, batch))
-        if self.blocking:
-            self.held[rank] += messages
-        candidates = list(messages)
-        for message in candidates:  # grows on the way
-            sides = self.posted.get(message, ())
-            if message not in self.place and len(sides) == 2 and all(b.ahead is None or not b.ahead.n_left for _, b in sides):
-                candidates += self._pass(message, sides)
-
-    def _pass(self, message: Message, sides: Sequence[tuple[int, _Batch]]) -> list[Message]:
-        """Put ``message`` into the order; returns those that may follow."""
-        ends, waits, following = self.ends[message], set[int](), list[Message]()
-        for rank, batch in sides:
-            if batch.ahead is not None:
-                waits.update(self.place[other] for other in batch.ahead.messages)
-            if len(batch.messages) > 1:
-                waits.update(self.place[other] for other in batch.messages if other in self.place and self.ends[other] == ends)
-            if rank == ends[1] and batch.before >= 0:
-                waits.add(batch.before)
-            batch.n_left -= 1
-            if not batch.n_left and batch.behind is not None:
-                following += batch.behind.messages
-        stage, backward, k = message
-        self.place[message] = len(self.order)
-        self.order.append((-1, Op(stage, "FB"[backward], k)))
-        self.waits.append(sorted(waits))
-        self.runnable += ends
-        return following
+def _batches(traffic: Traffic, gap: Ints, message: Ints, part: Ints, stream: Ints, held_by: Ints) -> Batches:
+    """Posts in order of their gaps (y,), of which each part is a batch; streams of rank r are r n_ranks to (r + 1) n_ranks."""
+    n_ranks = traffic.bounds.size - 1
+    _, first, which, size = np.unique(gap * (n_ranks + 1) + part, return_index=True, return_inverse=True, return_counts=True)
+    in_order = np.argsort(first)
+    gap, stream = gap[first[in_order]], stream[first[in_order]]
+    rank, unit = stream // n_ranks, gap - stream // n_ranks - 1
+    by_stream = np.argsort(stream, kind="stable")
+    meets = stream[by_stream[:-1]] == stream[by_stream[1:]]
+    before, after = by_stream[:-1][meets], by_stream[1:][meets]
+    ahead, behind = np.full((2, gap.size), -1)
+    ahead[after], behind[before] = before, after
+    return Batches(
+        message=message[np.argsort(first[which], kind="stable")],
+        begins=np.cumsum(np.append(0, size[in_order])),
+        gaps=np.searchsorted(gap, np.arange(traffic.bounds[-1] + n_ranks + 1)),
+        rank=rank,
+        unit=np.where(unit >= traffic.bounds[rank], unit, -1),
+        ahead=ahead,
+        behind=behind,
+        held_by=held_by,
+    )

@@ -1,13 +1,14 @@
 """Programs: which operation each rank runs in which order. No time, no idle slots, no messages."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, chain
 from pathlib import Path
 from typing import NamedTuple, Self
 
+from hops.placements import BIDIRECTIONAL, PLACEMENTS, n_pipelines, seat_rank
 from hops.sequence import KINDS as KINDS
 from hops.sequence import Table, is_complete, makes, run, tabulate
 
@@ -49,39 +50,45 @@ class Fused(NamedTuple):
         return f"({self.forward};{self.backward})OVERLAP_F_B"
 
 
-type Unit = Op | Fused  # what a rank runs at a time
+class Doubled(NamedTuple):
+    """Forwards of two microbatches that a rank runs as one unit; text ``(0F0;0F1)DOUBLE_F``.
+
+    It begins when both have their inputs, takes as long as both, and both outputs are there when it ends.
+    """
+
+    first: Op
+    second: Op
+
+    def __str__(self) -> str:
+        return f"({self.first};{self.second})DOUBLE_F"
+
+
+type Unit = Op | Fused | Doubled  # what a rank runs at a time
 
 # what torch adds to an order of computation, see hops/torch_order.py
 _ADDED = re.compile(r"\d+(UNSHARD|RESHARD|(WAIT_)?REDUCE_GRAD|((WAIT_)?SEND|RECV)_[FB]\d+)")
 
-_FUSED = re.compile(r"\((\d+F\d+);(\d+B\d+)\)OVERLAP_F_B")
+_TWO: dict[type[Fused] | type[Doubled], re.Pattern[str]] = {
+    Fused: re.compile(r"\((\d+F\d+);(\d+B\d+)\)OVERLAP_F_B"),
+    Doubled: re.compile(r"\((\d+F\d+);(\d+F\d+)\)DOUBLE_F"),
+}
 
 
 def parse_unit(text: str) -> Unit:
-    """Read ``2F0`` or ``(0F3;7B1)OVERLAP_F_B``; anything else is a ``ValueError``."""
-    match = _FUSED.fullmatch(text)
-    return Fused(Op.parse(match[1]), Op.parse(match[2])) if match else Op.parse(text)
+    """Read ``2F0``, ``(0F3;7B1)OVERLAP_F_B`` or ``(0F0;0F1)DOUBLE_F``; anything else is a ``ValueError``."""
+    for kind, pattern in _TWO.items():
+        if match := pattern.fullmatch(text):
+            return kind(Op.parse(match[1]), Op.parse(match[2]))
+    return Op.parse(text)
 
 
 def members(unit: Unit) -> tuple[Op, ...]:
     """The operations of a unit."""
-    return (unit.forward, unit.backward) if isinstance(unit, Fused) else (unit,)
+    return (unit,) if isinstance(unit, Op) else (unit[0], unit[1])
 
 
-def _is_fused(unit: Unit) -> bool:
-    return type(unit) is Fused
-
-
-# placement name -> (pp, stage) -> rank; of several pipelines (pp, seat) -> rank, see `Program.first_seats`
-PLACEMENTS: dict[str, Callable[[int, int], int]] = {
-    "line": lambda pp, stage: stage,
-    "loop": lambda pp, stage: stage % pp,
-    "wave": lambda pp, stage: stage % pp if stage // pp % 2 == 0 else pp - 1 - stage % pp,  # to and fro; with two chunks a V
-    "bidirectional": lambda pp, seat: seat if seat < pp else 2 * pp - 1 - seat,
-}
-
-# placement name -> pipelines, if several: each has all stages, and weights of its own for them; microbatches are dealt out in equal runs
-PIPELINES = {"bidirectional": 2}
+def _is_op(unit: Unit) -> bool:
+    return type(unit) is Op
 
 
 @dataclass(frozen=True)
@@ -109,7 +116,7 @@ class Program:
     @cached_property
     def ops(self) -> tuple[tuple[Op, ...], ...]:
         """The operations of every rank, those of a unit one after the other."""
-        return tuple(tuple(chain.from_iterable(map(members, rank))) if any(map(_is_fused, rank)) else rank for rank in self.ranks)  # type: ignore[misc]
+        return tuple(tuple(chain.from_iterable(map(members, rank))) if not all(map(_is_op, rank)) else rank for rank in self.ranks)  # type: ignore[misc]
 
     @cached_property
     def table(self) -> Table:
@@ -140,14 +147,14 @@ class Program:
     @property
     def pipelines(self) -> int:
         """Number of pipelines that run over the ranks at the same time."""
-        return PIPELINES.get(self.placement, 1)
+        return n_pipelines(self.placement)
 
     @cached_property
     def first_seats(self) -> tuple[int, ...]:
         """Seat of stage 0 for every microbatch.
 
         A seat is a stage of the pipeline that a microbatch passes: they are numbered in data-flow order, one pipeline after another.
-        Of a single pipeline they are the stages.
+        Of a single pipeline they are the stages. Microbatches are dealt out to the pipelines in equal runs.
         """
         m = self.microbatches
         return tuple(k * self.pipelines // m * self.n_stages for k in range(m))
@@ -159,7 +166,7 @@ class Program:
     @cached_property
     def stage_ranks(self) -> tuple[int, ...]:
         """Rank of every stage; of several pipelines, of every seat."""
-        return tuple(PLACEMENTS[self.placement](self.pp, seat) for seat in range(self.n_stages * self.pipelines))
+        return tuple(seat_rank(self.placement, self.pp, seat) for seat in range(self.n_stages * self.pipelines))
 
     def __str__(self) -> str:
         return "\n".join(f"rank {r}: {' '.join(map(str, ops))}" for r, ops in enumerate(self.ranks))
@@ -285,12 +292,14 @@ class Program:
 def _placement(source: str, ranks: tuple[tuple[Unit, ...], ...]) -> str:
     """The placement that puts every op on the rank that runs it."""
     homes = {op: rank for rank, units in enumerate(ranks) for unit in units for op in members(unit)}
-    for name in PLACEMENTS:
+    pp = len(ranks)
+    names = [*PLACEMENTS, BIDIRECTIONAL, *(f"{BIDIRECTIONAL}:{n}" for n in range(4, pp + 1, 2) if pp % n == 0)]
+    for name in names:
         program = Program(source, ranks, name)
         if all(program.rank_of(op.stage, op.microbatch) == rank for op, rank in homes.items()):
             return name
     found = {op.stage: rank for op, rank in homes.items()}
-    raise ValueError(f"{source} puts stages on ranks as no known placement does ({', '.join(PLACEMENTS)}): {found}")
+    raise ValueError(f"{source} puts stages on ranks as no known placement does ({', '.join(names)}): {found}")
 
 
 def _ranks(lines: Iterable[Iterable[str]]) -> tuple[tuple[Unit, ...], ...]:

@@ -5,10 +5,12 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
+from hops.checkpoints import make_checkpoint
 from hops.checks import Infeasible, count, flag, no_such, one_of
 from hops.data_parallel import DataParallel
 from hops.distributions import LAWS, TERMS
 from hops.efficiency import Efficiency, make_efficiency
+from hops.faults import make_failures
 from hops.hindrances import HINDRANCES, Hindrances, make_hindrances
 from hops.layout import CP_BALANCE, CP_COMM, EP_COUPLING, ORDER, Layout
 from hops.lowering import P2P
@@ -18,12 +20,14 @@ from hops.models import FAMILIES, Model, model_keys
 from hops.noise import MICROBATCH_BITS, REPLICA_BITS, STAGE_BITS
 from hops.overheads import Host, Slowdown, make_host, make_slowdown
 from hops.posts import RECV
+from hops.recovery import RECOVERIES
 from hops.registry import Registry
 from hops.schedules import SCHEDULES, Steady
 from hops.sections import Choice, Frozen, check_keys, remember, section_of, type_of, values_of
 from hops.topologies import TOPOLOGIES
+from hops.training import Training, make_run
 
-DOORS: dict[str, Registry[Any]] = {"schedule": SCHEDULES, "topology": TOPOLOGIES}
+DOORS: dict[str, Registry[Any]] = {"schedule": SCHEDULES, "topology": TOPOLOGIES, "recovery": RECOVERIES}
 DERIVED = {"gpus": "dp", "global_batch_size": "microbatches"}  # key -> the size that it derives where that is null
 NOT_SCENARIO = ("executor", "output", "timeline", "program", "lowered")  # how to run and what to show: no result depends on them
 
@@ -87,6 +91,7 @@ class Scenario:
     host: Host
     slowdown: Slowdown
     hindrances: Hindrances
+    training: Training | None  # None: iterations, not a run of them
 
     @cached_property  # a sweep asks several times a cell
     def layout(self) -> Layout:
@@ -110,12 +115,8 @@ class Scenario:
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Scenario":
         """Check a composed config and make the value; ``ValueError`` names the key, what was found and what works."""
-        known = ({field.name for field in fields(cls)} - {"data_parallel", "slowdown", "hindrances"}) | {
-            *DERIVED,
-            *DATA_PARALLEL,
-            *HINDRANCES,
-        }
-        known |= {"overlap_slowdown", "cuda_graph"}
+        known = {field.name for field in fields(cls)} - {"data_parallel", "slowdown", "hindrances", "training"}
+        known |= {*DERIVED, *DATA_PARALLEL, *HINDRANCES, *TRAINING, "overlap_slowdown", "cuda_graph"}
         for key in config:
             if key not in known:
                 raise no_such("key", key, known)
@@ -159,11 +160,12 @@ class Scenario:
             host=_host(section_of("host", config), flag("cuda_graph", config["cuda_graph"])),
             slowdown=_slowdown(section_of("overlap_slowdown", config)),
             hindrances=hindrances,
+            training=_training(config),
         )
 
 
-# config keys of `DataParallel`, in the order of its fields
-DATA_PARALLEL = ("zero", "dp_shard", "overlap_grad_reduce", "overlap_param_gather", "bucket_size")
+DATA_PARALLEL = ("zero", "dp_shard", "overlap_grad_reduce", "overlap_param_gather", "bucket_size")  # in the order of its fields
+TRAINING = ("run", "failure", "recovery", "checkpoint", "trials")  # those of `Training`
 
 
 def derived_dp(one: int, gpus: Any, dp: Any) -> int:
@@ -244,6 +246,7 @@ def share_laws(cells: list[Any]) -> list[Any]:
 def forget_files() -> None:
     """Let the next scenario read the files of its laws anew: they may have changed since the last plan."""
     _latency.cache_clear()
+    make_failures.cache_clear()
 
 
 @remember
@@ -266,6 +269,18 @@ def _recv(value: Any, p2p: str) -> str:
 @remember
 def _data_parallel(*values: tuple[Any, type]) -> DataParallel:
     return DataParallel(*(value for value, _ in values))
+
+
+def _training(config: Mapping[str, Any]) -> Training | None:
+    """All is checked, also what no run asks for: a typing error must not wait until one does."""
+    asked, failures = make_run(section_of("run", config)), make_failures(section_of("failure", config))
+    choice, saved = _choice("recovery", section_of("recovery", config)), make_checkpoint(section_of("checkpoint", config))
+    machine, trials = RECOVERIES[choice.name].make(**choice.kwargs), count("trials", config["trials"], most=2**22)
+    if asked is None:
+        if failures:
+            raise ValueError("failures come in a training run, and none is asked for (set run.days or run.iterations)")
+        return None
+    return Training(asked, trials, failures, machine, saved)
 
 
 @remember

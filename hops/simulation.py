@@ -18,6 +18,7 @@ from hops.distributions import TERMS
 from hops.events import DISCIPLINES
 from hops.garbage import without_garbage_collection
 from hops.graph import Graph, n_works
+from hops.hazards import Hazards, hazards
 from hops.lanes import lanes, sharers
 from hops.lowering import lower
 from hops.memory import Memory, check_room, fullest, peak_memory
@@ -51,6 +52,7 @@ class Case(NamedTuple):
     scenario: Scenario
     weights: Weights
     tables: tuple[Floats | None, ...]  # one a term of `Latency`; None: the term is off
+    hazards: Hazards | None = None  # what can fail in a training run, if one is asked for
 
     @property
     def structure(self) -> Structure:
@@ -142,6 +144,11 @@ def prepare(scenario: Scenario) -> Case:
     if passes > MOST_PASSES:
         sizes = f"pp={s.pp} and microbatches={s.microbatches}"
         raise Infeasible(f"{sizes} make {passes} passes of a microbatch through a stage; at most {MOST_PASSES} are possible")
+    if record.steady is not None and s.training is not None:
+        raise Infeasible(
+            f"{s.schedule.name} has no flush, so its iterations do not end one by one, and a failure cannot cut a single one "
+            "(try a training run of another schedule, such as 1f1b)"
+        )
     if record.steady is not None and max(s.layout.n_replicas, s.layout.n_expert_replicas) > 1:
         what = f"{record.name} updates weights while microbatches are under way, and what replicas exchange then is not modelled"
         sizes = f"dp={s.dp}, cp={s.cp} and ep={s.ep}"
@@ -166,7 +173,10 @@ def prepare(scenario: Scenario) -> Case:
         raise Infeasible(f"{several}: zero={s.data_parallel.zero} cannot exchange among them within the iteration (try zero=1)")
     numbers = weights(question(s, built.stage_ranks, built.graph.pairs, built.graph.pipelines))
     check_ticks(numbers, noisy=any(table is not None and extreme_factors(table) != (1.0, 1.0) for table in tables[:3]))
-    case = Case(s, numbers, tables)
+    found = None if s.training is None else hazards(s.training, numbers.cluster, s.layout, s.data_parallel)
+    if s.training is not None and found is not None:
+        s.training.checkpoint.seconds(found.mtbf)  # an interval that cannot be is refused here
+    case = Case(s, numbers, tables, found)
     check_clock(most_ticks(case) * (MOST_DEN if s.hindrances.disturbances else 1))
     check_room(numbers.costs, numbers.room, *sharers(s.layout, s.data_parallel, built.graph.pipelines), s.data_parallel.zero)
     return case

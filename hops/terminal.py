@@ -33,7 +33,7 @@ def share(value: float) -> str:
 
 
 def cell_report(cell: xr.Dataset, case: Case, notes: Sequence[str] = ()) -> str:
-    """Sizes, iteration time with its interval, throughput, bubble and communication of one cell; at most 25 lines."""
+    """Sizes, iteration time with its interval, throughput, bubble and communication of one cell; a training run's goodput."""
     s, graph, cluster, costs = case.scenario, case.structure.graph, case.weights.cluster, case.weights.costs
     law = "latency=none: nothing varies, so one draw was evaluated"
     if case.noisy:
@@ -72,6 +72,7 @@ def cell_report(cell: xr.Dataset, case: Case, notes: Sequence[str] = ()) -> str:
         f"tightest rank           {tight}: busy {seconds(busy[tight])}, {share(float(means['utilization'][tight]))} of the makespan",
         f"activations in flight   at most {held.max():g} microbatches (rank {int(held.argmax())})",
         *([] if case.memory is None else [_memory(case.memory, case.weights.room)]),
+        *_run_lines(cell, case),
         "",
         f"times: {costs.source}",
     ]
@@ -80,6 +81,49 @@ def cell_report(cell: xr.Dataset, case: Case, notes: Sequence[str] = ()) -> str:
     if paths:
         lines.append(_slowest(paths, costs.p2p_bytes))
     return "\n".join(wrapped for line in lines for wrapped in textwrap.wrap(line, WIDTH, subsequent_indent="    ") or [""])
+
+
+def _run_lines(cell: xr.Dataset, case: Case) -> list[str]:
+    """What became of the training run, if one was asked for: goodput, failures, and where the time of the GPUs went."""
+    training = case.scenario.training
+    if training is None:
+        return []
+
+    def mean(name: str) -> float:
+        return float(cell[f"{name}_mean"]) if f"{name}_mean" in cell else 0.0
+
+    length = f"{training.run.days:g} days" if training.run.days else f"{training.run.iterations} iterations"
+    if training.run.tier == "analytic":
+        how, spread = "exact mean for iterations drawn from those above", ""
+    else:
+        drawn = "drawn from those above" if training.run.tier == "resampled" else "each evaluated"
+        how = f"{training.trials} trials, iterations {drawn}"
+        low, high = (share(float(each)) for each in np.quantile(cell["goodput_fraction"].values, (0.05, 0.95)))
+        spread = f" (of trials: 5 % below {low}, 5 % above {high})"
+    ettr = f"ETTR {share(mean('ettr'))}" + (f", available {share(mean('availability'))}" if "availability" in cell else "")
+    lines = [
+        "",
+        f"training run of {length}: {how}",
+        f"goodput                 {mean('goodput'):.4g} samples/s, {share(mean('goodput_fraction'))} of that without failures{spread}",
+        f"wall clock              {seconds(mean('wall_time'))} for {mean('iterations_done'):.6g} iterations; {ettr}",
+    ]
+    if mean("n_failures"):
+        parts = ", ".join(f"{part} {seconds(mean(f'mttr_{part}'))}" for part in ("detection", "queue", "recovery") if mean(f"mttr_{part}"))
+        varies = f" +- {float(cell['n_failures'].std(ddof=1)):.3g}" if cell.sizes["trial"] > 1 else ""
+        took = f"; recovery takes {seconds(mean('mttr'))}{f' ({parts})' if parts else ''}, then {seconds(mean('mttr_replay'))} of replay"
+        lines.append(
+            f"failures                {mean('n_failures'):.5g}{varies}, one every {seconds(mean('mtbf'))}{took if 'mttr' in cell else ''}"
+        )
+    if "ledger" in cell:
+        every = f"{mean('n_checkpoints'):.5g} checkpoints ({training.checkpoint.interval})" if mean("n_checkpoints") else "no checkpoints"
+        lost = f"{seconds(mean('lost_work'))} of training, {mean('lost_iterations'):.5g} iterations rolled back"
+        spent = cell["ledger"].mean("trial")
+        shares = zip(spent["bucket"].values, spent.values / spent.values.sum(), strict=True)
+        lines += [
+            f"lost work               {lost}; {every}",
+            f"time of the GPUs        {', '.join(f'{bucket} {share(float(part))}' for bucket, part in shares if part)}",
+        ]
+    return lines
 
 
 def _memory(memory: Sequence[Memory], room: Sequence[float]) -> str:
@@ -166,7 +210,7 @@ def cube_table(cube: xr.Dataset) -> str:
     columns["mean [s]"] = [_number(value, 5) for value in flat["iteration_time_mean"].values[found]]
     columns["+-"] = [_number(value, 2) for value in flat["iteration_time_standard_error"].values[found]]
     columns["samples/s"] = [_number(value, 4) for value in flat["throughput_mean"].values[found]]
-    for name, title in (("bubble_fraction", "bubble"), ("mfu", "MFU")):
+    for name, title in (("goodput_fraction", "goodput"), ("ettr", "ETTR"), ("bubble_fraction", "bubble"), ("mfu", "MFU")):
         if name in flat:
             columns[title] = [share(value) for value in flat[f"{name}_mean"].values[found]]
     if "fits" in flat:

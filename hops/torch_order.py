@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hops.lowering import unshards
 from hops.posts import Post, with_messages
-from hops.programs import Program, Unit, members
+from hops.programs import Doubled, Program, Unit, members
 
 type Action = Unit | str
 
@@ -19,8 +19,11 @@ def lowered(program: Program, sharded: bool = True, waits: bool = True) -> tuple
     """Actions of every rank, as torch prints them.
 
     ``sharded``: with those of weights that replicas share. ``waits``: as torch 2.15 wants it, which retires every SEND and
-    REDUCE_GRAD by a WAIT of its own; torch 2.13 knows none.
+    REDUCE_GRAD by a WAIT of its own; torch 2.13 knows none. A doubled forward, which torch does not have, is a ``ValueError``.
     """
+    doubled = next((unit for units in program.ranks for unit in units if isinstance(unit, Doubled)), None)
+    if doubled is not None:
+        raise ValueError(f"torch has no forward of two microbatches at once: {doubled}")
     ranks: list[list[Action]] = [[*_with_weights(units, waits)] if sharded else [*units] for units in program.ranks]
     found: Iterable[Iterable[Action]] = (
         [str(each) if isinstance(each, Post) else each for each in actions] for actions in with_messages(program, ranks)

@@ -12,7 +12,7 @@ from hops.contended import evaluate_contended, make_times
 from hops.executor import joined, law_rows, stacked
 from hops.graph import Graph, unfolded, unshard_index
 from hops.noise import MICROBATCH_BITS
-from hops.plots import Message
+from hops.plots import Message, goes_back
 from hops.programs import members
 from hops.simulation import Case
 from hops.weights import TICKS
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 WITHOUT_STAGE = (1 << (MICROBATCH_BITS + 1)) - 1  # of an identity: direction and microbatch
 FILL = {"F": "-", "B": "=", "I": "=", "W": "~"}  # a bar's body; its head is the microbatch
+BACK = {"F": ".", "B": ":", "I": ":", "W": ","}  # the same in a pipeline from the last rank to the first
 PAINT = {"F": "36", "B": "33", "I": "33", "W": "32"}  # cyan, yellow, green, as in the picture
 
 
@@ -40,17 +41,21 @@ class Trace(NamedTuple):
 def timeline_frame(case: Case, draw: int = 0) -> "pd.DataFrame":
     """Start and end [s] of every op in one draw: columns rank, op, stage, kind, microbatch, start, end, by rank and start.
 
+    Of several pipelines column ``pipeline`` says which: the first half of them goes down the ranks, the others up.
     Where there are replicas the ops are those of the first, and what they exchange follows: kinds REDUCE_GRAD (once all have
-    the gradients) and UNSHARD (weights that are gathered within the iteration), a row a bucket, microbatch -1.
+    the gradients) and UNSHARD (weights that are gathered within the iteration), a row a bucket, microbatch and pipeline -1.
     """
     import pandas as pd
 
     found = node_ticks(case, count("draw", draw, least=0, most=case.scenario.draws - 1))
     starts, ends = op_ticks(case, found)
-    ops = [(rank, unit, op) for rank, unit in case.program.order for op in members(unit)]
+    program = case.program
+    ops = [(rank, unit, op) for rank, unit in program.order for op in members(unit)]
     rows = [(rank, str(op), *op, start, end) for (rank, _, op), start, end in zip(ops, starts / TICKS, ends / TICKS, strict=True)]
     rows += [(e.rank, f"{e.stage}{e.kind}", e.stage, e.kind, -1, e.start, e.end) for e in exchanges(case, found)]
     frame = pd.DataFrame(rows, columns=["rank", "op", "stage", "kind", "microbatch", "start", "end"])
+    if program.pipelines > 1:
+        frame.insert(5, "pipeline", [-1 if k < 0 else program.first_seats[k] // program.n_stages for k in frame["microbatch"]])
     return frame.sort_values(["rank", "start"], kind="stable", ignore_index=True)
 
 
@@ -130,7 +135,7 @@ def node_ticks(case: Case, draw: int, graph: Graph | None = None) -> Trace:
     law, tables = law_rows([case])
     n_nodes, n_buckets = graph.rank.size, max(1, int(cells.n_buckets.max()))
     space, moments = workspace(graph, n_nodes, n_buckets), np.zeros((1, 3, graph.n_ranks, kernels.N_LIMBS), np.int64)
-    unread = np.empty((6, 1, 1), np.int64), moments, np.empty((3, 0, graph.n_ranks, 1), np.int64)
+    unread = np.empty((kernels.N_METRICS, 1, 1), np.int64), moments, np.empty((3, 0, graph.n_ranks, 1), np.int64)
     if case.by_draws:
         joint = joined(case, graph)
         times = make_times(1, case.n_lanes, graph, joint)
@@ -159,30 +164,37 @@ def messages(case: Case, draw: int = 0) -> list[Message]:
 def timeline_text(frame: "pd.DataFrame", width: int = 100, colour: bool = False) -> str:
     """Draw a timeline, one line a rank, at most ``width`` columns: a column shows what takes most of its time, blank is waiting.
 
-    Where an op is wide enough its microbatch opens it; ``colour`` paints kinds with ANSI codes.
+    Where an op is wide enough its microbatch opens it; those of one unit stand side by side. ``colour`` paints kinds with ANSI codes.
     """
     kinds = [kind for kind in "FBIW" if kind in set(frame["kind"])]
-    n_ranks, end = int(frame["rank"].max()) + 1, float(frame["end"][frame["kind"].isin(kinds)].max())
+    ops = frame[frame["kind"].isin(kinds)]
+    n_ranks, end = int(ops["rank"].max()) + 1, float(ops["end"].max())
     margin = len(f"rank {n_ranks - 1} |")
     columns = width - margin - 1
+    units = ops.groupby(["rank", "start"])["op"]
+    ops = ops.assign(back=goes_back(ops), at=units.cumcount(), n=units.transform("size"))
+    marks = [(kind, back) for back in (False, True) for kind in kinds]
     lines = []
     for rank in range(n_ranks):
-        share = np.zeros((len(kinds) + 1, columns))  # of each column's time; the last row is waiting
+        share = np.zeros((len(marks) + 1, columns))  # of each column's time; the last row is waiting
         heads: dict[int, str] = {}
-        for op in frame[(frame["rank"] == rank) & frame["kind"].isin(kinds)].itertuples():
-            first, last = op.start / end * columns, op.end / end * columns
+        for op in ops[ops["rank"] == rank].itertuples():
+            part = (op.end - op.start) / op.n
+            first, last = ((op.start + i * part) / end * columns for i in (op.at, op.at + 1))
             edges = np.clip(np.arange(int(first), min(int(last) + 2, columns + 1)), first, last)
-            share[kinds.index(op.kind), int(first) : int(first) + len(edges) - 1] += np.diff(edges)
+            share[marks.index((op.kind, op.back)), int(first) : int(first) + len(edges) - 1] += np.diff(edges)
             head, at = str(op.microbatch), round(first)
             if last - first >= 1.5 and len(head) <= round(last) - at:  # a cut number would be another
                 heads |= {at + i: digit for i, digit in enumerate(head)}
         share[-1] = 1 - share[:-1].sum(axis=0)
-        row = [kinds[k] if k < len(kinds) else " " for k in share.argmax(axis=0)]
-        texts = [heads.get(i, FILL.get(kind, " ")) for i, kind in enumerate(row)]
+        row = [marks[k] if k < len(marks) else None for k in share.argmax(axis=0)]
+        texts = [heads.get(i, " " if mark is None else (BACK if mark[1] else FILL)[mark[0]]) for i, mark in enumerate(row)]
         if colour:
-            texts = [f"\x1b[{PAINT[kind]}m{text}\x1b[0m" if kind in PAINT else text for kind, text in zip(row, texts, strict=True)]
+            texts = [f"\x1b[{PAINT[mark[0]]}m{text}\x1b[0m" if mark else text for mark, text in zip(row, texts, strict=True)]
         lines.append(f"{f'rank {rank}':<{margin - 1}}|{''.join(texts).rstrip()}")
     scale = f"0 s{f'{end:.4g} s':>{columns - 3}}"
     words = {"F": "forward", "B": "backward", "I": "backward for input", "W": "backward for weight"}
-    legend = ", ".join(f"{FILL[kind]} {words[kind]}" for kind in kinds) + "; the digit that opens a bar is its microbatch"
-    return "\n".join([*lines, " " * margin + scale, " " * margin + legend])
+    legend = [", ".join(f"{FILL[kind]} {words[kind]}" for kind in kinds) + "; the digit that opens a bar is its microbatch"]
+    if ops["back"].any():
+        legend.append(f"{' '.join(dict.fromkeys(BACK[kind] for kind in kinds))} the same in pipelines from the last rank to the first")
+    return "\n".join([*lines, *(" " * margin + line for line in (scale, *legend))])

@@ -4,7 +4,10 @@ from typing import NamedTuple
 
 
 class Variable(NamedTuple):
-    """One variable of a cell; ``per`` is "draw" (a value a sampled iteration), "rank" (a value a rank), "draw rank", or "cell"."""
+    """One variable of a cell; ``per`` is "draw" (a value a sampled iteration), "rank" (a value a rank), "draw rank", or "cell".
+
+    Of training runs "trial" (a value a sampled run), or "trial bucket".
+    """
 
     per: str
     units: str
@@ -44,12 +47,45 @@ VARIABLES = {
     "peak_memory": Variable("rank", "byte", "most memory a GPU of the rank holds at once", "hops/memory.py"),
     "headroom": Variable("cell", "byte", "memory that the tightest rank has left", "of its GPU, less peak_memory; below 0: does not fit"),
     "peak_in_flight": Variable("rank", "1", "most chunk activations a rank holds at once", "freed at B or W"),
+    "wall_time": Variable("trial", "s", "time from the start of the training run to its end"),
+    "iterations_done": Variable("trial", "1", "iterations that are part of the result", "committed, and never rolled back"),
+    "goodput": Variable("trial", "sample s-1", "samples of such iterations per second", "of the wall time"),
+    "goodput_fraction": Variable(
+        "trial", "1", "goodput over that without failures and checkpoints", "the same trial, its iterations drawn at the same addresses"
+    ),
+    "ettr": Variable(
+        "trial",
+        "1",
+        "effective training time ratio",
+        "time of such iterations / wall time; Kokolis et al. 2025 (HPCA), Llama 3 (arXiv:2407.21783)",
+    ),
+    "availability": Variable("trial", "1", "share of the wall time in which the job trains or writes a checkpoint"),
+    "n_failures": Variable("trial", "1", "failures that the job met"),
+    "n_interruptions": Variable(
+        "trial", "1", "times that training was interrupted", "failures while others are noticed or recovered from included"
+    ),
+    "n_from_memory": Variable("trial", "1", "interruptions after which the job went on from the memory of other nodes"),
+    "n_checkpoints": Variable("trial", "1", "checkpoints written"),
+    "mtbf": Variable("trial", "s", "mean time between failures", "wall time / failures"),
+    "mttr": Variable("trial", "s", "mean time to recover", "from a failure until the job trains again; its parts below add up to it"),
+    "mttr_detection": Variable("trial", "s", "part of mttr until failures are known"),
+    "mttr_queue": Variable("trial", "s", "part of mttr in which the job waits for nodes"),
+    "mttr_recovery": Variable("trial", "s", "part of mttr in all other states of the recovery"),
+    "mttr_replay": Variable("trial", "s", "time after that in iterations that had begun before, an interruption"),
+    "lost_work": Variable("trial", "s", "time of training that was discarded", "iterations that were cut or rolled back"),
+    "lost_iterations": Variable("trial", "1", "iterations that were rolled back"),
+    "ledger": Variable("trial bucket", "s", "time of all GPUs by what became of it", "adds up to GPUs x wall time: hops/ledger.py"),
 }
 
 STATISTICS = {
     "mean": "mean over draws",
     "std": "standard deviation over draws (ddof 1)",
     "standard_error": "standard error of the mean",
+}
+OF_TRIALS = {
+    "mean": "over all trials; of a ratio: ratio of means",
+    "std": "standard deviation over trials (ddof 1)",
+    "standard_error": "standard error of the mean; of a ratio by the delta method",
 }
 
 
@@ -63,5 +99,9 @@ def attributes(name: str, kept: bool = False) -> dict[str, str]:
     else:
         statistic = next(s for s in STATISTICS if name.endswith(f"_{s}"))
         variable = VARIABLES[name.removesuffix(f"_{statistic}")]
-    found = {"long_name": variable.long_name + (f", {STATISTICS[statistic]}" if statistic else ""), "units": variable.units}
+    found = {
+        "long_name": variable.long_name
+        + (f", {(OF_TRIALS if variable.per.startswith('trial') else STATISTICS)[statistic]}" if statistic else ""),
+        "units": variable.units,
+    }
     return {**found, "source": variable.source} if variable.source else found

@@ -192,7 +192,11 @@ def _sent(topology: Choice, layout: Layout, stage_ranks: tuple[int, ...], replic
 
 
 def _costs(cluster: Cluster, asked: Question) -> dict[Gpu, Costs]:
-    """Costs by type of GPU, the first GPU's first; all have the layers on the same stages, as that one balances them."""
+    """Costs by type of GPU, the first GPU's first.
+
+    All have the layers on the same stages, as that one balances them; and so have all pipelines, as the first does, for they hold the
+    same weights.
+    """
     layout, model = asked.layout, asked.model
     slowdown = asked.slowdown
     beside = Beside(slowdown.tp if layout.tp_comm_overlap else None, slowdown.ep if layout.ep_comm_overlap else None)

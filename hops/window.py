@@ -21,7 +21,7 @@ def draw_links(graph, seed, law, tables, window, lo, hi, space):  # type: ignore
     if law[LINK] >= 0:
         for i in range(N_LINKS):
             draw_factors(
-                window, lo, hi, i, np.int64(0), np.int64(LINK_STREAM), seed, 0, tables[law[LINK]],
+                window, lo, hi, i, np.int64(0), np.int64(LINK_STREAM), seed, tables[law[LINK]],
                 space.words, space.bits, space.distance, space.pattern, space.cell, space.shared, graph.n_ranks + i,
             )  # fmt: skip
 
@@ -37,7 +37,7 @@ def draw_shared(graph, lag, link, law, tables, seed, replica, window, lo, hi, sp
         if law[term] >= 0:
             for i in range(count):
                 draw_factors(
-                    window, lo, hi, i, replica, stream, seed, 0, tables[law[term]],
+                    window, lo, hi, i, replica, stream, seed, tables[law[term]],
                     space.words, space.bits, space.distance, space.pattern, space.cell, space.shared, first + i,
                 )  # fmt: skip
     for i in range(lag.size):
@@ -56,7 +56,7 @@ def issue(graph, node, base, law, tables, seed, replica, window, lo, hi, space):
     rank = graph.rank[node]
     if law[HOST] >= 0:
         draw_factors(
-            window, lo, hi, np.int64(graph.identity[node]), replica, np.int64(HOST_STREAM), seed, 0, tables[law[HOST]],
+            window, lo, hi, np.int64(graph.identity[node]), replica, np.int64(HOST_STREAM), seed, tables[law[HOST]],
             space.words, space.bits, space.distance, space.pattern, space.cell, space.shared, space.shared.shape[0] - 1,
         )  # fmt: skip
         for d in range(hi - lo):
@@ -97,7 +97,7 @@ def run_window(graph, cells, c, law, tables, replica, window, lo, hi, space):  #
         if rank >= 0 and (law[OP] >= 0 or many):
             if law[OP] >= 0 and graph.fresh[node]:
                 draw_factors(
-                    window, lo, hi, np.int64(graph.identity[node]), replica, np.int64(OP_STREAM), seed, 0, table,
+                    window, lo, hi, np.int64(graph.identity[node]), replica, np.int64(OP_STREAM), seed, table,
                     space.words, space.bits, space.distance, space.pattern, space.cell, space.factor, np.int64(row),
                 )  # fmt: skip
             if not many:

@@ -20,7 +20,7 @@ class Work(NamedTuple):
     host: NDArray[np.float64]  # (c, 7 s + 2 pairs) ticks to issue an op
     variant: NDArray[np.int64]  # (c, replicas) which variant a replica is
     n_replicas: NDArray[np.int64]  # (c,)
-    seed: NDArray[np.uint32]  # (c,)
+    seed: NDArray[np.uint64]  # (c,) and the trial in the upper 32 bits
     n_buckets: NDArray[np.int64]  # (c, s) of a stage's gradients and weights
     reduce: NDArray[np.float64]  # (c, s) ticks to reduce a bucket
     gather: NDArray[np.float64]  # (c, s) ticks to gather a bucket of weights

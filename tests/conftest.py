@@ -61,6 +61,11 @@ CONFIG = {
     "retry": {},
     "queue": None,
     "queue_free_at": "finish",
+    "failure": {},
+    "recovery": {"name": "restart"},
+    "checkpoint": {},
+    "run": {},
+    "trials": 16,
 }
 
 
@@ -81,7 +86,7 @@ def scenario(**changes):
 
 
 def run_ticks(case, first=0, n=None, split=(), graph=None):
-    """Evaluate ``case``: per_draw (6, n) and exact moments (3, ranks, 9) as Python ints; ``split`` cuts the draws into calls.
+    """Evaluate ``case``: per_draw (7, n) and exact moments (3, ranks, 9) as Python ints; ``split`` cuts the draws into calls.
 
     ``graph``: instead of its own.
     """
@@ -91,7 +96,7 @@ def run_ticks(case, first=0, n=None, split=(), graph=None):
     cuts = [0, *split, n]
     parts, moments = [], np.zeros((3, graph.n_ranks, kernels.N_LIMBS), object)
     for a, b in pairwise(cuts):
-        per_draw = np.empty((6, 1, b - a), np.int64)
+        per_draw = np.empty((kernels.N_METRICS, 1, b - a), np.int64)
         sums = np.zeros((1, 3, graph.n_ranks, kernels.N_LIMBS), np.int64)
         cells, nobody = stacked([case]), np.empty((3, 0, graph.n_ranks, b - a), np.int64)
         space = workspace(graph, 0, int(cells.n_buckets.max()))

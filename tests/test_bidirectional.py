@@ -16,6 +16,7 @@ from hops.lanes import holding, shard_groups
 from hops.layout import Layout
 from hops.lowering import lower
 from hops.programs import Program
+from hops.schedules import SCHEDULES, Times
 from hops.simulation import prepare
 from hops.trace import timeline_frame
 
@@ -193,3 +194,100 @@ def test_sharding__within_the_iteration_is_refused(zero):
     sentence = f"chimera holds every stage on 2 ranks, .* zero={zero} cannot exchange among them .*try zero=1"
     with pytest.raises(Infeasible, match=sentence):
         prepare(scenario(schedule__name="chimera", zero=zero, overlap_grad_reduce=True))
+
+
+@pytest.mark.parametrize(
+    ("scaling", "pipelines"), [("forward_doubling", 2), ("backward_halving", 2), ("concatenate", 4), ("concatenate", 8)]
+)
+def test_chimera__claims_of_its_other_forms_hold(scaling, pipelines):
+    record, how = SCHEDULES["chimera"], {"scaling": scaling, "pipelines": pipelines}
+    for pp, n_units in ((4, 1), (8, 1), (8, 3), (16, 2)):
+        if pp % pipelines:
+            continue
+        m = (2 if scaling == "forward_doubling" else 1) * pp * n_units
+        hops = int(pp > pipelines)  # where ranks are neighbours twice, one more or less is on the longest path
+        for f, b, hop in ((1000, 2000, 0), (600, 3400, hops)) + ((1000, 1000, 0), (990, 1692, hops)) * (scaling == "concatenate"):
+            model = {"family": "explicit", "per": "stage", "p2p_bytes": 0.0, "forward": f * 1e-9}
+            model |= {"backward_input": b / 2 * 1e-9, "backward_weight": b / 2 * 1e-9}
+            link = {"name": "uniform", "latency": hop * 1e-9, "bandwidth": float("inf")}
+            case = prepare(scenario(schedule={"name": "chimera", **how}, pp=pp, microbatches=m, model=model, topology=link))
+            assert run_ticks(case)[0][0, 0] == record.makespan(pp, m, Times(f, b // 2, b // 2, hop), **how)
+        halves = record.parts(**how)
+        assert case.structure.in_flight == tuple(record.in_flight(pp, m, rank, **how) / halves for rank in range(pp))
+
+
+def test_chimera__bubbles_of_the_paper():
+    """D / f - 2 slots of 2f pipelines; and as few where a doubled forward takes as long as a backward, or a forward as half of one."""
+    for pp, pipelines in ((4, 2), (4, 4), (8, 2), (8, 4), (8, 8), (12, 6), (16, 4)):
+        slots = SCHEDULES["chimera"].makespan(pp, 3 * pp, Times(2, 1, 1, 0), pipelines=pipelines) // 2
+        assert slots - 2 * 3 * pp == 2 * pp // pipelines - 2
+    for scaling, slot in (("forward_doubling", 2), ("backward_halving", 1)):
+        m = 24 * slot
+        assert SCHEDULES["chimera"].makespan(8, m, Times(1, 1, 1, 0), scaling=scaling) == slot * (3 * 24 + 8 - 2)
+
+
+@pytest.mark.parametrize(("pp", "least"), [(8, 7), (16, 13)])
+def test_chimera__of_four_pipelines_holds_more_even_activations(pp, least):
+    """D - D / (2f) + 1 at least, D at most; by twos and halves as much at most, and D whole microbatches."""
+    program = hops.program("chimera", pp=pp, microbatches=pp, pipelines=4)
+    assert (min(program.in_flight), max(program.in_flight)) == (least, pp)
+    assert max(hops.program("chimera", pp=pp, microbatches=2 * pp, scaling="forward_doubling").in_flight) == 2 * pp
+
+
+def test_pipelines__are_apart_by_equal_shares_of_the_ranks():
+    program = hops.program("chimera", pp=8, microbatches=8, pipelines=4)
+    down, further, up, other = (program.stage_ranks[8 * i : 8 * i + 8] for i in range(4))
+    assert (down, further) == ((0, 1, 2, 3, 4, 5, 6, 7), (4, 5, 6, 7, 0, 1, 2, 3))
+    assert (up, other) == (down[::-1], further[::-1])
+    assert holding(1, program.stage_ranks, 4) == (1, 2, 5, 6)
+    assert hops.program("chimera", pp=8, microbatches=8, pipelines=4.0) == program
+    for k in range(8):
+        assert [program.rank_of(stage, k) for stage in (0, 7)] == [[0, 7], [4, 3], [7, 0], [3, 4]][k // 2]
+
+
+def test_golden__of_doubled_forwards(tmp_path):
+    program = hops.program("chimera", pp=2, microbatches=4, scaling="forward_doubling")
+    assert str(program).splitlines() == [
+        "rank 0: (0F0;0F1)DOUBLE_F (1F2;1F3)DOUBLE_F 1B2 0B0 1B3 0B1",
+        "rank 1: (0F2;0F3)DOUBLE_F (1F0;1F1)DOUBLE_F 1B0 0B2 1B1 0B3",
+    ]
+    halved = hops.program("chimera", pp=2, microbatches=2, scaling="backward_halving")
+    assert halved.ranks == program.ranks
+    assert Program.parse(str(program), "chimera", "bidirectional") == program
+    with pytest.raises(ValueError, match=r"torch has no forward of two microbatches at once: \(0F0;0F1\)DOUBLE_F"):
+        torch_order.lowered(program)
+
+
+@pytest.mark.parametrize("pipelines", [2, 4, 8])
+def test_file__of_any_number_of_pipelines_is_known(pipelines, tmp_path):
+    program = hops.program("chimera", pp=8, microbatches=16, pipelines=pipelines)
+    program.to_csv(tmp_path / "mine.csv")
+    assert Program.from_csv(tmp_path / "mine.csv", "chimera") == program
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"pp": 6, "microbatches": 12, "pipelines": 4}, r"pp divisible by the number of pipelines; got pp=6 .* \(try pp=4 or 8\)"),
+        ({"pp": 4, "microbatches": 6, "pipelines": 4}, r"microbatches divisible by pp .* \(try microbatches=4 or 8\)"),
+        ({"pp": 4, "microbatches": 4, "scaling": "forward_doubling"}, r"by 2 pp.* got pp=4 and microbatches=4 \(try microbatches=8\)"),
+        ({"pp": 4, "microbatches": 8, "scaling": "forward_doubling", "pipelines": 4}, "two pipelines to double forwards"),
+        ({"pp": 4, "microbatches": 8, "pipelines": 3}, "schedule.pipelines must be even, as half of them go either way; got 3"),
+        ({"pp": 4, "microbatches": 8, "pipelines": 0}, "schedule.pipelines must be a whole number of at least 2; got 0"),
+        ({"pp": 4, "microbatches": 8, "scaling": "doubling"}, "no schedule.scaling named 'doubling'; did you mean 'forward_doubling'"),
+    ],
+)
+def test_chimera__refuses_what_has_no_meaning(given, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        hops.program("chimera", **given)
+    with pytest.raises(ValueError, match="placement 'bidirectional:3' needs an even number of pipelines"):
+        Program.parse("rank 0: 0F0 0B0", "mine", "bidirectional:3").validate()
+
+
+def test_partition__is_one_for_all_pipelines():
+    """Both hold the same weights. Tensors of rank 5, where the second begins, cross nodes: alone it would divide the layers otherwise."""
+    model = ("model=gpt_22b", "model.heads=96", "model.kv_heads=96", "model.vocabulary=300000", "model.layout=balanced")
+    words = ("schedule=chimera", "topology=dgx", "pp=6", "tp=3", "microbatches=12", "latency=none", *model)
+    case = prepare(sweep._plan(words, sweep=False).scenarios[0])
+    costs = case.weights.costs
+    assert costs.parameters[:6] == costs.parameters[6:]

@@ -8,6 +8,7 @@ import pytest
 import hops
 from hops.config import folder
 from hops.distributions import LAWS
+from hops.recovery import RECOVERIES
 from hops.schedules import SCHEDULES
 from hops.topologies import TOPOLOGIES
 
@@ -18,14 +19,19 @@ OPTIONS = [
     *(f"schedule={name}" for name in (*SCHEDULES, *SCHEDULES.aliases)),
     *(f"topology={name}" for name in TOPOLOGIES),
     *(f"latency={name}" for name in (*LAWS, "none")),
+    *(f"recovery={name}" for name in RECOVERIES),
+    "failure=none",
 ]
 
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_option__runs_out_of_the_box(option, tmp_path):
     (tmp_path / "sample.txt").write_text("1.0 1.1 1.3")
+    (tmp_path / "faults.jsonl").write_text('{"t_ns": 9000000000}')
     hops.program("1f1b", 8, 16).to_csv(tmp_path / "order.csv")
+    run = ["run.iterations=50", "trials=2"]
     needs = {
+        "failure=file": [f"failure.script={tmp_path}/faults.jsonl", *run],
         "schedule=file": [f"schedule.path={tmp_path}/order.csv"],
         "latency=empirical": [f"latency.op.file={tmp_path}/sample.txt"],
         "efficiency=a100_megatron": ["topology.gpu=a100"],
@@ -37,12 +43,16 @@ def test_option__runs_out_of_the_box(option, tmp_path):
         "model=gpt_1t": ["tp=8"],
         "model=gpt_530b": ["tp=8"],
         "model=deepseek_v3": ["ep=8", "dp=8"],
-    }.get(option, [])
+    }.get(option, run if option.startswith("failure=") and option != "failure=none" else [])
     if needs:
-        with pytest.raises(
-            ValueError,
-            match="needs schedule.path|is not set|was calibrated on a100|one layer's weights, gradients and optimizer states take",
-        ):
+        sentences = (
+            "needs schedule.path",
+            "is not set",
+            "was calibrated on a100",
+            "set run.days or run.iterations",
+            "one layer's weights, gradients and optimizer",
+        )
+        with pytest.raises(ValueError, match="|".join(sentences)):
             hops.simulate(option)
     cell = hops.simulate("microbatches=16", option, *needs, "draws=4")
     assert (cell["iteration_time"] > 0).all()

@@ -14,7 +14,7 @@ import hops
 from hops.contended import evaluate_contended, make_times
 from hops.executor import Executor, evaluate, joined, law_rows, stacked
 from hops.graph import unfolded
-from hops.kernels import N_LIMBS
+from hops.kernels import N_LIMBS, N_METRICS
 from hops.scenario import Scenario
 from hops.simulation import prepare
 from hops.trace import timeline_frame
@@ -149,7 +149,7 @@ def test_contention__tiles_and_threads_change_no_bit(contention):
         return
     graph, (law, tables) = unfolded(cases[0].structure.graph), law_rows(cases[:1])
     for width in (1, 7):  # draws that are held at once
-        per_draw, moments = np.empty((6, 1, 20), np.int64), np.zeros((1, 3, 8, N_LIMBS), np.int64)
+        per_draw, moments = np.empty((N_METRICS, 1, 20), np.int64), np.zeros((1, 3, 8, N_LIMBS), np.int64)
         joint = joined(cases[0], graph)
         times, space = make_times(width, 1, graph, joint), workspace(graph, graph.rank.size, 0)
         nobody = np.empty((3, 0, 8, 20), np.int64)

@@ -8,7 +8,7 @@ import twin
 from conftest import FLUSHED, config, run_ticks, scenario
 from hypothesis import given
 from hypothesis import strategies as st
-from test_kernels import TABLE, cells
+from test_kernels import TABLE, cells, parts_of
 
 import hops
 from hops.checks import Infeasible
@@ -18,13 +18,12 @@ from hops.distributions import LAWS, TERMS
 from hops.hardware import GPUS
 from hops.overheads import dilated
 from hops.paths import PATH_CLASSES
-from hops.programs import members
+from hops.programs import Fused, members
 from hops.scenario import Scenario
-from hops.schedules import SCHEDULES
 from hops.simulation import prepare
 
 NET = PATH_CLASSES.index("NET")
-BIDIRECTIONAL = ("chimera", "dualpipe")  # their ranks hold each stage twice
+BIDIRECTIONAL = ("chimera", "dualpipe")  # their ranks hold several stages each, which others hold too
 
 
 def test_exchange__by_hand():
@@ -65,7 +64,7 @@ def exchanges(draw, names=FLUSHED):
     """Any cell, replicas of it, and for every stage pieces of gradients and weights; hosts, and ops that a reduction slows."""
     made = draw(cells(names))
     made |= {"dp": draw(st.integers(1, 3)), "overlap_grad_reduce": draw(st.booleans()), "overlap_param_gather": draw(st.booleans())}
-    pipelines = 2 if made["schedule"]["name"] in BIDIRECTIONAL else 1
+    pipelines = made["schedule"].get("pipelines", 2) if made["schedule"]["name"] in BIDIRECTIONAL else 1
     made |= {"zero": draw(st.sampled_from([1, 2])) if made["overlap_grad_reduce"] and pipelines == 1 else 1}
     n_stages = len(made["model"]["forward"])
     n_pieces = [draw(st.integers(0, 3)) for _ in range(n_stages)]
@@ -91,8 +90,7 @@ def with_numbers(case, numbers):
 def evaluated(made, numbers):
     """The case with the numbers in it, and the twin's answer for a draw of one of its replicas."""
     case = with_numbers(prepare(Scenario.from_config(made)), numbers)
-    model, program, record = made["model"], case.program, SCHEDULES[made["schedule"]["name"]]
-    n_parts = record.parts() if record.parts else 1
+    model, program, (n_parts, in_turn) = made["model"], case.program, parts_of(made)
     on = {term for term in TERMS if made["latency"].get(term, {"law": "none"})["law"] != "none"}
 
     def number(draw, replica, term, identity):
@@ -130,7 +128,7 @@ def evaluated(made, numbers):
         for at, op in enumerate(rank):
             opens = made["overlap_param_gather"] and op.kind == "F" and not any(o[:2] == (op.stage, "F") for o in rank[:at])
             if opens or closing(rank, at):
-                own = op if units[op] == op else (units[op], op.kind)
+                own = (units[op], op.kind) if isinstance(units[op], Fused) else op
                 seconds[own] = (seconds[op[:2]] * 1e9 + numbers["slow"][4 * op.stage + "FBIW".index(op.kind)]) / 1e9
     pairs = [(a, b) for a in range(made["pp"]) for b in range(made["pp"])]
     latency, transfer = made["topology"]["latency"], model["p2p_bytes"] / n_parts / made["topology"]["bandwidth"]
@@ -151,7 +149,7 @@ def evaluated(made, numbers):
 
         return twin.simulate(
             program, seconds, dict.fromkeys(pairs, latency), dict.fromkeys(pairs, transfer), made["p2p"], factors, congestion(draw),
-            issue, released(draw) if made["overlap_param_gather"] else None, recv=made["recv"], n_parts=n_parts, advance=advance,
+            issue, released(draw) if made["overlap_param_gather"] else None, recv=made["recv"], n_parts=in_turn, advance=advance,
         )  # fmt: skip
 
     def step(draw, replicas, advances=()):
@@ -168,7 +166,7 @@ def test_exchange__equals_the_twin(drawn):
     for draw in range(2 if case.noisy else 1):
         runs = [run(draw, replica) for replica in range(case.n_lanes)]
         ticks, moments = run_ticks(case, first=draw, n=1)
-        assert tuple(ticks[4:, 0]) == step(draw, [when for when, *_ in runs])
+        assert tuple(ticks[4:6, 0]) == step(draw, [when for when, *_ in runs])
         each = [twin.metrics(case.program, when, busy) for when, busy, _ in runs]
         assert ticks[0, 0] == max(makespan for makespan, *_ in each)
         assert ticks[1, 0] == max(span for _, span, *_ in each)
@@ -187,8 +185,7 @@ def test_unshard__equals_the_twin(made, data):
     link = case.weights.link.copy()
     link[:, 1 + 2 * n_stages :] = NET
     case = case._replace(weights=case.weights._replace(work=work, link=link))
-    model, pp, record = made["model"], made["pp"], SCHEDULES[made["schedule"]["name"]]
-    n = record.parts() if record.parts else 1
+    model, pp, (n, in_turn) = made["model"], made["pp"], parts_of(made)
     seconds = {}
     for s in range(n_stages):
         f, i, w = (model[key][s] / n for key in ("forward", "backward_input", "backward_weight"))
@@ -208,7 +205,7 @@ def test_unshard__equals_the_twin(made, data):
     when, busy, exposed = twin.simulate(
         case.program, seconds, dict.fromkeys(pairs, latency), dict.fromkeys(pairs, transfer), made["p2p"], factors,
         number("link", NET) if "link" in on else 1.0, gather=dict(enumerate(work[0, 6 * n_stages : 7 * n_stages].tolist())),
-        recv=made["recv"], n_parts=n,
+        recv=made["recv"], n_parts=in_turn,
     )  # fmt: skip
     ticks, moments = run_ticks(case, n=1)
     assert case.n_lanes == 1

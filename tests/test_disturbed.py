@@ -19,6 +19,7 @@ from hops.__main__ import main
 from hops.checks import Infeasible
 from hops.disturbed import disturbed_iterations, drifted_ticks, executed_ticks, make_bench
 from hops.events import run_events
+from hops.executor import evaluate_iterations
 from hops.impact import speeds_of
 from hops.joint import Resources
 from hops.kernels import OWN_STEP, STEP
@@ -89,7 +90,23 @@ def test_undisturbed__is_the_kernel(drawn, data):
     assert step == ticks[STEP if case.scenario.barrier else OWN_STEP, 0]
     times = resources.n_lanes // case.n_lanes  # without noise the kernel evaluates one of equal replicas
     total = (moments[:2, :, 0] << 42) + (moments[:2, :, 1] << 21) + moments[:2, :, 2]
-    assert sums == (total.sum(axis=1) * times).tolist()
+    busy, exposed = (total.sum(axis=1) * times).tolist()
+    assert sums == [busy, at_most_idle(case, step, busy, exposed)]
+
+
+def at_most_idle(case, step, busy, exposed):
+    """As `hops.executor.pool_of` has it."""
+    return min(exposed, case.scenario.pp * case.weights.variant.size * step - busy)
+
+
+def test_undisturbed__trials_are_those_of_runs():
+    case = prepare(scenario(latency__op={"law": "lognormal", "cv": 0.3}, latency__rank={"law": "lognormal", "cv": 0.3}, dp=2))
+    bench = make_bench(case)
+    for trial, first in ((0, 0), (3, 250), (2**22 - 1, 10**6)):
+        wanted = evaluate_iterations(case, trial, first, 9)
+        assert (disturbed_iterations(bench, trial, first, 9, bench.speeds) == wanted).all()
+        assert (disturbed_iterations(bench, trial, first + 5, 1, bench.speeds)[:, 0] == wanted[:, 5]).all()
+    assert len({disturbed_iterations(bench, trial, 0, 1, bench.speeds)[0, 0] for trial in range(5)}) == 5
 
 
 @settings(max_examples=60)
@@ -109,7 +126,7 @@ def test_disturbed__is_the_twin(drawn, p2p, data):
     found = both(case, given)
     assert found[0] == step(0, [when for when, *_ in runs], advances)[0 if made["barrier"] else 1]
     assert found[1] == sum(sum(busy) for _, busy, _ in runs)
-    assert found[2] == sum(sum(exposed) for *_, exposed in runs)
+    assert found[2] == at_most_idle(case, *found[:2], sum(sum(exposed) for *_, exposed in runs))
 
 
 @settings(max_examples=40)

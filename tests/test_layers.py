@@ -12,12 +12,13 @@ import pytest
 import hops
 
 ROOT = Path(hops.__file__).parent
-DOORS = ("schedules", "topologies", "distributions")
+DOORS = ("schedules", "topologies", "distributions", "recovery")
 LAYERS = [
     "checks",
     "garbage",
     "registry",
     "sequence",
+    "placements",
     "programs",
     "nominal",
     "building_block",
@@ -33,6 +34,7 @@ LAYERS = [
     "replicas",
     "hardware",
     "topologies",
+    "recovery",
     "distributions",
     "efficiency",
     "costs",
@@ -50,6 +52,7 @@ LAYERS = [
     "speeds",
     "noise",
     "graph",
+    "walks",
     "posts",
     "lowering",
     "torch_order",
@@ -69,8 +72,19 @@ LAYERS = [
     "sections",
     "disturbances",
     "hindrances",
+    "lifetimes",
+    "scripts",
+    "faults",
+    "checkpoints",
+    "training",
     "scenario",
     "weights",
+    "hazards",
+    "clocks",
+    "progress",
+    "episodes",
+    "ledger",
+    "renewal",
     "planning",
     "metrics",
     "variables",
@@ -79,8 +93,10 @@ LAYERS = [
     "impact",
     "executor",
     "disturbed",
+    "runs",
     "where",
     "plan",
+    "run_variables",
     "plots",
     "trace",
     "terminal",
@@ -96,7 +112,7 @@ LAYERS = [
 ]
 HOMES = {
     "numba": {"jit"},
-    "scipy": {"distributions", "metrics"},
+    "scipy": {"distributions", "lifetimes", "metrics"},
     "xarray": {"cube", "terminal", "sweep"},
     "pandas": {"trace", "sweep", "plots"},
     "hydra": {"config", "axes", "cube_sweeper", "sweep"},
@@ -164,7 +180,7 @@ HEAVY = {"numba", "xarray", "scipy", "matplotlib", "pandas", "hydra", "numpy"}
     ("statement", "allowed"),
     [
         ("import hops", set()),
-        ("import hops.schedules, hops.topologies, hops.distributions", set()),
+        ("import hops.schedules, hops.topologies, hops.distributions, hops.recovery", set()),
         ("import hops.config, hops.cube_sweeper, hops.sweep, hops.__main__", {"hydra"}),
     ],
 )

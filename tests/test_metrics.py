@@ -121,14 +121,17 @@ def test_no_flush__all_metrics_are_those_of_a_batch(name, updates):
         assert float(cell["bubble_fraction"][0]) == float(cell["span_bubble_fraction"][0]) == 0
         assert float(cell["throughput"][0]) == pytest.approx(1 / 0.45)
         assert cell["exposed_communication"].values.tolist() == [0] * 4
-    kept = hops.simulate(f"schedule={name}", "pp=4", "microbatches=8", "draws=3", "output.keep=draws")
-    mean = hops.simulate(f"schedule={name}", "pp=4", "microbatches=8", "draws=3")
+    kept = hops.simulate(f"schedule={name}", "schedule.batches=3", "pp=4", "microbatches=8", "draws=3", "output.keep=draws")
+    mean = hops.simulate(f"schedule={name}", "schedule.batches=3", "pp=4", "microbatches=8", "draws=3")
     assert kept["busy_time"].mean("draw").values == pytest.approx(mean["busy_time"].values)
     calm = hops.simulate(f"schedule={name}", "pp=4", "microbatches=8", "latency=none")
+    assert mean["busy_time"].values == pytest.approx(calm["busy_time"].values, rel=0.1)
     flushed = hops.simulate("schedule=1f1b", "pp=4", "microbatches=8", "latency=none")
     update = float(flushed["iteration_time"][0] - flushed["makespan"][0])  # the slowest rank's
     assert 0 < float(calm["iteration_time"][0] - calm["span"][0]) <= updates * update
     assert float(calm["iteration_time"][0] - calm["span"][0]) == pytest.approx(updates * update, rel=0.2)
+    thrice = hops.simulate(f"schedule={name}", "schedule.batches=3", "pp=4", "microbatches=8", "latency=none")
+    assert float(thrice["iteration_time"][0] - thrice["span"][0]) == pytest.approx(float(calm["iteration_time"][0] - calm["span"][0]))
     time = float(calm["iteration_time"][0])
     assert float(calm["mfu"][0]) == pytest.approx(float(flushed["mfu"][0]) * float(flushed["iteration_time"][0]) / time)
 

@@ -40,7 +40,7 @@ def factors(identity=0, seed=0, lo=0, hi=256, window=0, name="lognormal", parame
     found = np.full((1, 256), np.nan)
     table = noise.quantile_table(name, parameters)
     noise.draw_factors(
-        window, lo, hi, np.uint32(identity), 0, 1, np.uint32(seed), 0, table,
+        window, lo, hi, np.uint32(identity), 0, 1, np.uint64(seed), table,
         words, words.reshape(-1), distance, distance.view(np.int64), cell, found, 0,
     )  # fmt: skip
     return found[0, : hi - lo], words

@@ -57,6 +57,8 @@ def test_backward_that_adds__leaves_less_room_for_forwards():
         ({"memory": (math.inf, 0, -math.inf)}, "which make 0 together"),
         ({"memory": ("1", 0, -1)}, r"which make 0 together; got \['1', 0, -1\]"),
         ({"memory": (True, 0, -1)}, r"which make 0 together; got \[True, 0, -1\]"),
+        ({"memory": (1, False, -1)}, r"which make 0 together; got \[1, False, -1\]"),
+        ({"memory": (1, 0, "-1")}, r"which make 0 together; got \[1, 0, '-1'\]"),
         ({"memory": (0, 0, 0)}, "schedule.memory must be above 0 after_f on a stage at least"),
         ({"memory": ([1, 1], 0, -1)}, "schedule.memory lists 2 values, one a stage; there are 4"),
         ({"memory_limit": "fits"}, "schedule.memory_limit must be a finite number above 0; got 'fits'"),

@@ -105,3 +105,10 @@ def test_fits__needs_a_model_that_says_and_room_for_one():
         hops.simulate("schedule=zb_auto", "schedule.memory_limit=fits", "schedule.memory=[1,0,-1]", *GPT)
     with pytest.raises(Infeasible, match="zb_auto with memory_limit=fits finds no room on rank 0: it holds .* GB"):
         hops.simulate("schedule=zb_auto", "schedule.memory_limit=fits", "model=gpt3_175b", "topology=dgx_h100", "pp=8")
+
+
+def test_fits__a_rank_without_layers_holds_as_many_as_there_are():
+    words = ("schedule=zb_auto", "schedule.memory_limit=fits", "microbatches=32", "model.layout='E|(tttt|)*11ttttL'", *GPT, "pp=13")
+    limits = schedule_for(_plan(words, sweep=False).scenarios[0]).kwargs["memory_limit"]
+    assert limits[0] >= 2**20  # the most that a scenario can ask for
+    assert max(limits[1:]) < 100

@@ -9,7 +9,7 @@ from test_kernels import cells
 
 from hops import program, sweep_cube
 from hops.checks import Infeasible
-from hops.posts import RECV, plan, with_messages
+from hops.posts import RECV, plan, unnumbered, with_messages
 from hops.programs import Program
 from hops.scenario import Scenario
 from hops.simulation import prepare
@@ -81,11 +81,12 @@ def test_torch__an_early_receive_holds_up_what_is_sent_the_other_way():
 def test_torch__a_receive_is_deferred_to_its_unit_or_the_next_send():
     """Where: behind which unit rank 0 posts the receive of 1F0 and of 1F1, both early and deferred."""
     order = program("interleaved", pp=2, microbatches=2, vpp=2)
-    found = {}
+    units, found = [str(unit) for rank in order.ranks for unit in rank], {}
     for recv in RECV:
-        units, waits = plan(order, "torch", recv)
-        names = [str(unit) if rank >= 0 else f"message {unit}" for rank, unit in units]
-        found[recv] = [[names[i] for i in waits[names.index(f"message 1F{k}")] if names[i][0] == "0"] for k in (0, 1)]
+        made = plan(order, "torch", recv)
+        names = [units[each] if each >= 0 else unnumbered(order, ~each) for each in made.sequence]
+        waits = [made.waits[slice(*made.indptr[at : at + 2])] for at in (names.index((1, False, k)) for k in (0, 1))]
+        found[recv] = [[names[i] for i in each if str(names[i])[0] == "0"] for each in waits]
     assert found == {"early": [["0F0"], ["0F1"]], "defer": [["0F1"], []]}
 
 

@@ -120,6 +120,26 @@ def test_sweeps__the_answer_of_noise_until_zero_bubble_loses_holds():
     assert figures == pytest.approx([10.8, 18.4, 3.1], abs=0.06)
 
 
+def test_sweeps__the_answer_of_checkpoint_interval_holds():
+    """Exact means, without noise."""
+    kept = 100 * hops.sweep_cube("+experiment=checkpoint_interval")["goodput_fraction_mean"]
+    assert (kept.max("interval") == kept.sel(interval="optimal")).all()
+    assert float((kept.sel(interval="optimal") - kept.sel(interval=["young", "daly"])).max()) < 0.01
+    for cost, interval, figure in ((10, "480", 93.9), (10, "120", 90.1), (10, "3840", 81.8), (60, "960", 88.0), (60, "optimal", 88.1)):
+        assert float(kept.sel(cost=cost, interval=interval)) == pytest.approx(figure, abs=0.05)
+
+
+def test_sweeps__the_answer_of_goodput_vs_scale_holds():
+    """Standard errors are below 0.3 points."""
+    cube = hops.sweep_cube("+experiment=goodput_vs_scale")
+    kept = 100 * cube["goodput_fraction_mean"]
+    assert (np.diff(kept, axis=0) < 0).all()
+    assert (kept.sel(recovery="peer_memory") > kept.sel(recovery="restart")).all()
+    figures = [round(float(kept.sel(recovery=name)[i])) for name in ("restart", "peer_memory") for i in (0, -1)]
+    assert figures == [98, 75, 99, 90]
+    assert float(cube["goodput_fraction_standard_error"].max()) < 0.003
+
+
 def test_sweeps__the_answer_of_nvlink_or_pcie_holds():
     time = hops.sweep_cube("+experiment=nvlink_or_pcie")["iteration_time_mean"]
     saved = 100 * (1 - time[0] / time[1])

@@ -361,14 +361,19 @@ def test_times__full_backward_is_both_halves():
     assert TIMES.b == TIMES.i + TIMES.w
 
 
-@pytest.mark.parametrize(("pp", "m", "splits"), [(1, 3, 4), (2, 3, 4), (3, 6, 3), (4, 8, 1), (4, 8, 3), (5, 2, 5), (8, 4, 4), (8, 16, 5)])
+@pytest.mark.parametrize(("pp", "m", "splits"), [(1, 3, 4), (2, 3, 4), (3, 7, 2), (4, 8, 1), (4, 9, 3), (5, 2, 4), (8, 1, 4), (8, 16, 5)])
 def test_seq1f1b__any_number_of_parts(pp, m, splits):
     times, record = Times(f=1200, i=600, w=900, hop=1), SCHEDULES["seq1f1b"]
     case = uniform("seq1f1b", pp, m, None, times, schedule={"name": "seq1f1b", "splits": splits})
     ticks, _ = run_ticks(case)
-    if m * splits % pp == 0:
-        assert ticks[0, 0] == record.makespan(pp, m, times, splits)
+    assert ticks[0, 0] == record.makespan(pp, m, times, splits)
     assert case.structure.in_flight == tuple(min(pp - 1 - rank + splits, m * splits) / splits for rank in range(pp))
+
+
+def test_seq1f1b__messages_are_of_a_part():
+    link = {"p2p": "channel", "topology__bandwidth": 1e9, "model__p2p_bytes": 8.0}
+    whole, part = (prepare(scenario(schedule={"name": "seq1f1b", "splits": q}, **link)).weights.work[0, 16:24] for q in (1, 4))
+    assert (whole.max(), part.max()) == (8, 2)
 
 
 def test_seq1f1b__of_one_part_is_1f1b():

@@ -117,6 +117,40 @@ def test_frame__has_what_replicas_exchange_below_the_ops():
     assert len(axes.collections) == 1 + 4 + 1  # bubble, kinds, transfers
 
 
+def test_pipelines__are_told_apart_in_table_text_and_picture():
+    """Of four the first two go down the ranks, each from where it begins; the others, dotted and hatched, go up."""
+    case = case_of(pp=4, microbatches=8, schedule={"name": "chimera", "pipelines": 4})
+    frame = timeline_frame(case)
+    assert list(frame.columns) == ["rank", "op", "stage", "kind", "microbatch", "pipeline", "start", "end"]
+    assert (frame["pipeline"] == frame["microbatch"] // 2).all()
+    begins = frame[(frame["stage"] == 0) & (frame["kind"] == "F")].groupby("pipeline")["rank"].unique().map(list)
+    assert begins.tolist() == [[0], [2], [3], [1]]
+    lines = timeline_text(frame).splitlines()
+    opened = [each for line in lines[:4] for each in re.findall(r"(\d)([^\d])", line.partition("|")[2])]
+    assert len(opened) > 50
+    assert all((int(k) < 4) == (mark in "-=") for k, mark in opened)
+    assert lines[-1].strip() == ". : the same in pipelines from the last rank to the first"
+    figure = timeline_figure(frame, [], "four")
+    bars = {
+        collection.get_hatch(): len(collection.get_paths()) for collection in figure.axes[0].collections if len(collection.get_paths()) > 1
+    }
+    assert bars == {None: 4 * 4, "///": 4 * 4}
+    assert [text.get_text() for text in figure.legends[0].get_texts()][-1] == "from the last rank to the first"
+    both = hops.timeline("schedule=chimera", "pp=2", "dp=2", "tp=4", "microbatches=4", "latency=none", "model=gpt_22b")
+    assert set(both["pipeline"][both["microbatch"] < 0]) == {-1}
+
+
+def test_units__show_both_of_their_ops():
+    case = case_of(pp=2, microbatches=4, schedule={"name": "chimera", "scaling": "forward_doubling"}, topology__latency=0.0)
+    frame = timeline_frame(case)
+    first = timeline_text(frame).splitlines()[0].partition("|")[2]
+    assert re.findall(r"\d", first) == ["0", "1", "2", "3", "2", "0", "3", "1"]
+    (axes,) = timeline_figure(frame, [], "doubled").axes
+    places = {text.get_text(): text.get_position() for text in axes.texts[:4]}
+    assert places["0"][0] == places["1"][0]
+    assert places["0"][1] < 0 < places["1"][1]
+
+
 WORDS = ("model=gpt_22b", "topology=dgx", "latency=lognormal", "draws=4", "pp=4", "tp=8", "microbatches=8", "schedule=v_half")
 
 

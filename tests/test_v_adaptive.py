@@ -10,7 +10,8 @@ from test_schedules import UNIT, bubbles, uniform
 import hops
 from hops.checks import Infeasible
 from hops.nominal import nominal
-from hops.programs import PLACEMENTS, Program
+from hops.placements import PLACEMENTS
+from hops.programs import Program
 from hops.schedules import Times, v_adaptive
 
 NS = 1e-9

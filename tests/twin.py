@@ -119,7 +119,7 @@ def disturbed(spells):
 
 
 def halves(unit):
-    """The ops of a unit: of a fused one its two."""
+    """The ops of a unit: of a fused one, or a doubled forward, its two."""
     return unit if isinstance(unit[0], tuple) else (unit,)
 
 
@@ -251,7 +251,8 @@ def simulate(
                     start = end = max(reach, issued[r], weights_there.get(stage, 0)) if i == 0 else max(end, issued[r])
                     if at[r] == 0 and i == 0:
                         began[r] = start
-                    own = seconds.get((unit, kind) if len(parts) > 1 else unit, seconds[stage, kind])
+                    fused = len({part[1] for part in parts}) > 1
+                    own = seconds.get((unit, kind) if fused else parts[i], seconds[stage, kind])
                     taken = ticks(own, factors(parts[i], r))
                     if released and kind == "F" and not any(op[:2] == (stage, "F") for before in rank[: at[r]] for op in halves(before)):
                         pieces = released.get((r, stage), [])

@@ -100,8 +100,9 @@ class Posts:
             places.append(batch)
             begins.append(self.when.get((rank, step)))
             begins += [self.arrival(other) for other in (stream[at - 1][1] if at else ())]
-        if message[1]:  # both of a unit that both sides have in one batch: the forward first
-            begins += [self.arrival(m) for m in places[0] if m in places[1] and not m[1] and (self.home[m[::2]], self.goal(m)) == pair]
+        # both of a unit that both sides have in one batch: in the sender's order
+        before = places[0][: places[0].index(message)]
+        begins += [self.arrival(m) for m in before if m in places[1] and (self.home[m[::2]], self.goal(m)) == pair]
         self.asked.discard(message)
         if None not in begins:
             self.known[message] = max(begins) + self.taken(pair)

@@ -11,10 +11,13 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from hops.checks import Infeasible, count
-from hops.programs import Fused, Op, Program, Unit
+from hops.programs import Doubled, Fused, Op, Program, Unit
 from hops.registry import Registry, keywords, open_door
 
-__all__ = ["SCHEDULES", "Constraint", "Fused", "Op", "Program", "Schedule", "Steady", "Times", "Unit", "alternate", "program", "schedule"]
+__all__ = [
+    "SCHEDULES", "Constraint", "Doubled", "Fused", "Op", "Program", "Schedule", "Steady", "Times", "Unit",
+    "alternate", "program", "schedule",
+]  # fmt: skip
 
 
 class Times(NamedTuple):
@@ -122,7 +125,9 @@ class Schedule:
                     near = " or ".join(f"{n}" for n in (v - 1, v + 1) if n > 1 and works(microbatches, n))
                     found, hint = (f"vpp={v}", f" (try vpp={near})") if near else (found, hint)
                 if not near:
-                    others = [n for n in (pp - 1, pp + 1) if n and constraint.holds(n, microbatches, *chunks, **params)]
+                    reaches = range(pp - 1, 0, -1), range(pp + 1, 2 * pp + 1)
+                    nearest = (next((n for n in ns if constraint.holds(n, microbatches, *chunks, **params)), None) for ns in reaches)
+                    others = [n for n in nearest if n is not None]
                     hint = f" (try pp={' or '.join(map(str, others))})" if others else ""
                 raise Infeasible(f"{self.name} needs {constraint.needs}; got {found}{hint}")
 

@@ -7,7 +7,7 @@ flight; the paper's design has as many microbatches as ranks.
 
 from heapq import heappop, heappush
 
-from hops.programs import PLACEMENTS
+from hops.placements import PLACEMENTS
 from hops.schedules import Constraint, Op, Program, schedule
 
 

@@ -8,6 +8,7 @@ kq+j is part j of microbatch k.
 
 from hops.checks import count
 from hops.schedules import Op, Program, Times, alternate, schedule
+from hops.schedules.one_f_one_b import n_hops
 
 
 def parts(splits: int = 2) -> int:
@@ -15,10 +16,8 @@ def parts(splits: int = 2) -> int:
 
 
 def makespan(p: int, m: int, t: Times, q: int = 2) -> int:
-    """As 1F1B with as many microbatches as there are parts, less the transfers that the longer warmup hides [run]."""
-    rounds, more = divmod(q - 1, p)
-    n_hops = 2 * (p - 1) * (m * q // p - rounds) + max(0, 2 * (p - 1) - 2 * (more + 1))
-    return (m * q + p - 1) * (t.f + t.b) // q + n_hops * t.hop
+    """As 1F1B with as many microbatches as there are parts, and q-1 forwards more to begin with."""
+    return (m * q + p - 1) * (t.f + t.b) // q + n_hops(p, m * q, more=q - 1) * t.hop
 
 
 @schedule(
@@ -27,7 +26,7 @@ def makespan(p: int, m: int, t: Times, q: int = 2) -> int:
     source="Sun et al. 2024, Seq1F1B (arXiv:2406.03488) [from memory]; warmup as sail-sg has it",
     parts=parts,
     makespan=makespan,
-    exact_when=lambda p, m: 2 * m % p == 0,
+    exact_when=lambda p, m: True,
     in_flight=lambda p, m, rank: min(p - rank + 1, 2 * m),
     messages=lambda p, m: 4 * m * (p - 1),
 )

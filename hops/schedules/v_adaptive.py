@@ -27,7 +27,7 @@ from typing import Any
 from hops.building_block import PERIOD, split_orders
 from hops.checks import Infeasible
 from hops.nominal import Nominal, nominal
-from hops.programs import PLACEMENTS
+from hops.placements import PLACEMENTS
 from hops.schedules import Op, Program, schedule
 
 # slots that the way down takes from rank to rank, up to some rank and after it. Others of up to 5, descending ones too, gave no less

@@ -11,7 +11,7 @@ from typing import Any
 
 from hops.checks import Infeasible
 from hops.nominal import Nominal, nominal
-from hops.programs import PLACEMENTS
+from hops.placements import PLACEMENTS
 from hops.schedules import Op, Program, schedule
 
 # passes through a rank: its first chunk goes down the V, its second comes up; gradients go down its second, and come up its first

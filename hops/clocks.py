@@ -1,0 +1,148 @@
+"""Clocks: when what fails next, in one trial. Every lifetime is a function of its address, so no order of asking can change it.
+
+A clock counts down one lifetime after the other, of one component, or of all of a fault together (`hops.hazards`). The next
+to end is the top of a heap; at the same tick the clock with the smaller number comes first.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hops.hazards import ANY
+from hops.jit import inlined, kernel
+from hops.kernels import NEVER
+from hops.noise import philox, quantile
+
+# last word of the counter, beyond those of `hops.noise`: counter = (component or clock, how many before it, fault, stream)
+LIFETIME_STREAM, CHOICE_STREAM, DETECT_STREAM, REPAIR_STREAM = 16, 17, 18, 19
+
+
+class Clocks(NamedTuple):
+    """Scratch of one trial; k = clocks."""
+
+    tick: NDArray[np.int64]  # (k,) heap: when the clock ends
+    clock: NDArray[np.int64]  # (k,) which it is
+    n_ended: NDArray[np.int64]  # (k,) lifetimes that have ended, by clock
+
+
+def make_clocks(n: int) -> Clocks:
+    """Scratch for ``n`` clocks."""
+    return Clocks(np.empty(n, np.int64), np.empty(n, np.int64), np.empty(n, np.int64))
+
+
+@inlined
+def random_time(mean, table, bits):  # type: ignore[no-untyped-def]
+    """Ticks that 32 random bits make of a law of mean 1 given as a table, times ``mean``; beyond the clock: NEVER."""
+    ticks = mean * quantile(table, bits) + 0.5
+    return np.int64(ticks) if ticks < 2.0**61 else np.int64(NEVER)
+
+
+@kernel
+def lifetime(h, clock, n, seed, trial):  # type: ignore[no-untyped-def]
+    """Ticks of lifetime ``n`` of a clock; at least 1, so that time goes on."""
+    fault, component = h.clock_fault[clock], h.clock_component[clock]
+    who = np.uint32(ANY) if component < 0 else np.uint32(component)
+    bits, _, _, _ = philox(who, np.uint32(n), h.identity[fault], np.uint32(LIFETIME_STREAM), np.uint32(seed), np.uint32(trial))
+    law = h.first_law[fault] if n == 0 else h.law[fault]
+    return max(np.int64(1), random_time(h.mean[fault], h.tables[law], bits))
+
+
+@inlined
+def before(clocks, i, j):  # type: ignore[no-untyped-def]
+    """Whether place i of the heap ends before place j."""
+    a, b = clocks.tick[i], clocks.tick[j]
+    return a < b or (a == b and clocks.clock[i] < clocks.clock[j])
+
+
+@kernel
+def sift(clocks, i):  # type: ignore[no-untyped-def]
+    """Move what is at place i of the heap down to where it belongs."""
+    n = clocks.tick.size
+    while 2 * i + 1 < n:
+        child = 2 * i + 1
+        if child + 1 < n and before(clocks, child + 1, child):
+            child += 1
+        if before(clocks, i, child):
+            return
+        clocks.tick[i], clocks.tick[child] = clocks.tick[child], clocks.tick[i]
+        clocks.clock[i], clocks.clock[child] = clocks.clock[child], clocks.clock[i]
+        i = child
+
+
+@inlined
+def script_tick(h, trial, n):  # type: ignore[no-untyped-def]
+    """When line ``n`` of the script comes true, if it is of this trial."""
+    return h.script[n, 0] if n < h.script_first[min(trial, h.script_first.size - 2) + 1] else np.int64(NEVER)
+
+
+@kernel
+def start_clocks(h, seed, trial, clocks):  # type: ignore[no-untyped-def]
+    """Begin the first lifetime of every clock; a script is one clock, whose lifetimes are its lines."""
+    n = clocks.tick.size
+    if h.script.shape[0]:
+        clocks.n_ended[0] = h.script_first[min(trial, h.script_first.size - 2)]
+        clocks.tick[0], clocks.clock[0] = script_tick(h, trial, clocks.n_ended[0]), 0
+        return
+    for k in range(n):
+        clocks.tick[k], clocks.clock[k], clocks.n_ended[k] = lifetime(h, k, 0, seed, trial), k, 0
+    for i in range(n // 2 - 1, -1, -1):
+        sift(clocks, i)
+
+
+@kernel
+def end_lifetime(h, seed, trial, clocks):  # type: ignore[no-untyped-def]
+    """Take the failure at the top of the heap and begin that clock's next lifetime; (clock, how many it had before)."""
+    clock = clocks.clock[0]
+    n = clocks.n_ended[clock]
+    clocks.n_ended[clock] = n + 1
+    if h.script.shape[0]:
+        clocks.tick[0] = script_tick(h, trial, n + 1)
+        return clock, n
+    clocks.tick[0] = min(np.int64(NEVER), clocks.tick[0] + lifetime(h, clock, n + 1, seed, trial))
+    sift(clocks, 0)
+    return clock, n
+
+
+@kernel
+def delay(h, mean, law, clock, n, stream, seed, trial):  # type: ignore[no-untyped-def]
+    """Ticks that the failure which ends lifetime ``n`` of a clock takes to be known, or to be repaired."""
+    if h.script.shape[0]:
+        return h.script[n, 1 if stream == DETECT_STREAM else 2]
+    fault, component = h.clock_fault[clock], h.clock_component[clock]
+    who = np.uint32(ANY) if component < 0 else np.uint32(component)
+    bits, _, _, _ = philox(who, np.uint32(n), h.identity[fault], np.uint32(stream), np.uint32(seed), np.uint32(trial))
+    return random_time(mean[fault], h.tables[law[fault]], bits)
+
+
+@inlined
+def mark(h, component, hit, vacant):  # type: ignore[no-untyped-def]
+    """Mark the nodes of a component; how many places in the job that leaves vacant."""
+    n_new = 0
+    for at in range(h.member[component], h.member[component + 1]):
+        hit[h.node[at]] = 1
+        n_new += 1 - vacant[h.node[at]]
+        vacant[h.node[at]] = 1
+    return n_new
+
+
+@kernel
+def mark_victims(h, clock, n, seed, trial, hit, vacant):  # type: ignore[no-untyped-def]
+    """Mark the nodes (n_nodes,) that a failure takes with it; how many places in the job that leaves vacant.
+
+    A clock of several components chooses: the first of a batch by chance, the others are those after it.
+    """
+    if h.script.shape[0]:
+        return mark(h, n, hit, vacant)
+    fault, component = h.clock_fault[clock], h.clock_component[clock]
+    first, size, at_once = h.first[fault], h.first[fault + 1] - h.first[fault], 1
+    if component < 0:
+        a, b, _, _ = philox(np.uint32(ANY), np.uint32(n), h.identity[fault], np.uint32(CHOICE_STREAM), np.uint32(seed), np.uint32(trial))
+        component = np.int64((np.uint64(a) * np.uint64(size)) >> np.uint64(32))
+        share = (np.float64(b) + 0.5) * 2.0**-32
+        while at_once < h.batch.shape[1] and share > h.batch[fault, at_once - 1]:
+            at_once += 1
+    n_new = 0
+    for i in range(min(at_once, size)):
+        n_new += mark(h, first + (component + i) % size, hit, vacant)
+    return n_new

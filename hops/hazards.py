@@ -1,0 +1,176 @@
+"""Hazards: the faults of a run found on the GPUs of a job, as arrays for the engine.
+
+f = faults, c = components of all of them, k = clocks: one a component, or one for all of a fault whose lifetimes are exponential.
+"""
+
+from collections.abc import Mapping, Sequence
+from math import isinf
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hops.checks import Infeasible, no_such
+from hops.cluster import Cluster
+from hops.data_parallel import DataParallel
+from hops.faults import DEVICE, JOB, NODE, Fault
+from hops.lanes import sharers
+from hops.layout import Layout
+from hops.lifetimes import Lifetime
+from hops.recovery import Memory
+from hops.scripts import Script
+from hops.training import Training
+from hops.weights import TICKS, Floats
+
+ANY = 0xFFFFFFFF  # component in the address of a clock of several
+
+
+class Hazards(NamedTuple):
+    """What can fail; means in ticks, laws as rows of ``tables``."""
+
+    identity: NDArray[np.uint32]  # (f,)
+    first: NDArray[np.int64]  # (f + 1,) components of a fault are first[f] .. first[f + 1]
+    mean: NDArray[np.float64]  # (f,) of what a clock counts down
+    first_law: NDArray[np.int64]  # (f,) of a clock's first lifetime
+    law: NDArray[np.int64]  # (f,) of all others
+    detect: NDArray[np.float64]  # (f,) mean time until a failure is known
+    detect_law: NDArray[np.int64]
+    repair: NDArray[np.float64]  # (f,) mean time until what failed can be used
+    repair_law: NDArray[np.int64]
+    batch: NDArray[np.float64]  # (f, most at once) probability that at most so many fail at once
+    clock_fault: NDArray[np.int64]  # (k,)
+    clock_component: NDArray[np.int64]  # (k,) -1: any of the fault
+    member: NDArray[np.int64]  # (c + 1,) nodes of a component are node[member[c]] .. node[member[c + 1]]
+    node: NDArray[np.int64]
+    tables: NDArray[np.float64]  # (laws, cells, 2)
+    script: NDArray[np.int64]  # (lines, 3) ticks: when, until known, until repaired; in place of clocks, and line i is component i
+    script_first: NDArray[np.int64]  # (trials + 1,) lines of a trial; trials beyond have those of the last
+    group: NDArray[np.int64]  # (g + 1,) nodes that hold the same state are group_node[group[g]] .. group_node[group[g + 1]]
+    group_node: NDArray[np.int64]
+    n_nodes: int  # of the job
+    exposure: bool  # components age only while the job trains
+
+    @property
+    def mtbf(self) -> float:
+        """Mean time between failures of the whole job [s]; infinite where nothing fails, of a script until its last line."""
+        if len(self.script):
+            last = float(self.script[:, 0].max())
+            return last / TICKS / len(self.script) * (self.script_first.size - 1)
+        clocks = np.bincount(self.clock_fault, minlength=self.mean.size)
+        rate = float((clocks / self.mean).sum())
+        return 1 / (rate * TICKS) if rate else float("inf")
+
+
+def hazards(training: Training, cluster: Cluster, layout: Layout, data_parallel: DataParallel) -> Hazards:
+    """Find the components of every fault that a GPU of the job is in, and who holds the same state as whom.
+
+    An unknown scope is a ``ValueError``, and so is a script that this job cannot follow; a strategy that needs others to hold
+    a node's state where none does an `Infeasible`.
+    """
+    failures = training.failures
+    nodes = sorted({cluster.node(cluster.order[gpu]) for gpu in range(layout.n_gpus)})
+    place = {node: i for i, node in enumerate(nodes)}
+    script = _script(failures.script, training.trials, len(nodes))
+    held = [] if training.machine.memory is None else holders(training.machine.memory, cluster, layout, data_parallel, place)
+    laws: dict[int, tuple[int, Floats]] = {}
+
+    def row(table: Floats) -> int:
+        return laws.setdefault(id(table), (len(laws), table))[0]
+
+    rows, clocks, groups, firsts = list[tuple[float, int, int, int, int]](), list[tuple[int, int]](), list[Sequence[int]](), [0]
+    for fault in failures.faults:
+        found = components(fault, cluster, layout, nodes)
+        groups += [[place[node] for node in group] for group in found]
+        superposed, mean = fault.lifetime.law == "exponential", _mean(fault.lifetime, failures.rate)
+        if not isinf(mean):
+            clocks += [(len(rows), -1)] if superposed else [(len(rows), component) for component in range(len(found))]
+        (first, law), (_, detect), (_, repair) = (each.tables() for each in (fault.lifetime, fault.detection, fault.repair))
+        counted = mean / (len(found) if superposed else 1)
+        rows.append((counted, row(first), row(law), row(detect), row(repair)))
+        firsts.append(firsts[-1] + len(found))
+    groups += [line.nodes for lines in script for line in lines]
+    most = max((len(fault.batch) for fault in failures.faults), default=1)
+    batch = [np.append(np.cumsum(fault.batch)[:-1], np.ones(1 + most - len(fault.batch))) for fault in failures.faults]
+    means, first, law, detect, repair = np.array(rows, float).reshape(-1, 5).T
+    return Hazards(
+        np.array([fault.identity for fault in failures.faults], np.uint32),
+        np.array(firsts),
+        means.copy(),
+        first.astype(np.int64),
+        law.astype(np.int64),
+        np.array([_mean(fault.detection) for fault in failures.faults], float),
+        detect.astype(np.int64),
+        np.array([_mean(fault.repair) for fault in failures.faults], float),
+        repair.astype(np.int64),
+        np.array(batch, float).reshape(-1, most),
+        np.array([fault for fault, _ in clocks], np.int64),
+        np.array([component for _, component in clocks], np.int64),
+        np.cumsum([0, *map(len, groups)]),
+        np.array([node for group in groups for node in group], np.int64),
+        np.stack([table for _, table in laws.values()]) if laws else np.zeros((1, 1, 2)),
+        np.array([(line.tick, line.detection, line.repair) for lines in script for line in lines], np.int64).reshape(-1, 3),
+        np.cumsum([0, *map(len, script)]),
+        np.cumsum([0, *map(len, held)]),
+        np.array([node for group in held for node in group], np.int64),
+        len(nodes),
+        failures.clock == "exposure",
+    )
+
+
+def components(fault: Fault, cluster: Cluster, layout: Layout, nodes: Sequence[int]) -> list[Sequence[int]]:
+    """Nodes of every component of ``fault`` that has a GPU of the job, in order; of a device its node."""
+    if fault.scope == DEVICE:
+        return [[cluster.node(cluster.order[gpu])] for gpu in range(layout.n_gpus)]
+    if fault.scope == NODE:
+        return [[node] for node in nodes]
+    if fault.scope == JOB:
+        return [nodes]
+    sizes = {level.name: level.size for level in cluster.network}
+    size = fault.size or sizes.get(fault.scope)
+    if size is None:
+        raise no_such(f"failure.faults.{fault.name}.scope (or give its size in nodes)", fault.scope, [DEVICE, NODE, JOB, *sizes])
+    found: dict[int, list[int]] = {}
+    for node in nodes:
+        found.setdefault(0 if isinf(size) else node // int(size), []).append(node)
+    return list(found.values())
+
+
+def holders(
+    memory: Memory, cluster: Cluster, layout: Layout, data_parallel: DataParallel, place: Mapping[int, int]
+) -> Sequence[Sequence[int]]:
+    """Groups of nodes, as places in the job, that hold the same state: neighbours, or replicas with the same states."""
+    if memory.holders == "peers":
+        n, copies = len(place), memory.copies
+        if n < copies:
+            raise Infeasible(
+                f"{copies} copies of a node's state need as many nodes; the job has {n} (try fewer recovery.copies, or more GPUs)"
+            )
+        return [range(at, at + copies if at + 2 * copies <= n else n) for at in range(0, n - copies + 1, copies)]
+    size = 1 if data_parallel.zero == 0 else sharers(layout, data_parallel)[0]
+    found = set[tuple[int, ...]]()
+    for rank in range(layout.pp):
+        for gpus in layout.replica_groups(rank):
+            for at in range(size):
+                same = gpus[at::size]
+                if len(same) < 2:
+                    raise Infeasible(
+                        f"no other replica holds the state of GPU {same[0]} (dp={layout.dp}, zero={data_parallel.zero}, "
+                        f"dp_shard={data_parallel.shard or 'null'}: try zero=0, or a dp_shard that is less than dp)"
+                    )
+                found.add(tuple(sorted({place[cluster.node(cluster.order[gpu])] for gpu in same})))
+    return sorted(found)
+
+
+def _script(script: Script | None, n_trials: int, n_nodes: int) -> Script:
+    if script is None:
+        return ((),)
+    if 1 < len(script) < n_trials:
+        raise ValueError(f"failure.script has failures of {len(script)} trials; got trials={n_trials} (try trials={len(script)})")
+    unknown = [node for lines in script for line in lines for node in line.nodes if node >= n_nodes]
+    if unknown:
+        raise ValueError(f"failure.script lets node {unknown[0]} fail; the job has nodes 0 to {n_nodes - 1}")
+    return script
+
+
+def _mean(lifetime: Lifetime, rate: float = 1.0) -> float:
+    return lifetime.mean * TICKS / rate if rate else float("inf")

@@ -1,0 +1,114 @@
+"""The ledger: where the time of every GPU of a run went; and the metrics of runs, from what trials leave behind.
+
+n = trials, b = buckets. Device-ticks are Python ints: 16,384 GPUs pass 2^63 ns after 6.5 days.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hops.progress import (
+    BUSY_HIGH,
+    BUSY_LOW,
+    CHECKPOINT,
+    DETECTION,
+    DONE,
+    EXPOSED_HIGH,
+    EXPOSED_LOW,
+    HALF,
+    HEALTHY,
+    LOST,
+    N_CHECKPOINTS,
+    N_EPISODES,
+    N_FAILURES,
+    N_FROM_MEMORY,
+    NOW,
+    QUEUEING,
+    RECOVERING,
+    REPLAY,
+    STANDING_BY,
+    USEFUL,
+    WASTED,
+)
+from hops.weights import TICKS, Floats
+
+BUCKETS = ("useful", "exposed", "bubble", "wasted", "checkpoint", "detection", "recovery", "queue", "standby", "repair")
+
+
+def ledger(results: NDArray[np.int64], n_gpus: int, gpus_a_lane: int, spares: int, gpus_a_node: int) -> NDArray[np.object_]:
+    """Device-ticks by bucket, (n, b) Python ints, from results (n, 29); they add up to (n_gpus + spares x gpus_a_node) x NOW.
+
+    Busy and exposed ticks of the pool are of ranks and lanes, each ``gpus_a_lane`` GPUs. Of iterations that count, "useful" is
+    computing, "exposed" waiting that transfers add, "bubble" all other waiting; "wasted" is whatever was discarded. Of the
+    spares "standby" is what stands by, "repair" the rest: as many nodes as are away. Until another has taken its place a
+    node that failed is booked as the job.
+    """
+    r = results.astype(object)
+    useful = gpus_a_lane * (r[:, BUSY_HIGH] * 2**HALF + r[:, BUSY_LOW])
+    exposed = gpus_a_lane * (r[:, EXPOSED_HIGH] * 2**HALF + r[:, EXPOSED_LOW])
+    bubble = n_gpus * r[:, USEFUL] - useful - exposed
+    whole = [n_gpus * r[:, each] for each in (WASTED, CHECKPOINT, DETECTION, RECOVERING, QUEUEING)]
+    standby = gpus_a_node * r[:, STANDING_BY]
+    return np.stack([useful, exposed, bubble, *whole, standby, gpus_a_node * spares * r[:, NOW] - standby], axis=1)
+
+
+type Ratio = tuple[Floats, Floats]  # numerators and denominators, each (n,)
+
+
+def run_metrics(results: NDArray[np.int64], samples: float, horizon: bool) -> dict[str, Ratio]:
+    """Metrics of every trial as numerators and denominators: their mean over trials is a ratio of means.
+
+    ``samples`` of an iteration; with a ``horizon`` `HEALTHY` counts iterations, else ticks.
+    """
+
+    def column(i: int) -> Floats:
+        return results[:, i] / TICKS
+
+    one = np.ones(len(results))
+    wall, useful, done = column(NOW), column(USEFUL), results[:, DONE].astype(float)
+    down = column(DETECTION) + column(RECOVERING) + column(QUEUEING)
+    episodes = results[:, N_EPISODES].astype(float)
+    failures = results[:, N_FAILURES].astype(float)
+    return {
+        "wall_time": (wall, one),
+        "iterations_done": (done, one),
+        "goodput": (samples * done, wall),
+        "goodput_fraction": (done, results[:, HEALTHY].astype(float)) if horizon else (column(HEALTHY), wall),
+        "ettr": (useful, wall),
+        "availability": (wall - down, wall),
+        "n_failures": (failures, one),
+        "n_interruptions": (episodes, one),
+        "n_from_memory": (results[:, N_FROM_MEMORY].astype(float), one),
+        "n_checkpoints": (results[:, N_CHECKPOINTS].astype(float), one),
+        "mtbf": (wall, failures),
+        "mttr": (down, episodes),
+        "mttr_detection": (column(DETECTION), episodes),
+        "mttr_queue": (column(QUEUEING), episodes),
+        "mttr_recovery": (column(RECOVERING), episodes),
+        "mttr_replay": (column(REPLAY), episodes),
+        "lost_work": (column(WASTED), one),
+        "lost_iterations": (results[:, LOST].astype(float), one),
+    }
+
+
+def each_trial(ratio: Ratio) -> Floats:
+    """Of every trial; NaN where there is nothing to divide by, infinite where there is something to divide."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return ratio[0] / ratio[1]
+
+
+def over_trials(ratio: Ratio, quantiles: Sequence[float]) -> dict[str, Any]:
+    """Quantiles over trials (q,) under "" (values that occur), and mean, std, standard_error; the mean is a ratio of means.
+
+    Its error is that of the delta method: of num - mean x den, over the mean of den.
+    """
+    (above, below), each = ratio, each_trial(ratio)
+    n, known = len(each), each[~np.isnan(each)]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean = above.sum() / below.sum()
+        error = np.sqrt(((above - mean * below) ** 2).sum() / (n * (n - 1))) / below.mean() if n > 1 else np.float64(np.nan)
+        deviation = known.std(ddof=1) if len(known) > 1 and np.isfinite(known).all() else np.float64(np.nan)
+    found = np.quantile(known, quantiles, method="inverted_cdf") if len(known) else np.full(len(quantiles), np.nan)
+    return {"": found, "_mean": mean, "_std": deviation, "_standard_error": error}

@@ -1,0 +1,248 @@
+"""Progress: how far training gets until something stops it, and what it goes back to; int64 ticks, one trial.
+
+m = sampled iterations of the pool, i = iterations. The first attempts at the iterations of a window are drawn side by side, and
+as sums, so that many are done at once; what is attempted again is drawn one by one.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hops.jit import inlined, kernel
+from hops.kernels import NEVER
+from hops.noise import BLOCKS, LANES, philox
+
+RESAMPLE_STREAM = 20  # counter = (block of iterations, attempt, 0, stream)
+TIME, BUSY, EXPOSED = range(3)  # rows of the pool
+
+# what a trial leaves behind, in ticks of the job or counts; up to QUEUEING they add up to NOW
+(USEFUL, WASTED, CHECKPOINT, DETECTION, RECOVERING, QUEUEING, NOW, DONE, BUSY_HIGH, BUSY_LOW, EXPOSED_HIGH, EXPOSED_LOW,
+ N_FAILURES, N_EPISODES, LOST, REPLAY, N_CHECKPOINTS, HEALTHY, STATUS, TOUCHED, WINDOW, MEMORY, N_FROM_MEMORY,
+ FREE, VACANT, SETTLED, STANDING_BY, N_AWAY, ATTEMPT) = range(29)  # fmt: skip
+N_RESULTS = 29
+KEPT = (USEFUL, BUSY_HIGH, BUSY_LOW, EXPOSED_HIGH, EXPOSED_LOW)  # what a rollback takes back
+FINISHED, STUCK, UNKNOWN = range(3)  # STATUS; unknown: the time of the next attempt
+HALF = 32  # busy ticks of all GPUs pass 2^63 in 54 days of 16,384: they are counted in halves of so many bits
+
+
+class Course(NamedTuple):
+    """A run as it should go."""
+
+    pool: NDArray[np.int64]  # (3, m) ticks of an iteration; of these busy, and exposed, summed over ranks and lanes
+    n_iterations: int  # after so many it ends
+    horizon: int  # at this tick at the latest
+    every: int  # iterations between checkpoints
+    cost: int  # ticks that training stands still for one
+    persist: int  # ticks after that until it is durable
+    copy_every: int  # iterations between copies to the memory of others
+    copy_cost: int  # ticks that training stands still for one
+    seed: int
+    slot: NDArray[np.int64]  # (attempts, i) rows of the pool, -1: not known yet; of no attempts: drawn at random
+
+
+class Saved(NamedTuple):
+    """What one trial can go back to, and what it has drawn."""
+
+    attempt: NDArray[np.int32]  # (i,) how often an iteration was begun; 0 from TOUCHED on
+    words: NDArray[np.uint32]  # (4, BLOCKS)
+    upto: NDArray[np.int64]  # (3, LANES + 1) sums of the pool over the first attempts at the iterations of window WINDOW, from its first on
+    point: NDArray[np.int64]  # (2, 1 + 5) durable checkpoint, and one that is being persisted: iterations done, `KEPT`
+
+
+def make_saved(n_iterations: int) -> Saved:
+    """Memory for runs of at most so many iterations."""
+    words, upto = np.empty((4, BLOCKS), np.uint32), np.zeros((3, LANES + 1), np.int64)
+    return Saved(np.zeros(n_iterations + 1, np.int32), words, upto, np.zeros((2, 1 + len(KEPT)), np.int64))
+
+
+@kernel
+def read_window(window, pool, slot, upto):  # type: ignore[no-untyped-def]
+    """Sums over the first attempts at a window's iterations, (3, LANES + 1), where each has a row of its own."""
+    n = min(LANES, slot.shape[1] - window * LANES)
+    for at in range(n):
+        for k in range(3):
+            upto[k, at + 1] = upto[k, at] + pool[k, slot[0, window * LANES + at]]
+
+
+@kernel
+def draw_window(window, pool, slot, seed, trial, words, upto):  # type: ignore[no-untyped-def]
+    """Sums over the first attempts at a window's iterations, (3, LANES + 1)."""
+    if slot.shape[0]:
+        read_window(window, pool, slot, upto)
+        return
+    for b in range(BLOCKS):
+        words[0, b], words[1, b], words[2, b], words[3, b] = philox(
+            np.uint32(window * BLOCKS + b), np.uint32(0), np.uint32(0), np.uint32(RESAMPLE_STREAM), np.uint32(seed), np.uint32(trial)
+        )
+    n, at = np.uint64(pool.shape[1]), 0
+    time = busy = exposed = np.int64(0)
+    for word in range(4):
+        for b in range(BLOCKS):
+            row = (np.uint64(words[word, b]) * n) >> np.uint64(32)  # unsigned: spares the test for a negative index
+            time += pool[TIME, row]
+            busy += pool[BUSY, row]
+            exposed += pool[EXPOSED, row]
+            at += 1
+            upto[TIME, at], upto[BUSY, at], upto[EXPOSED, at] = time, busy, exposed
+
+
+@kernel
+def row_of(i, attempt, n, slot, seed, trial):  # type: ignore[no-untyped-def]
+    """Row of a pool of n that an attempt at iteration i takes; -1: not known yet."""
+    if slot.shape[0]:
+        return slot[attempt, i] if attempt < slot.shape[0] else np.int64(-1)
+    block = np.uint32(i // LANES * BLOCKS + i % BLOCKS)
+    a, b, c, d = philox(block, np.uint32(attempt), np.uint32(0), np.uint32(RESAMPLE_STREAM), np.uint32(seed), np.uint32(trial))
+    word = i // BLOCKS % 4
+    bits = a if word == 0 else b if word == 1 else c if word == 2 else d
+    return np.int64((np.uint64(bits) * np.uint64(n)) >> np.uint64(32))
+
+
+@inlined
+def later(tick, ticks):  # type: ignore[no-untyped-def]
+    """``ticks`` after ``tick``, at most NEVER."""
+    return tick + min(ticks, NEVER - tick)
+
+
+@inlined
+def book(r, bucket, until):  # type: ignore[no-untyped-def]
+    """Let time pass."""
+    r[bucket] += until - r[NOW]
+    r[NOW] = until
+
+
+@inlined
+def keep(r, whole, busy, exposed):  # type: ignore[no-untyped-def]
+    """Book iterations that are done."""
+    mask = np.int64((1 << HALF) - 1)
+    r[USEFUL] += whole
+    r[NOW] += whole
+    r[BUSY_HIGH] += busy >> HALF
+    r[BUSY_LOW] += busy & mask
+    r[EXPOSED_HIGH] += exposed >> HALF
+    r[EXPOSED_LOW] += exposed & mask
+
+
+@inlined
+def advance(pool, slot, attempt, words, upto, copy_every, copy_cost, seed, trial, stop, limit, r):  # type: ignore[no-untyped-def]
+    """Train until ``stop`` iterations are done, or until tick ``limit``; what is under way then is discarded. True: all are done.
+
+    The parts of `Course` and `Saved` one by one: as tuples they took 200 ns a call, in which numba counts references.
+    """
+    while r[DONE] < stop:
+        i = r[DONE]
+        if i < r[TOUCHED]:
+            row, begun = row_of(i, attempt[i], pool.shape[1], slot, seed, trial), r[NOW]
+            if row < 0:
+                r[STATUS], r[ATTEMPT] = UNKNOWN, attempt[i]
+                return False
+            done = i + (begun + pool[TIME, row] <= limit)
+            if done > i:
+                keep(r, pool[TIME, row], pool[BUSY, row], pool[EXPOSED, row])
+            r[REPLAY] += min(begun + pool[TIME, row], limit) - begun
+            end = i + 1
+        else:
+            window = i // LANES
+            if r[WINDOW] != window:
+                draw_window(window, pool, slot, seed, trial, words, upto)
+                r[WINDOW] = window
+            first, done, end, copies = window * LANES, i, min(stop, (window + 1) * LANES), i // copy_every
+            # copies are made between iterations: the one after the last is not yet
+            before = r[NOW] - upto[TIME, i - first] - copies * copy_cost
+            if before + upto[TIME, end - first] + (end - 1) // copy_every * copy_cost <= limit:
+                done = end
+            else:  # one of them is cut: those before it are done
+                cut = end
+                while cut - done > 1:
+                    middle = (done + cut) // 2
+                    if before + upto[TIME, middle - first] + (middle - 1) // copy_every * copy_cost <= limit:
+                        done = middle
+                    else:
+                        cut = middle
+            if done > i:
+                a, b = i - first, done - first
+                keep(r, upto[TIME, b] - upto[TIME, a], upto[BUSY, b] - upto[BUSY, a], upto[EXPOSED, b] - upto[EXPOSED, a])
+                made = (done - 1) // copy_every - copies
+                book(r, CHECKPOINT, r[NOW] + made * copy_cost)
+                r[MEMORY] = max(r[MEMORY], (done - 1) // copy_every * copy_every)
+        r[DONE] = done
+        if done > i and done % copy_every == 0:
+            copied = r[NOW] + copy_cost
+            book(r, CHECKPOINT, min(copied, limit))
+            if copied > limit:
+                return False
+            r[MEMORY] = done
+        if done < end:
+            if limit > r[NOW]:  # what would begin at the tick of a failure has not begun
+                attempt[done] += 1
+                r[TOUCHED] = max(r[TOUCHED], done + 1)
+            book(r, WASTED, limit)
+            return False
+    return True
+
+
+@inlined
+def save(r, point, row):  # type: ignore[no-untyped-def]
+    """Write what is done into a checkpoint."""
+    point[row, 0] = r[DONE]
+    for k, kept in enumerate(KEPT):
+        point[row, 1 + k] = r[kept]
+
+
+@inlined
+def promote(point):  # type: ignore[no-untyped-def]
+    """What was being persisted is durable."""
+    for k in range(point.shape[1]):
+        point[0, k] = point[1, k]
+
+
+@kernel
+def forget(done, attempt, r):  # type: ignore[no-untyped-def]
+    """Iterations from ``done`` on have been for nothing, and will be attempted again."""
+    r[LOST] += r[DONE] - done
+    for i in range(done, r[DONE]):
+        attempt[i] += 1
+    r[TOUCHED] = max(r[TOUCHED], r[DONE])
+    r[DONE] = done
+
+
+@kernel
+def back_to_memory(pool, slot, attempt, seed, trial, r):  # type: ignore[no-untyped-def]
+    """Go back to the last copy in the memory of others."""
+    mask = np.int64((1 << HALF) - 1)
+    for i in range(r[MEMORY], r[DONE]):
+        row = row_of(i, attempt[i], pool.shape[1], slot, seed, trial)
+        r[USEFUL] -= pool[TIME, row]
+        r[WASTED] += pool[TIME, row]
+        r[BUSY_HIGH] -= pool[BUSY, row] >> HALF
+        r[BUSY_LOW] -= pool[BUSY, row] & mask
+        r[EXPOSED_HIGH] -= pool[EXPOSED, row] >> HALF
+        r[EXPOSED_LOW] -= pool[EXPOSED, row] & mask
+    forget(r[MEMORY], attempt, r)
+
+
+@kernel
+def back_to_checkpoint(point, attempt, r):  # type: ignore[no-untyped-def]
+    """Go back to the durable checkpoint."""
+    r[WASTED] += r[USEFUL] - point[0, 1]
+    forget(point[0, 0], attempt, r)
+    for k, kept in enumerate(KEPT):
+        r[kept] = point[0, 1 + k]
+    r[MEMORY] = r[DONE]
+
+
+@kernel
+def healthy(course, trial, saved):  # type: ignore[no-untyped-def]
+    """The same trial without failures and checkpoints: ticks of all iterations; or how many fit, where only the horizon ends the run."""
+    upto, now, done = saved.upto, np.int64(0), 0
+    while done < course.n_iterations:
+        draw_window(done // LANES, course.pool, course.slot, course.seed, trial, saved.words, upto)
+        n = min(LANES, course.n_iterations - done)
+        if now + upto[TIME, n] > course.horizon:
+            while now + upto[TIME, n] > course.horizon:
+                n -= 1
+            return np.int64(done + n)
+        now += upto[TIME, n]
+        done += n
+    return now

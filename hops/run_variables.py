@@ -1,0 +1,83 @@
+"""Variables of training runs, as a cell and a cube hold them."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from hops.checks import Infeasible
+from hops.executor import Executor, Outcome, Team, evaluate
+from hops.ledger import BUCKETS, each_trial, over_trials
+from hops.plan import Prepared
+from hops.runs import Outcomes, failures_of, run_case
+from hops.scripts import script_text
+from hops.simulation import Case
+from hops.variables import attributes
+from hops.weights import TICKS
+
+type Values = np.ndarray[Any, Any]
+
+
+def runs_of(cases: Sequence[Case], outcome: Outcome, executor: Executor) -> Iterator[tuple[int, Outcomes | Infeasible]]:
+    """Training runs of those cells of a batch that have one, or why one does not come to its end."""
+    with Team.of(executor) as team:
+        for at, i in enumerate(outcome.cells):
+            if cases[i].scenario.training is not None:
+                try:
+                    yield i, run_case(cases[i], outcome.pool(at, cases[i]), team)
+                except Infeasible as reason:
+                    yield i, reason
+
+
+def run_of(cases: Sequence[Case], outcome: Outcome, executor: Executor) -> Outcomes:
+    """The training run of a single cell; `Infeasible` where it does not come to its end."""
+    ((_, found),) = runs_of(cases, outcome, executor)
+    if isinstance(found, Infeasible):
+        raise found
+    return found
+
+
+def cell_variables(runs: Outcomes) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Variables and coordinates of a cell: every trial's, and what they are over all of them."""
+    data: dict[str, Any] = {}
+    for name, ratio in runs.metrics.items():
+        means = over_trials(ratio, [])
+        data[name] = ("trial", each_trial(ratio), attributes(name))
+        data |= {name + suffix: ((), means[suffix], attributes(name + suffix)) for suffix in ("_mean", "_standard_error")}
+    if len(runs.results):
+        data["ledger"] = (("trial", "bucket"), _device_seconds(runs), attributes("ledger"))
+    return data, {"trial": trial_numbers(max(1, len(runs.results))), "bucket": bucket_names()}
+
+
+def run_columns(runs: Outcomes, quantiles: Sequence[float], keep_trials: bool) -> Iterator[tuple[str, tuple[str, ...], Values]]:
+    """What a cube holds of a cell's runs: name, dims, values."""
+    for name, ratio in runs.metrics.items():
+        for suffix, found in over_trials(ratio, quantiles).items():
+            if suffix:
+                yield name + suffix, (), np.array(found)
+            elif keep_trials:
+                yield name, ("trial",), each_trial(ratio)
+            else:
+                yield name, ("quantile",), found
+    if len(runs.results):
+        spent = _device_seconds(runs)
+        yield "ledger", ("trial", "bucket") if keep_trials else ("bucket",), spent if keep_trials else spent.mean(axis=0)
+
+
+def cell_failures(prepared: Prepared) -> str:
+    """The failures that every trial of a cell met, as a script (`hops.scripts`); evaluates it anew."""
+    (outcome,) = evaluate(prepared.cases, prepared.plan.executor)
+    return script_text(failures_of(run_of(prepared.cases, outcome, prepared.plan.executor)))
+
+
+def _device_seconds(runs: Outcomes) -> Values:
+    found: Values = (runs.ledger / TICKS).astype(float)
+    return found
+
+
+def trial_numbers(n: int) -> tuple[str, Any, dict[str, str]]:
+    return ("trial", np.arange(n), {"long_name": "sampled training run"})
+
+
+def bucket_names() -> tuple[str, Any, dict[str, str]]:
+    return ("bucket", np.array(BUCKETS, object), {"long_name": "what became of a GPU's time"})

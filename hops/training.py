@@ -1,0 +1,56 @@
+"""Training runs: how long one is, how it is simulated, what can fail, and what is done about it."""
+
+from dataclasses import dataclass
+
+from hops.checkpoints import Checkpoint
+from hops.checks import count, one_of, positive
+from hops.faults import Failures
+from hops.recovery import Machine
+from hops.sections import Frozen, check_keys, remember, values_of
+
+TIERS = ("resampled", "exact", "analytic")
+DAY = 86400.0  # seconds
+MOST_EXACT = 1 << 26  # iterations; attempt a at iteration i is draw a x this + i
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training run of ``iterations``, whose time is found; or of ``days``, whose iterations are counted.
+
+    ``tier`` says where the times of its iterations come from: "resampled" draws each from the cell's sampled iterations; "exact"
+    evaluates the pipeline for each (those of trial 0 are the cell's own draws); "analytic" gives, in place of trials, the exact
+    mean where failures are exponential.
+    """
+
+    iterations: int | None
+    days: float | None
+    tier: str = "resampled"
+
+
+@dataclass(frozen=True)
+class Training:
+    """All that training runs of a cell are."""
+
+    run: Run
+    trials: int
+    failures: Failures
+    machine: Machine
+    checkpoint: Checkpoint
+
+
+@remember
+def make_run(section: Frozen) -> Run | None:
+    """Check the config section ``run``; None where no run is asked for."""
+    values = values_of("run", section)
+    check_keys("run", "run", values, ("iterations", "days", "tier"))
+    iterations, days = values.get("iterations"), values.get("days")
+    tier = one_of("run.tier", values.get("tier", "resampled"), TIERS)
+    if iterations is None and days is None:
+        return None
+    if iterations is not None and days is not None:
+        raise ValueError(f"run.iterations={iterations} and run.days={days} are both given (leave one of them out)")
+    if days is not None and tier == "exact":
+        raise ValueError("run.tier=exact evaluates every iteration, so it needs their number (set run.iterations in place of run.days)")
+    if days is not None:
+        return Run(None, positive("run.days", days), tier)
+    return Run(count("run.iterations", iterations, most=MOST_EXACT if tier == "exact" else None), None, tier)

@@ -1,0 +1,241 @@
+"""The slow twin of training runs: what happens next, one thing at a time, from the meaning of the words. Shares no code with the engine.
+
+A job does one thing after another (an iteration, a checkpoint, a state of the recovery); each ends, or a failure or the horizon
+comes first. Every iteration that was executed is remembered; what it was for is known when the run is over. All times are int ticks.
+"""
+
+from dataclasses import dataclass, field
+from zlib import crc32
+
+import twin
+
+NEVER = 2**62
+
+
+def bits(seed, trial, *counter):
+    return twin.philox(counter, (seed, trial))
+
+
+@dataclass
+class Fault:
+    """``nodes`` of each component; lifetimes as (mean ticks of a clock, table of the first, table of the others)."""
+
+    name: str
+    nodes: list
+    lifetime: tuple
+    detection: tuple  # mean, table
+    repair: tuple
+    one_clock: bool = True
+    batch: tuple = (1.0,)
+
+    def time(self, seed, trial, who, n, stream, mean, table):
+        word = bits(seed, trial, who, n, crc32(self.name.encode()), stream)[0]
+        ticks = mean * table.factor(word) + 0.5
+        return int(ticks) if ticks < 2.0**61 else NEVER
+
+
+class Failures:
+    """Failures of one trial, in order."""
+
+    def __init__(self, faults, seed, trial, script=None):
+        self.seed, self.trial = seed, trial
+        self.script = script
+        self.clocks = []  # [tick, number, fault, who, component or None, n]
+        for fault in faults:
+            for who in [0xFFFFFFFF] if fault.one_clock else range(len(fault.nodes)):
+                first = self.lifetime(fault, who, 0)
+                self.clocks.append([first, len(self.clocks), fault, who, None if fault.one_clock else who, 0])
+        self.shift = 0
+
+    def lifetime(self, fault, who, n):
+        mean, first, later = fault.lifetime
+        return max(1, fault.time(self.seed, self.trial, who, n, 16, mean, later if n else first))
+
+    def next(self):
+        if self.script is not None:
+            return self.script[0][0] if self.script else NEVER
+        return min(min((clock[0] for clock in self.clocks), default=NEVER) + self.shift, NEVER)
+
+    def take(self):
+        """(nodes, ticks until known, ticks until repaired)."""
+        if self.script is not None:
+            _, nodes, known, repaired = self.script.pop(0)
+            return set(nodes), known, repaired
+        clock = min(self.clocks, key=lambda each: each[:2])
+        tick, _, fault, who, component, n = clock
+        clock[5] += 1
+        clock[0] = min(NEVER, tick + self.lifetime(fault, who, n + 1))
+        known, repaired = (
+            fault.time(self.seed, self.trial, who, n, stream, *each) for stream, each in ((18, fault.detection), (19, fault.repair))
+        )
+        chosen = [component]
+        if component is None:
+            a, b, *_ = bits(self.seed, self.trial, who, n, crc32(fault.name.encode()), 17)
+            size, chance, at_once = len(fault.nodes), (b + 0.5) / 2**32, 1
+            upto = fault.batch[0]
+            for weight in fault.batch[1:]:
+                if chance <= upto:
+                    break
+                at_once, upto = at_once + 1, upto + weight
+            chosen = [(a * size // 2**32 + i) % size for i in range(min(at_once, size))]
+        return {node for each in chosen for node in fault.nodes[each]}, known, repaired
+
+
+@dataclass
+class Job:
+    """How a job runs and recovers; states are (bucket, ticks, acquires)."""
+
+    pool: list  # (ticks, busy, exposed)
+    states: list
+    n_iterations: int = NEVER
+    horizon: int = NEVER
+    every: int = NEVER
+    cost: int = 0
+    persist: int = 0
+    memory_states: list | None = None
+    copy_every: int = NEVER
+    copy_cost: int = 0
+    groups: list = field(default_factory=list)
+    spares: int = 0
+    exposure: bool = False
+    seed: int = 0
+
+
+def healthy(job, trial):
+    now = 0
+    for i in range(min(job.n_iterations, 10**6)):
+        ticks, *_ = job.pool[draw(job, trial, i, 0)]
+        if now + ticks > job.horizon:
+            return i
+        now += ticks
+    return now
+
+
+def draw(job, trial, i, attempt):
+    word = bits(job.seed, trial, 64 * (i // 256) + i % 64, attempt, 0, 20)[i // 64 % 4]
+    return word * len(job.pool) // 2**32
+
+
+def run(job, failures, trial):
+    """One trial: dict of ticks by bucket, and counts."""
+    book = dict.fromkeys(("useful", "wasted", "checkpoint", "detection", "recovery", "queue"), 0)
+    found = dict.fromkeys(("failures", "episodes", "lost", "replay", "checkpoints", "from_memory", "standby", "busy", "exposed"), 0)
+    now, path, begun = 0, [], {}  # path: pool rows of the iterations that are done
+    durable, writing, copied = 0, None, 0  # iterations that a checkpoint has; (iterations, tick when durable); iterations that peers have
+    pool_changes, free, away, vacant = [(0, job.spares)], job.spares, [], set()
+    uses_pool = any(acquires for _, _, acquires in job.states + (job.memory_states or []))
+
+    def spend(bucket, ticks, until):
+        """Let time pass for an activity that nothing but ``until`` can stop; whether it came to its end."""
+        nonlocal now
+        end = min(now + ticks, NEVER)
+        book[bucket] += min(end, until) - now
+        now = min(end, until)
+        return end <= until
+
+    def return_nodes(tick):
+        nonlocal free
+        for back in sorted(each for each in away if each <= tick):
+            away.remove(back)
+            free += 1
+            pool_changes.append((back, free))
+
+    def strike(tick):
+        """The failure at ``tick``: ticks until it is known, its nodes."""
+        nodes, known, repaired = failures.take()
+        found["failures"] += 1
+        new = nodes - vacant
+        vacant.update(new)
+        away.extend([min(NEVER, tick + repaired)] * len(new) if uses_pool else [])
+        return known, nodes
+
+    def recover():
+        """From the failure at ``now``; whether memory helps."""
+        nonlocal free
+        found["episodes"] += 1
+        hit, helps = set(), False
+        while now < job.horizon:
+            known, nodes = strike(now)
+            hit |= nodes
+            known = min(NEVER, now + known)
+            while not job.exposure and failures.next() <= known and failures.next() < job.horizon:
+                hit |= strike(failures.next())[1]
+            spend("detection", known - now, job.horizon)
+            helps = job.memory_states is not None and all(set(group) - hit for group in job.groups)
+            for bucket, ticks, acquires in job.memory_states if helps else job.states:
+                stop = min(job.horizon, NEVER if job.exposure else failures.next())
+                if acquires:
+                    return_nodes(now)
+                    while len(vacant) > free:
+                        wait = min(away, default=NEVER)
+                        if not spend("queue", wait - now, stop):
+                            break
+                        return_nodes(now)
+                    if len(vacant) > free:
+                        break
+                    free -= len(vacant)
+                    pool_changes.append((now, free))
+                    vacant.clear()
+                if not spend(bucket, ticks, stop):
+                    break
+            else:
+                return helps
+        return helps
+
+    finished = False
+    while not finished:
+        stop = min(failures.next(), job.horizon)
+        done = len(path)
+        last = durable if writing is None else writing[0]
+        due = done >= min(last + job.every, job.n_iterations) and job.every < NEVER
+        if due:
+            waited = writing is None or spend("checkpoint", max(0, writing[1] - now), stop)
+            if waited and spend("checkpoint", job.cost, stop):
+                if writing is not None:
+                    durable = writing[0]
+                writing = done, min(NEVER, now + job.persist)
+                found["checkpoints"] += 1
+                if done < job.n_iterations:
+                    continue
+                finished = spend("checkpoint", writing[1] - now, stop)
+        elif done == job.n_iterations:
+            finished = True
+        elif now < stop or stop == NEVER:
+            attempt = begun.get(done, 0)
+            row = draw(job, trial, done, attempt)
+            ticks = job.pool[row][0]
+            before, committed = now, now + ticks <= stop
+            spend("useful" if committed else "wasted", ticks, stop)
+            if attempt:
+                found["replay"] += now - before
+            begun[done] = attempt + 1
+            if committed:
+                path.append(row)
+                if (done + 1) % job.copy_every:
+                    continue
+                if spend("checkpoint", job.copy_cost, stop):
+                    copied = done + 1
+                    continue
+        if finished or now >= job.horizon:
+            break
+        if writing is not None and writing[1] <= now:
+            durable = writing[0]
+        writing, failed = None, now
+        helps = recover()
+        to = max(durable, copied) if helps else durable
+        copied = to
+        found["from_memory"] += helps
+        found["lost"] += len(path) - to
+        for row in path[to:]:
+            book["useful"] -= job.pool[row][0]
+            book["wasted"] += job.pool[row][0]
+        del path[to:]
+        if job.exposure:
+            failures.shift += now - failed
+    return_nodes(now)
+    pool_changes.sort(key=lambda each: each[0])
+    for (tick, n), (until, _) in zip(pool_changes, [*pool_changes[1:], (now, 0)], strict=True):
+        found["standby"] += min(n, job.spares) * (until - tick)
+    found["busy"] = sum(job.pool[row][1] for row in path)
+    found["exposed"] = sum(job.pool[row][2] for row in path)
+    return book | found | {"now": now, "done": len(path), "healthy": healthy(job, trial), "finished": finished or job.n_iterations == NEVER}
