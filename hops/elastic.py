@@ -6,6 +6,7 @@ k = units that are missing. A plan is found, and its iterations sampled, when a 
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
+from math import inf
 from threading import Lock
 from typing import NamedTuple
 
@@ -49,6 +50,7 @@ class Found(NamedTuple):
         if self.plan.slowdown != 1:
             time = np.floor(time * self.plan.slowdown + 0.5).astype(np.int64)
         busy, exposed = (sum(size * rows[k] for size, rows in zip(sizes, each, strict=True)) for k in (BUSY, EXPOSED))
+        time = np.maximum(time, -(-(busy + exposed) // (self.n_gpus // piece)))  # who does another's work too cannot do both at once
         return np.ascontiguousarray(np.stack([time, busy, exposed]))
 
 
@@ -57,13 +59,30 @@ def samples_of(cells: Sequence[Scenario]) -> int:
     return sum(s.microbatches * s.microbatch_size * s.dp for s in cells)
 
 
-def find(elastic: Elastic, scenario: Scenario, missing: int) -> Found | Infeasible:
-    """The plan with most samples a second, without noise, for a job that lacks so many units; or why there is none.
+def move_time(case: Case) -> float:
+    """Seconds in which a GPU of the fullest rank gets its weights and optimizer states over the narrowest link of the cluster.
+
+    0 where nothing moves; of a model that does not say what a GPU holds, a ``ValueError``.
+    """
+    training, held = case.scenario.training, case.memory
+    elastic = None if training is None else training.machine.elastic
+    if elastic is None or not any(state.moves for state in (*elastic.switch, *elastic.join)):
+        return 0.0
+    if held is None:
+        raise ValueError(
+            "recovery.move=null is found from what a GPU holds, and a model of explicit times does not say (set recovery.move)"
+        )
+    rates = [family.hop.bandwidth for family in case.weights.cluster.links.values()]
+    return max(each.weights + each.optimizer for each in held) / min(rates, default=inf)
+
+
+def find(elastic: Elastic, scenario: Scenario, missing: int, gpus: int) -> Found | Infeasible:
+    """The plan with most samples a second, without noise, for a job that lacks so many nodes or replicas; or why there is none.
 
     Plans that need more memory than the GPUs have count only where no other does.
     """
-    found, reason = list[tuple[bool, float, int, Found]](), Infeasible(f"no plan serves a job without {missing} of its units")
-    plans = elastic.plans(replace(scenario, training=None), missing)
+    found, reason = list[tuple[bool, float, int, Found]](), Infeasible(f"there is no plan for the {gpus} GPUs that are left")
+    plans = elastic.plans(replace(scenario, training=None), missing, gpus)
     for at, plan in enumerate(plans):
         try:
             cases, fits = _prepared(plan.cells)
@@ -112,25 +131,37 @@ class Elasticity:
         none = np.zeros(n, np.int64)
         self.plans = Plans(none, none, np.full(n, NOT_ASKED), none, none, np.zeros(n, np.bool_), np.zeros(0, np.int64))
         self.pool = np.zeros((3, 0), np.int64)
-        self.whole = pool
+        self.whole = pool  # from when the first plan is found: its iterations
         for missing in (0, 1):  # of a job that could never go on it is said at once
             reason = self._add(missing)
             if reason is not None:
                 raise Infeasible(f"the job cannot go on without one {elastic.unit}: {reason}")
 
+    @property
+    def shortest(self) -> int:
+        """Ticks that every iteration takes at least: a half of what those of the whole job do."""
+        return max(1, int(self.whole[TIME].min()) // 2)
+
     def _add(self, missing: int) -> Infeasible | None:
         """Find the plan for so many missing units; arrays that a trial may be reading are left alone."""
-        found = find(self.elastic, self.case.scenario, missing * self.h.unit_size)
-        plans = Plans(*(each.copy() for each in self.plans))
+        scenario, lost = self.case.scenario, missing * self.h.unit_size
+        one = scenario.layout.n_gpus // scenario.dp if self.elastic.unit == "replica" else int(self.h.node_size.max()) * self.h.piece
+        left = max(0, scenario.layout.n_gpus - lost * one)
+        found = find(self.elastic, scenario, lost, left)
+        plans = Plans._make(each.copy() for each in self.plans)
         if isinstance(found, Infeasible):
             plans.status[missing] = NO_PLAN
             self.plans = plans
             return found
         piece, total = self.h.piece, self.case.scenario.layout.n_gpus
         self.found[missing] = found
+        if missing == 0:
+            self.whole = found.together([self.whole], piece) if found.plan.seconds is None else found.iterations(0, 0, 1, piece)
         if self.keeps_pools:
-            own = missing == 0 and found.plan.seconds is None
-            rows = found.together([self.whole], piece) if own else _sampled(found.plan, piece)
+            rows = self.whole if missing == 0 else _sampled(found.plan, piece)
+            if rows[TIME].min() < self.shortest:
+                times = f"{rows[TIME].min() / TICKS:.3g} s with {found.n_gpus} GPUs, {self.whole[TIME].min() / TICKS:.3g} s with all"
+                raise Infeasible(f"iterations become less than half as long where GPUs are missing: {times}")
             plans.first[missing], plans.size[missing] = self.pool.shape[1], rows.shape[1]
             self.pool = np.ascontiguousarray(np.concatenate([self.pool, rows], axis=1))
         plans.status[missing], plans.samples[missing] = PLANNED, found.samples

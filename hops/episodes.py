@@ -103,7 +103,7 @@ def interrupt(h, course, way, trial, space, r):  # type: ignore[no-untyped-def]
 def wait_for_plan(h, course, way, trial, space, r):  # type: ignore[no-untyped-def]
     """Let all take their places that can, until there is a plan for those that are there."""
     while True:
-        take_back(r[NOW], space, r)
+        take_back(h, r[NOW], space, r)
         cast(h, space, r)
         missing = n_missing(h, -1, space)
         if course.plans.status[missing] == NOT_ASKED:
@@ -190,7 +190,7 @@ def join(h, course, way, trial, space, r):  # type: ignore[no-untyped-def]
     if course.plans.status[missing] == NOT_ASKED:
         want(r, SERVES, missing, 0, 0)
         return WANTED
-    take_back(r[NOW], space, r)
+    take_back(h, r[NOW], space, r)
     if missing == r[PLAN] or course.plans.status[missing] == NO_PLAN:
         return THERE
     cast(h, space, r)
@@ -239,12 +239,12 @@ def run_trial(h, course, way, trial, space, r):  # type: ignore[no-untyped-def]
     if r[STATUS] != UNKNOWN:
         start(h, course, way, trial, space, r)
     r[STATUS], crossing = STUCK, False
-    while r[N_EVENTS] < MOST_FAILURES:
+    while r[PHASE] == NOTICED or r[N_EVENTS] < MOST_FAILURES:
         if r[PHASE] == NOTICED:
             end = way_back(h, course, way, trial, space, r)
             if end == WANTED:
                 return
-            if end == AGAIN:
+            if end == AGAIN and r[N_EVENTS] < MOST_FAILURES:
                 notice(h, course, way, trial, space, r)
                 continue
             go_on(h, course, way, trial, space, r)
@@ -253,22 +253,20 @@ def run_trial(h, course, way, trial, space, r):  # type: ignore[no-untyped-def]
             break
         failure = next_failure(ends, r[SHIFT])
         limit = min(failure, course.horizon)
-        if r[RETURN] <= r[NOW] < limit and r[DONE] < course.n_iterations:
+        last = point[0, 0] if r[PENDING] == NONE else point[1, 0]
+        due = last + course.every if course.every < course.n_iterations - last else course.n_iterations
+        if r[RETURN] <= r[NOW] < limit and r[DONE] < due:
             end = join(h, course, way, trial, space, r)
             if end == WANTED:
                 return
             if end == AGAIN:
                 interrupt(h, course, way, trial, space, r)
             continue
-        last = point[0, 0] if r[PENDING] == NONE else point[1, 0]
-        due = last + course.every if course.every < course.n_iterations - last else course.n_iterations
         # what stops nobody who takes part, and a node that comes back, lets the iteration that is under way come to its end
         passes = way.elastic and failure < course.horizon and harmless(h, seed, trial, space, r)
         returns = r[NOW] < r[RETURN] < limit and not crossing
         until, stop, crossing = r[RETURN] if returns else limit, min(due, r[DONE] + 1) if crossing else due, False
-        if not advance(
-            pool, slot, plans, attempt, words, upto, copy_every, copy_cost, seed, trial, stop, until, returns or passes, r
-        ):
+        if not advance(pool, slot, plans, attempt, words, upto, copy_every, copy_cost, seed, trial, stop, until, returns or passes, r):
             if r[STATUS] == UNKNOWN:
                 return
             if returns:

@@ -77,14 +77,14 @@ def hazards(training: Training, cluster: Cluster, layout: Layout, data_parallel:
     place = {node: i for i, node in enumerate(nodes)}
     script = _script(failures.script, training.trials, len(nodes))
     memory, elastic = training.machine.memory, training.machine.elastic
-    held = [] if memory is None else holders(memory, cluster, layout, data_parallel, place)
-    lost = list[Sequence[int]]()
+    held: Sequence[Sequence[int]] = [] if memory is None else holders(memory, cluster, layout, data_parallel, place)
+    lost: Sequence[Sequence[int]] = []
     if elastic is not None:
         lost = units(elastic, cluster, layout, data_parallel, place)
-        held = {
-            REPLICAS: lambda: same_states(cluster, layout, data_parallel, place),
-            NEIGHBOURS: lambda: [(node, (node - 1) % len(nodes)) for node in range(len(nodes))],
-        }.get(str(elastic.holders), list)()
+        if elastic.holders == REPLICAS:
+            held = same_states(cluster, layout, data_parallel, place)
+        elif elastic.holders == NEIGHBOURS:
+            held = [(node, (node - 1) % len(nodes)) for node in range(len(nodes))]
     sizes = np.bincount([place[cluster.node(cluster.order[gpu])] for gpu in range(layout.n_gpus)], minlength=len(nodes))
     piece = gcd(layout.tp * layout.cp, *sizes.tolist())
     laws: dict[int, tuple[int, Floats]] = {}
@@ -195,8 +195,11 @@ def units(
     n = lcm(1 if data_parallel.zero == 0 else shard_size(layout, data_parallel), lanes(layout, data_parallel)[0].n)
     if layout.dp <= n:
         sizes = f"dp={layout.dp}, zero={data_parallel.zero}, dp_shard={data_parallel.shard or 'null'}, ep={layout.ep}"
-        raise Infeasible(f"no replica is left that holds all states where one is lost ({sizes}: try zero=0, or a dp_shard that is less than dp)"
-                         if layout.dp > 1 else f"a job of one replica cannot go on without it ({sizes}: try dp=2 or more)")
+        raise Infeasible(
+            f"no replica is left that holds all states where one is lost ({sizes}: try zero=0, or a dp_shard that is less than dp)"
+            if layout.dp > 1
+            else f"a job of one replica cannot go on without it ({sizes}: try dp=2 or more)"
+        )
     found = list[Sequence[int]]()
     for at in range(0, layout.dp, n):
         gpus = [gpu for replica in range(at, at + n) for rank in range(layout.pp) for gpu in layout.gpus(rank, replica)]

@@ -13,11 +13,11 @@ from hops.progress import (
     BUSY_HIGH,
     BUSY_LOW,
     CHECKPOINT,
+    DEGRADED,
     DETECTION,
     DONE,
     EXPOSED_HIGH,
     EXPOSED_LOW,
-    DEGRADED,
     HALF,
     HEALTHY,
     IDLE,
@@ -43,9 +43,7 @@ BOOKED = (USEFUL, WASTED, CHECKPOINT, DETECTION, RECOVERING, QUEUEING)
 BUCKETS = ("useful", "exposed", "bubble", "wasted", "checkpoint", "detection", "recovery", "queue", "standby", "repair")
 
 
-def ledger(
-    results: NDArray[np.int64], n_gpus: int, gpus_a_lane: int, spares: int, gpus_a_node: int, piece: int = 1
-) -> NDArray[np.object_]:
+def ledger(results: NDArray[np.int64], n_gpus: int, gpus_a_lane: int, spares: int, gpus_a_node: int, piece: int = 1) -> NDArray[np.object_]:
     """Device-ticks by bucket, (n, b) Python ints, from results (n, 55); they add up to (n_gpus + spares x gpus_a_node) x NOW.
 
     Busy and exposed ticks of the pool are of ranks and lanes, each ``gpus_a_lane`` GPUs. Of iterations that count, "useful" is

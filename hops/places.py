@@ -157,6 +157,15 @@ def survived(h, hit):  # type: ignore[no-untyped-def]
 
 
 @kernel
+def count_repairs(h, tick, space, r):  # type: ignore[no-untyped-def]
+    """Count the GPUs without work that are away, until ``tick``."""
+    for node in range(h.n_nodes):
+        if space.out[node] and space.vacant[node]:
+            r[REPAIRED] += h.node_size[node] * max(0, min(space.back[node], tick) - r[REPAIRED_UNTIL])
+    r[REPAIRED_UNTIL] = max(r[REPAIRED_UNTIL], tick)  # a failure may be counted ahead of what it cannot stop
+
+
+@kernel
 def leave(h, tick, back, space, r):  # type: ignore[no-untyped-def]
     """Let the nodes that were ``seen`` to fail leave an elastic job until tick ``back``; how many were not away anyway."""
     count_repairs(h, tick, space, r)
@@ -182,8 +191,9 @@ def note_return(space, r):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def take_back(tick, space, r):  # type: ignore[no-untyped-def]
+def take_back(h, tick, space, r):  # type: ignore[no-untyped-def]
     """Let all take their places that can at ``tick``."""
+    count_repairs(h, tick, space, r)
     for node in range(space.vacant.size):
         if space.vacant[node] and space.back[node] <= tick:
             space.vacant[node] = 0
@@ -218,15 +228,6 @@ def cast(h, space, r):  # type: ignore[no-untyped-def]
             for at in range(h.unit[unit], h.unit[unit + 1]):
                 space.part[h.unit_node[at]] = 1
     r[HARMLESS] = ASK
-
-
-@kernel
-def count_repairs(h, tick, space, r):  # type: ignore[no-untyped-def]
-    """Count the GPUs without work that are away, until ``tick``."""
-    for node in range(h.n_nodes):
-        if space.out[node] and space.vacant[node]:
-            r[REPAIRED] += h.node_size[node] * max(0, min(space.back[node], tick) - r[REPAIRED_UNTIL])
-    r[REPAIRED_UNTIL] = tick
 
 
 @kernel

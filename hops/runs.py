@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from hops.checks import Infeasible
 from hops.clocks import mark_victims
-from hops.elastic import Elasticity, samples_of
+from hops.elastic import Elasticity, move_time, samples_of
 from hops.episodes import run_trial, run_trials
 from hops.executor import Team, evaluate_iterations
 from hops.hazards import Hazards
@@ -40,8 +40,8 @@ from hops.progress import (
 )
 from hops.recovery import QUEUE, Machine
 from hops.renewal import expected
-from hops.scripts import Line, Script
 from hops.scenario import Scenario
+from hops.scripts import Line, Script
 from hops.simulation import Case
 from hops.training import DAY, MOST_EXACT, Training
 from hops.weights import TICKS
@@ -84,7 +84,7 @@ def run_case(case: Case, pool: Rows, team: Team) -> Outcomes:
     elastic, course = make_course(case, pool)
     if training.run.tier == "analytic":
         return Outcomes(case, course, pool, np.zeros((0, N_RESULTS), np.int64))
-    way, bound = way_of(training.machine), _bound(course)
+    way, bound = way_of(training.machine, move_time(case)), _bound(course)
     if bound > MOST_ITERATIONS:
         raise Infeasible(f"the run has up to {bound:.3g} iterations; at most {MOST_ITERATIONS} are possible (try fewer, or fewer days)")
     results = np.zeros((training.trials, N_RESULTS), np.int64)
@@ -109,13 +109,13 @@ def run_case(case: Case, pool: Rows, team: Team) -> Outcomes:
 def make_course(case: Case, pool: Rows) -> tuple[Elasticity | None, Course]:
     """The run in ticks, and what it becomes while units are missing, if it can go on without them."""
     training, h = training_of(case)
-    elastic, course = training.machine.elastic, course_of(training, h, pool, case.scenario)
+    elastic = training.machine.elastic
     if elastic is None:
-        return None, course
+        return None, course_of(training, h, pool, case.scenario)
     if training.run.tier == "analytic":
         raise Infeasible("run.tier=analytic has no formula for a job that goes on without who failed (try run.tier=resampled)")
     found = Elasticity(case, elastic, h, pool, training.run.tier == "resampled")
-    return found, found.serve(course, 0)
+    return found, found.serve(course_of(training, h, found.whole, case.scenario), 0)
 
 
 def _served(elastic: Elasticity | None, course: Course, r: NDArray[np.int64]) -> Course:
@@ -128,10 +128,12 @@ def _served(elastic: Elasticity | None, course: Course, r: NDArray[np.int64]) ->
 def exact_trial(case: Case, elastic: Elasticity | None, course: Course, trial: int, r: NDArray[np.int64], n_logged: int = 0) -> Space:
     """Run a trial whose every attempt at an iteration is evaluated by the pipeline's own kernel, when it asks for it; what it leaves."""
     (training, h), n = training_of(case), course.n_iterations
-    way, space = way_of(training.machine), make_space(n, h, training.machine.spares, n_logged)
+    way, space = way_of(training.machine, move_time(case)), make_space(n, h, training.machine.spares, n_logged)
 
     def rows(missing: int, first: int, n: int) -> Rows:
-        return evaluate_iterations(case, trial, first, n) if elastic is None else elastic.found[missing].iterations(trial, first, n, h.piece)
+        return (
+            evaluate_iterations(case, trial, first, n) if elastic is None else elastic.found[missing].iterations(trial, first, n, h.piece)
+        )
 
     pool, slot, of = rows(0, 0, n), np.arange(n)[None], np.zeros(n, np.int64)
 
@@ -172,7 +174,7 @@ def _ended(outcomes: Outcomes, h: Hazards) -> Outcomes:
 def failures_of(outcomes: Outcomes) -> Script:
     """The failures that each trial met, by running it once more; replayed (``failure=file``) they give the same results."""
     training, h = training_of(outcomes.case)
-    names, way = [fault.name for fault in training.failures.faults], way_of(training.machine)
+    names, way = [fault.name for fault in training.failures.faults], way_of(training.machine, move_time(outcomes.case))
     elastic, course = make_course(outcomes.case, outcomes.pool)
     script = []
     for trial, r in enumerate(outcomes.results):
@@ -197,7 +199,10 @@ def failures_of(outcomes: Outcomes) -> Script:
 
 def _bound(course: Course) -> int:
     """Most iterations that the run can have."""
-    return course.n_iterations if course.horizon == NEVER else course.horizon // int(course.pool[0].min()) + 1
+    shortest = int(course.pool[0, : course.plans.size[0]].min())
+    if len(course.plans.size) > 1:  # see `Elasticity.shortest`
+        shortest = max(1, shortest // 2)
+    return course.n_iterations if course.horizon == NEVER else course.horizon // shortest + 1
 
 
 def training_of(case: Case) -> tuple[Training, Hazards]:
@@ -226,13 +231,13 @@ def course_of(training: Training, h: Hazards, pool: Rows, scenario: Scenario) ->
     )
 
 
-def way_of(machine: Machine) -> Way:
-    """The way back in ticks."""
+def way_of(machine: Machine, move: float = 0.0) -> Way:
+    """The way back in ticks; states that move what a GPU holds take ``move`` seconds longer."""
     memory, elastic = machine.memory, machine.elastic
     back = elastic.switch if elastic is not None else () if memory is None else memory.states
     states = machine.states + back + (() if elastic is None else elastic.join)
     return Way(
-        np.array([round(state.seconds * TICKS) for state in states], np.int64),
+        np.array([round((state.seconds + move * state.moves) * TICKS) for state in states], np.int64),
         np.array([QUEUEING if state.bucket == QUEUE else RECOVERING for state in states], np.int64),
         np.array([state.acquires for state in states], np.bool_),
         len(machine.states),

@@ -25,13 +25,15 @@ UNITS, REPLICAS, NEIGHBOURS = "units", "replicas", "neighbours"  # who holds the
 class State:
     """One state on the way back: ``seconds`` in it, and the bucket that they are booked to.
 
-    One that ``acquires`` begins when there is a spare for every node that failed; the wait for them is booked as queue.
+    One that ``acquires`` begins when there is a spare for every node that failed; the wait for them is booked as queue. One that
+    ``moves`` takes as long as well as the weights and optimizer states of a GPU on the narrowest link of the cluster.
     """
 
     name: str
     seconds: float
     bucket: str = RECOVERY
     acquires: bool = False
+    moves: bool = False
 
     def __post_init__(self) -> None:
         positive(f"recovery.{self.name}", self.seconds, zero=True)
@@ -77,16 +79,17 @@ class Plan:
 class Elastic:
     """How a job goes on with the units that are left: a failure of a node takes out the "node", or every "replica" that has a part there.
 
-    ``plans(scenario, missing)`` are plans for a job without so many nodes or replicas: the one with most samples a second counts, of none the job
-    waits for repairs. When a failure is known the job passes the states of ``switch`` and trains by the new plan; the iteration under
-    way is lost, and nothing else as long as others hold the states of who failed. ``holders`` says who does: "units", each holds them
-    all; "replicas", those of the same weights and optimizer states; "neighbours", of a node the one before it; null: nobody, so that
-    the job goes back to the last durable checkpoint by the states of the machine. With ``renews`` who is left makes new
+    ``plans(scenario, missing, gpus)`` are plans for a job without so many nodes or replicas, so that so many GPUs are left: the one
+    with most samples a second counts; where there is none the job waits for repairs. When a failure is known the job passes the states
+    of ``switch`` and trains by the new plan; the iteration under way is lost, and nothing else as long as others hold the states of
+    who failed. ``holders`` says who does: "units", each holds them all; "replicas", those of the same weights and optimizer states;
+    "neighbours", of a node the one before it; null: nobody, so that the job goes back to the last durable checkpoint by the states of
+    the machine. With ``renews`` who is left makes new
     copies, else states have fewer holders until a node joins again. ``rejoin`` seconds after its repair, in which it gets ready
     beside training, a node takes its place: at the end of the iteration, by the states of ``join``.
     """
 
-    plans: Callable[[Any, int], Sequence[Plan]]
+    plans: Callable[[Any, int, int], Sequence[Plan]]
     unit: str = "node"
     switch: tuple[State, ...] = ()
     join: tuple[State, ...] = ()
@@ -102,8 +105,8 @@ class Elastic:
 class Machine:
     """How a job recovers. ``states`` begin when the failure is known; then training goes on from the last durable checkpoint.
 
-    With ``memory`` it goes on from there instead, by the states of that, wherever a copy of everything has survived. ``spares`` are
-nodes that stand by; what is repaired becomes one of them. An ``elastic`` job has neither, but goes on without who failed.
+        With ``memory`` it goes on from there instead, by the states of that, wherever a copy of everything has survived. ``spares`` are
+    nodes that stand by; what is repaired becomes one of them. An ``elastic`` job has neither, but goes on without who failed.
     """
 
     states: tuple[State, ...]

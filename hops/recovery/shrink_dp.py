@@ -19,7 +19,7 @@ class Shrunk:
 
     keep_global_batch: bool
 
-    def __call__(self, scenario: Any, missing: int) -> Sequence[Plan]:
+    def __call__(self, scenario: Any, missing: int, gpus: int) -> Sequence[Plan]:
         """The scenario with fewer replicas, the slowest with its share of the microbatches, or the next multiple of pp."""
         dp = scenario.dp - missing
         if dp < 1:
