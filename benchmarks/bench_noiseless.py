@@ -57,6 +57,9 @@ def test_noiseless__draw_kernel(benchmark, case):
     per_draw, moments = np.empty((kernels.N_METRICS, n_cells, 1), np.int64), np.zeros((n_cells, 3, pp, kernels.N_LIMBS), np.int64)
     none, tables, not_kept = np.full((n_cells, 5), -1), np.zeros((1, 1, 2)), np.empty((3, 0, pp, 1), np.int64)
     cells = Work(
+        loss=np.zeros(n_cells, np.int64),
+        tries=np.ones(n_cells, np.int64),
+        timeouts=np.zeros((n_cells, 1), np.int64),
         work=np.ascontiguousarray(work.T)[:, None],
         lag=np.ascontiguousarray(lag.T)[:, None],
         link=np.zeros((n_cells, 1, 1 + 3 * pp), np.int64),

@@ -1,4 +1,6 @@
-"""What a good engineer writes without HOPS: batched numpy, every buffer prepared beforehand."""
+"""What a good engineer writes without HOPS: batched numpy, every buffer prepared beforehand; and a simulation in SimPy."""
+
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -56,3 +58,44 @@ class BatchedNumpy:
             np.maximum(self.makespan, finish[i], out=self.makespan)
             np.subtract(finish[i], first[rank], out=start)
             np.maximum(self.span, start, out=self.span)
+
+
+class SimPyIteration:
+    """One iteration as a process a rank and a message, in SimPy; channels are resources. int ticks, no noise, no replicas.
+
+    ``slow``: a rank that computes at 1 / ``times`` of its speed.
+    """
+
+    def __init__(self, program: Program, seconds: float, transfer: float, hop: float, slow: int = -1, times: int = 1) -> None:
+        self.program, self.slow, self.times = program, slow, times
+        self.base, self.transfer, self.hop = (int(each * 1e9 + 0.5) for each in (seconds, transfer, hop))
+
+    def run(self) -> int:
+        """Makespan [ticks]."""
+        import simpy
+
+        env = simpy.Environment()
+        arrived = {(op.stage, op.kind == "F", op.microbatch): env.event() for ops in self.program.ops for op in ops}
+        channels: dict[tuple[int, int], simpy.Resource] = {}
+
+        def rank(here: int) -> Iterator[simpy.Event]:
+            for op in self.program.ops[here]:
+                forward = op.kind == "F"
+                source, goal = (op.stage - 1, op.stage + 1) if forward else (op.stage + 1, op.stage - 1)
+                if 0 <= source < self.program.n_stages:
+                    yield arrived[source, forward, op.microbatch]
+                yield env.timeout(self.base * (1 if forward else 2) * (self.times if here == self.slow else 1))
+                if 0 <= goal < self.program.n_stages:
+                    channel = channels.setdefault((here, self.program.rank_of(goal, op.microbatch)), simpy.Resource(env))
+                    env.process(message(channel, arrived[op.stage, forward, op.microbatch]))
+
+        def message(channel: simpy.Resource, there: simpy.Event) -> Iterator[simpy.Event]:
+            with channel.request() as turn:
+                yield turn
+                yield env.timeout(self.transfer)
+            yield env.timeout(self.hop)
+            there.succeed()
+
+        processes = [env.process(rank(here)) for here in range(self.program.pp)]
+        env.run(simpy.AllOf(env, processes))
+        return env.now

@@ -15,7 +15,8 @@ from hops.jit import inlined, kernel
 from hops.joint import Joint, cut
 from hops.kernels import add_metrics, add_replica, begin_replicas
 from hops.noise import LANES
-from hops.synchronization import exchange_ticks, release, update_weights
+from hops.speeds import advance
+from hops.synchronization import exchange_ticks, release
 from hops.window import GATHER, draw_links, run_window
 
 
@@ -91,10 +92,28 @@ def run_draw(joint, times, d):  # type: ignore[no-untyped-def]
     times.earliest[: times.hosted.shape[1]] = times.hosted[d]
     for edge in range(joint.delay.size):
         times.waits[edge] = times.delay[d, joint.delay[edge]] if joint.delay[edge] >= 0 else 0
-    run_events(
-        joint.indptr, joint.pred, times.waits, times.pieces, times.earliest, joint.links, joint.fair,
-        times.start, times.finish, times.order,
-    )  # fmt: skip
+    if joint.loop:
+        run_events(
+            joint.indptr, joint.pred, times.waits, times.pieces, times.earliest, joint.links, joint.fair,
+            joint.speeds, joint.place, joint.via, times.start, times.finish, times.order,
+        )  # fmt: skip
+    else:
+        walk(joint, times)
+
+
+@kernel
+def walk(joint, times):  # type: ignore[no-untyped-def]
+    """The longest path in place of the events: fills start and finish."""
+    indptr, pred, via, place, speeds, varies = joint.indptr, joint.pred, joint.via, joint.place, joint.speeds, joint.speeds.varies
+    pieces, waits, start, finish = times.pieces, times.waits, times.start, times.finish
+    for piece in joint.order:
+        begin = times.earliest[piece]
+        for edge in range(indptr[piece], indptr[piece + 1]):
+            end = finish[pred[edge]]
+            there = advance(end, waits[edge], via[edge], speeds) if varies[via[edge]] else end + waits[edge]
+            begin = max(begin, there)
+        start[piece] = begin
+        finish[piece] = advance(begin, pieces[piece], place[piece], speeds) if varies[place[piece]] else begin + pieces[piece]
 
 
 @kernel
@@ -110,7 +129,7 @@ def evaluate_contended(graph, joint, cells, law, tables, first_draw, times, spac
         for lo in range(begin, end, times.ticks.shape[0]):
             hi = min(lo + times.ticks.shape[0], end)
             run_contended(graph, joint, cells, c, law[c], tables, window, lo, hi, times, space)
-            update_weights(graph, cells, c, law[c], hi - lo, space)
+            update_disturbed(graph, joint, cells, c, law[c], hi - lo, space)
             at = window * LANES + lo - first_draw
             add_metrics(c, graph.n_ranks, cells.n_replicas[c], hi - lo, at, space, per_draw, moments, per_rank)
 
@@ -144,7 +163,8 @@ def measure(graph, joint, replica, times, d, space):  # type: ignore[no-untyped-
         ready = unhindered = times.hosted[d, at]
         for edge in range(graph.indptr[node], graph.indptr[node + 1]):
             ended = finish[last_piece(joint, first_node + graph.pred[edge])]
-            ready = max(ready, ended + times.delay[d, first_edge + edge])
+            wait, lag = times.delay[d, first_edge + edge], joint.lag[first_edge + edge]
+            ready = max(ready, advance(ended, wait, lag, joint.speeds) if joint.speeds.varies[lag] else ended + wait)
             unhindered = max(unhindered, finish[last_piece(joint, first_node + graph.origin[edge])])
         if graph.counted[node]:
             space.busy[rank, d] += finish[before] - begun
@@ -176,3 +196,60 @@ def measure_exchange(graph, joint, cells, c, times, d, space):  # type: ignore[n
         for part in range(cells.n_buckets[c, graph.opening[i]]):
             space.released[graph.opening[i] * most_buckets + part, d] = times.finish[last_piece(joint, bucket)]
             bucket += 1
+
+
+@kernel
+def update_disturbed(graph, joint, cells, c, law, n, space):  # type: ignore[no-untyped-def]
+    """Update and gather weights as `hops.synchronization.update_weights` does, each resource at its speed.
+
+    Replicas update at the same time and gather when the last of them has.
+    """
+    first_ring = joint.speeds.indptr.size - 1 - graph.opening.size
+    shared, own = space.start, space.unhindered  # when a rank ends that waits for all others, or for none
+    for d in range(n):
+        space.step[d] = space.own_step[d] = space.most_after[d] = 0
+    for rank in range(graph.n_ranks):
+        for d in range(n):
+            space.most_after[d] = max(space.most_after[d], space.latest[rank, d])
+    for rank in range(graph.n_ranks):
+        for d in range(n):
+            begin, alone = space.most_after[d], space.latest[rank, d]
+            shared[d] = own[d] = 0
+            for replica in range(cells.n_replicas[c]):
+                place = replica * graph.n_ranks + rank
+                shared[d] = max(shared[d], advance(begin, cells.update[c, rank], place, joint.speeds))
+                own[d] = max(own[d], advance(alone, cells.update[c, rank], place, joint.speeds))
+        if not cells.overlap[c, GATHER]:
+            for i in range(graph.openings[rank], graph.openings[rank + 1]):
+                stage = graph.opening[i]
+                exchange_ticks(cells.gather[c, stage], cells.ring[c, stage], law, graph, n, space, space.ticks)
+                for d in range(n):
+                    for _ in range(cells.n_buckets[c, stage]):
+                        shared[d] = advance(shared[d], space.ticks[d], first_ring + stage, joint.speeds)
+                        own[d] = advance(own[d], space.ticks[d], first_ring + stage, joint.speeds)
+        for d in range(n):
+            space.step[d] = max(space.step[d], shared[d])
+            space.own_step[d] = max(space.own_step[d], own[d] - space.earliest[rank, d])
+    if graph.endless:
+        for d in range(n):
+            space.step[d] = space.own_step[d]
+
+
+@kernel
+def add_executed(graph, joint, at, times, executed):  # type: ignore[no-untyped-def]
+    """Add what every rank of every lane has computed until tick ``at`` to executed (lanes, r); ops that are not counted too.
+
+    What an op waits between its pieces counts where it waits for a link, as in its busy time.
+    """
+    for node in range(graph.rank.size * executed.shape[0]):
+        rank = graph.rank[node % graph.rank.size]
+        if rank < 0:
+            continue
+        before = node
+        done = min(times.finish[node], at) - min(times.start[node], at)
+        for piece in range(joint.further[node], joint.further[node + 1]):
+            waited = joint.links.indptr[piece] < joint.links.indptr[piece + 1]
+            begin = times.finish[before] if waited else times.start[piece]
+            done += min(times.finish[piece], at) - min(begin, at)
+            before = piece
+        executed[node // graph.rank.size, rank] += done

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hops.events import run
-from hops.graph import NO_LAG, Graph, finish_graph, n_works, transfer_index
+from hops.graph import NO_LAG, Graph, n_works, reordered, transfer_index
 from hops.jit import kernel
 from hops.links import Links
 from hops.messages import Message, shared
@@ -111,26 +111,8 @@ def planned(graph: Graph, work: NDArray[np.float64], lag: NDArray[np.int64], lin
     indptr = np.zeros(order.size + 1, np.int32)
     edges = tuple(np.empty(n_edges, np.int32) for _ in range(3))
     chain(graph, order, nominal.finish, delay, links.indptr, use, names.size, everywhere, indptr, *edges)
-    pred, lags, origin = (column[: indptr[-1]].copy() for column in edges)
-    return finish_graph(
-        rank=graph.rank[order],
-        work=graph.work[order],
-        identity=graph.identity[order],
-        op=graph.op[order],
-        stage=graph.stage[order],
-        kind=graph.kind[order],
-        pairs=graph.pairs,
-        indptr=indptr,
-        pred=pred,
-        lag=lags,
-        origin=origin,
-        counted=graph.counted[order],
-        n_ranks=graph.n_ranks,
-        n_microbatches=graph.n_microbatches,
-        pipelines=graph.pipelines,
-        parts=graph.parts,
-        reduce_each=graph.reduced.size > graph.opening.size,
-    )
+    pred, lags, origin = (column[: indptr[-1]] for column in edges)
+    return reordered(graph, order, np.stack([np.repeat(order, np.diff(indptr)), order[pred], lags, order[origin]], axis=1))
 
 
 @kernel

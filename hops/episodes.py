@@ -3,252 +3,313 @@
 At equal ticks what ends comes before a failure, and a failure before it is known and before anything starts. An iteration
 that a failure meets is discarded whole, and with it what can not be loaded again. A failure while another is being
 noticed joins it; one during the recovery begins it anew, with the nodes of both missing.
+
+A trial that needs what is not known yet (the times of an attempt, the plan for so many missing units) says so in its results, and
+goes on from there when it is called again.
 """
 
-from typing import NamedTuple
-
 import numpy as np
-from numpy.typing import NDArray
 
-from hops.clocks import DETECT_STREAM, REPAIR_STREAM, Clocks, delay, end_lifetime, make_clocks, mark_victims, start_clocks
-from hops.hazards import Hazards
+from hops.clocks import start_clocks
 from hops.jit import inlined, kernel
 from hops.kernels import NEVER
+from hops.places import (
+    MOST_FAILURES,
+    cast,
+    coming,
+    count_repairs,
+    enough,
+    fail,
+    harmless,
+    n_missing,
+    next_failure,
+    settle,
+    survived,
+    take_back,
+    turn_to,
+)
 from hops.progress import (
     CHECKPOINT,
+    DEGRADED,
     DETECTION,
     DONE,
     FINISHED,
     FREE,
     HEALTHY,
     MEMORY,
-    N_AWAY,
     N_CHECKPOINTS,
     N_EPISODES,
-    N_FAILURES,
+    N_EVENTS,
     N_FROM_MEMORY,
+    NO_PLAN,
+    NOT_ASKED,
     NOW,
+    PENDING,
+    PHASE,
+    PLAN,
+    PLANNED,
     QUEUEING,
-    SETTLED,
-    STANDING_BY,
+    RETURN,
+    SERVES,
+    SHIFT,
+    SINCE,
+    SOURCE,
     STATUS,
+    STOPPED,
     STUCK,
     TOUCHED,
     UNKNOWN,
     VACANT,
     WINDOW,
-    Saved,
     advance,
     back_to_checkpoint,
     back_to_memory,
     book,
     healthy,
     later,
-    make_saved,
     promote,
     save,
+    want,
 )
 
-MOST_FAILURES = 1 << 20  # of a trial
 NONE = -1  # no checkpoint is being persisted
+TRAINING, NOTICED = range(2)  # PHASE
+LOADED, KEPT_ALL, COPIED = range(3)  # SOURCE: the durable checkpoint, what those that are left have, copies in the memory of others
+THERE, AGAIN, WANTED = range(3)  # how a way ends: at its end, at another failure, or where something is not known
 
 
-class Way(NamedTuple):
-    """The way back; s = states: those from the durable checkpoint, then those from the memory of others."""
-
-    ticks: NDArray[np.int64]  # (s,) in a state
-    bucket: NDArray[np.int64]  # (s,) result that they are booked to
-    acquires: NDArray[np.bool_]  # (s,) it begins when there is a spare for every vacant place
-    n_durable: int  # states from the durable checkpoint
-    spares: int  # nodes that stand by at the start
-    pool: bool  # who fails is replaced by them, and joins them when it is repaired; else nobody counts nodes
-
-
-class Space(NamedTuple):
-    """Scratch of one trial."""
-
-    saved: Saved
-    clocks: Clocks
-    hit: NDArray[np.int8]  # (n_nodes,) places in the job whose node failed since training stopped
-    vacant: NDArray[np.int8]  # (n_nodes,) places that no node has taken yet
-    away: NDArray[np.int64]  # (spares + n_nodes,) when a node that failed comes back; the first N_AWAY are meant
-    log: NDArray[np.int64]  # (failures, 5) of a trial, where asked for: tick, clock, how many it had before, until known, until repaired
+@kernel
+def notice(h, course, way, trial, space, r):  # type: ignore[no-untyped-def]
+    """From a failure, at this tick, until it is known."""
+    ends = space.clocks.tick
+    known = later(r[NOW], fail(h, way, course.seed, trial, r[NOW], space, r))
+    while not h.exposure and next_failure(ends, r[SHIFT]) <= min(known, course.horizon - 1) and r[N_EVENTS] < MOST_FAILURES:
+        fail(h, way, course.seed, trial, next_failure(ends, r[SHIFT]), space, r)
+    book(r, DETECTION, min(known, course.horizon))
+    r[PHASE] = NOTICED
 
 
-def make_space(n_iterations: int, h: Hazards, spares: int, n_logged: int = 0) -> Space:
-    """Scratch for runs of at most so many iterations."""
-    hit, vacant = np.zeros(h.n_nodes, np.int8), np.zeros(h.n_nodes, np.int8)
-    clocks = make_clocks(1 if len(h.script) else h.clock_fault.size)
-    return Space(make_saved(n_iterations), clocks, hit, vacant, np.empty(spares + h.n_nodes, np.int64), np.empty((n_logged, 5), np.int64))
+@kernel
+def interrupt(h, course, way, trial, space, r):  # type: ignore[no-untyped-def]
+    """Stop training, as something fails at this tick."""
+    if r[PENDING] != NONE and r[PENDING] <= r[NOW]:
+        promote(space.saved.point)
+    r[PENDING], r[STOPPED] = NONE, r[NOW]
+    r[N_EPISODES] += 1
+    notice(h, course, way, trial, space, r)
+
+
+@kernel
+def wait_for_plan(h, course, way, trial, space, r):  # type: ignore[no-untyped-def]
+    """Let all take their places that can, until there is a plan for those that are there."""
+    while True:
+        take_back(h, r[NOW], space, r)
+        cast(h, space, r)
+        missing = n_missing(h, -1, space)
+        if course.plans.status[missing] == NOT_ASKED:
+            want(r, SERVES, missing, 0, 0)
+            return WANTED
+        if course.plans.status[missing] == PLANNED or r[NOW] >= course.horizon or r[N_EVENTS] >= MOST_FAILURES:
+            return THERE
+        until = min(r[RETURN], course.horizon)
+        failure = np.int64(NEVER) if h.exposure else coming(h, way, course.seed, trial, until, space, r)
+        if min(r[RETURN], course.horizon) == until:  # nobody who might come back has failed meanwhile
+            book(r, QUEUEING, min(failure, until))
+            if failure < until:
+                return AGAIN
+
+
+@kernel
+def pass_states(h, course, way, trial, first, last, space, r):  # type: ignore[no-untyped-def]
+    """Pass states first <= . < last of the way, until the horizon, or until another failure: AGAIN."""
+    for s in range(first, last):
+        if way.acquires[s]:
+            failure = np.int64(NEVER) if h.exposure else next_failure(space.clocks.tick, r[SHIFT])
+            settle(way, r[NOW], space.away, r)
+            there = enough(r, space.away)
+            book(r, QUEUEING, min(failure, there, course.horizon))
+            if r[NOW] < there:
+                return AGAIN if failure < course.horizon else THERE
+            settle(way, there, space.away, r)
+            r[FREE] -= r[VACANT]
+            r[VACANT] = 0
+            space.vacant[:] = 0
+        end = min(later(r[NOW], way.ticks[s]), course.horizon)
+        failure = np.int64(NEVER) if h.exposure else coming(h, way, course.seed, trial, end, space, r)
+        book(r, way.bucket[s], min(failure, end))
+        if failure < end:
+            return AGAIN
+    return THERE
+
+
+@kernel
+def way_back(h, course, way, trial, space, r):  # type: ignore[no-untyped-def]
+    """From when a failure is known until the job can train."""
+    first, last, r[SOURCE] = 0, way.n_durable, LOADED
+    if way.elastic:
+        cast(h, space, r)
+        missing = n_missing(h, -1, space)
+        if course.plans.status[missing] == NOT_ASKED:
+            want(r, SERVES, missing, 0, 0)
+            return WANTED
+        left = way.keeps and course.plans.redundant[r[PLAN]] and survived(h, space.hit if way.renews else space.vacant)
+        if left and course.plans.status[missing] == PLANNED:
+            first, last, r[SOURCE] = way.n_durable, way.n_back, KEPT_ALL
+        else:
+            end = wait_for_plan(h, course, way, trial, space, r)
+            if end != THERE:
+                return end
+    elif way.n_back > way.n_durable and survived(h, space.hit):
+        first, last, r[SOURCE] = way.n_durable, way.n_back, COPIED
+    return pass_states(h, course, way, trial, first, last, space, r)
+
+
+@kernel
+def go_on(h, course, way, trial, space, r):  # type: ignore[no-untyped-def]
+    """Train again, with what the way back has led to."""
+    saved = space.saved
+    if r[SOURCE] == COPIED:
+        r[MEMORY] = max(r[MEMORY], saved.point[0, 0])
+        back_to_memory(course.pool, course.slot, course.plans, saved.attempt, course.seed, trial, r)
+    elif r[SOURCE] == LOADED:
+        back_to_checkpoint(saved.point, saved.attempt, r)
+    r[N_FROM_MEMORY] += r[SOURCE] != LOADED
+    if way.elastic:
+        turn_to(h, course.plans, n_missing(h, -1, space), course.horizon, space, r)
+    elif not way.pool:
+        space.vacant[:] = 0
+    space.hit[:] = 0
+    r[SHIFT] += r[NOW] - r[STOPPED] if h.exposure else 0
+    r[PHASE] = TRAINING
+
+
+@kernel
+def join(h, course, way, trial, space, r):  # type: ignore[no-untyped-def]
+    """Between two iterations, let all take their places that can; the job stops for that where a unit is whole again."""
+    missing, begun = n_missing(h, r[NOW], space), r[NOW]
+    if course.plans.status[missing] == NOT_ASKED:
+        want(r, SERVES, missing, 0, 0)
+        return WANTED
+    take_back(h, r[NOW], space, r)
+    if missing == r[PLAN] or course.plans.status[missing] == NO_PLAN:
+        return THERE
+    cast(h, space, r)
+    if pass_states(h, course, way, trial, way.n_back, way.ticks.size, space, r) == AGAIN:
+        return AGAIN
+    turn_to(h, course.plans, missing, course.horizon, space, r)
+    r[SHIFT] += r[NOW] - begun if h.exposure else 0
+    return THERE
 
 
 @inlined
-def next_failure(ends, shift):  # type: ignore[no-untyped-def]
-    """Tick of the next failure."""
-    return later(ends[0], shift) if ends.size else np.int64(NEVER)
-
-
-@kernel
-def fail(h, way, seed, trial, tick, space, r):  # type: ignore[no-untyped-def]
-    """Let what fails next fail at ``tick``; ticks until that is known."""
-    clock, n = end_lifetime(h, seed, trial, space.clocks)
-    known = delay(h, h.detect, h.detect_law, clock, n, DETECT_STREAM, seed, trial)
-    repaired = delay(h, h.repair, h.repair_law, clock, n, REPAIR_STREAM, seed, trial)
-    if r[N_FAILURES] < space.log.shape[0]:
-        for k, value in enumerate((tick, clock, n, known, repaired)):
-            space.log[r[N_FAILURES], k] = value
-    r[N_FAILURES] += 1
-    n_new = mark_victims(h, clock, n, seed, trial, space.hit, space.vacant)
-    if way.pool:
-        for _ in range(n_new):
-            space.away[r[N_AWAY]] = later(tick, repaired)
-            r[N_AWAY] += 1
-        r[VACANT] += n_new
-    return known
-
-
-@kernel
-def settle(way, tick, away, r):  # type: ignore[no-untyped-def]
-    """Let nodes come back until ``tick``; those that stand by are counted, at most as many as the job has paid for."""
-    while True:
-        least = 0
-        for k in range(1, r[N_AWAY]):
-            if away[k] < away[least]:
-                least = k
-        returns = r[N_AWAY] > 0 and away[least] <= tick
-        until = away[least] if returns else tick
-        r[STANDING_BY] += min(r[FREE], way.spares) * (until - r[SETTLED])
-        r[SETTLED] = until
-        if not returns:
-            return
-        r[FREE] += 1
-        r[N_AWAY] -= 1
-        away[least] = away[r[N_AWAY]]
-
-
-@kernel
-def enough(r, away):  # type: ignore[no-untyped-def]
-    """When there will be a spare for every vacant place: the tick, now or later."""
-    missing = r[VACANT] - r[FREE]
-    if missing <= 0:
-        return r[NOW]
-    if missing > r[N_AWAY]:
-        return np.int64(NEVER)
-    return np.sort(away[: r[N_AWAY]])[missing - 1]
-
-
-@kernel
-def survived(h, hit):  # type: ignore[no-untyped-def]
-    """Whether a node of every group that holds the same state is left."""
-    for g in range(h.group.size - 1):
-        left = False
-        for at in range(h.group[g], h.group[g + 1]):
-            left = left or hit[h.group_node[at]] == 0
-        if not left:
-            return False
+def write_checkpoint(cost, persist, limit, point, r):  # type: ignore[no-untyped-def]
+    """Write one when that of before is durable, at tick PENDING; True: it was written."""
+    end = later(max(r[NOW], r[PENDING]), cost)
+    book(r, CHECKPOINT, min(end, limit))
+    if end > limit:
+        return False
+    if r[PENDING] != NONE:
+        promote(point)
+    save(r, point, 1)
+    r[N_CHECKPOINTS] += 1
+    r[PENDING] = later(end, persist)
     return True
 
 
 @kernel
-def recover(h, course, way, trial, shift, space, r):  # type: ignore[no-untyped-def]
-    """From a failure, at this tick, until the job trains again, or until the horizon; whether it can from the memory of others."""
-    ends, again, from_memory = space.clocks.tick, True, False
-    r[N_EPISODES] += 1
-    while again and r[NOW] < course.horizon and r[N_FAILURES] < MOST_FAILURES:
-        again = False
-        known = later(r[NOW], fail(h, way, course.seed, trial, r[NOW], space, r))
-        while not h.exposure and next_failure(ends, shift) <= min(known, course.horizon - 1) and r[N_FAILURES] < MOST_FAILURES:
-            fail(h, way, course.seed, trial, next_failure(ends, shift), space, r)
-        book(r, DETECTION, min(known, course.horizon))
-        from_memory = way.ticks.size > way.n_durable and survived(h, space.hit)
-        for s in range(way.n_durable, way.ticks.size) if from_memory else range(way.n_durable):
-            failure = np.int64(NEVER) if h.exposure else next_failure(ends, shift)
-            if way.acquires[s]:
-                settle(way, r[NOW], space.away, r)
-                there = enough(r, space.away)
-                again = failure < min(there, course.horizon)
-                book(r, QUEUEING, min(failure, there, course.horizon))
-                if r[NOW] < there:
-                    break
-                settle(way, there, space.away, r)
-                r[FREE] -= r[VACANT]
-                r[VACANT] = 0
-                space.vacant[:] = 0
-            end = later(r[NOW], way.ticks[s])
-            again = failure < min(end, course.horizon)
-            book(r, way.bucket[s], min(failure, end, course.horizon))
-            if again:
-                break
-    space.hit[:] = 0
-    if not way.pool:
-        space.vacant[:] = 0
-    return from_memory
-
-
-@inlined
-def write_checkpoint(cost, persist, pending, limit, point, r):  # type: ignore[no-untyped-def]
-    """Write one when that of before is durable, at tick ``pending``; until when it counts itself, and whether it was written."""
-    end = later(max(r[NOW], pending), cost)
-    book(r, CHECKPOINT, min(end, limit))
-    if end > limit:
-        return pending, False
-    if pending != NONE:
-        promote(point)
-    save(r, point, 1)
-    r[N_CHECKPOINTS] += 1
-    return later(end, persist), True
+def start(h, course, way, trial, space, r):  # type: ignore[no-untyped-def]
+    """Begin a trial, with zeros in ``r``."""
+    r[WINDOW], r[FREE], r[PENDING] = -1, way.spares, NONE
+    start_clocks(h, course.seed, trial, space.clocks)
+    save(r, space.saved.point, 0)
+    cast(h, space, r)
+    r[RETURN] = NEVER
+    turn_to(h, course.plans, 0, course.horizon, space, r)
 
 
 @kernel
 def run_trial(h, course, way, trial, space, r):  # type: ignore[no-untyped-def]
-    """One training run; leaves what became of it in ``r`` (29,), zeros before. ``space`` is as it was after it."""
-    pool, slot, saved = course.pool, course.slot, space.saved
+    """One training run; leaves what became of it in ``r`` (55,), zeros before, or UNKNOWN where it is to go on.
+
+    Called again with what it wanted it does. At the end ``space`` is as it was before.
+    """
+    pool, slot, plans, saved = course.pool, course.slot, course.plans, space.saved
     attempt, words, upto, point = saved.attempt, saved.words, saved.upto, saved.point
     ends, copy_every, copy_cost, seed = space.clocks.tick, course.copy_every, course.copy_cost, course.seed
-    r[WINDOW], r[STATUS], r[FREE] = -1, STUCK, way.spares
-    start_clocks(h, seed, trial, space.clocks)
-    save(r, point, 0)
-    pending, shift = np.int64(NONE), np.int64(0)
-    while r[N_FAILURES] < MOST_FAILURES:
-        limit = min(next_failure(ends, shift), course.horizon)
-        last = point[0, 0] if pending == NONE else point[1, 0]
-        stop = last + course.every if course.every < course.n_iterations - last else course.n_iterations
-        on_time = advance(pool, slot, attempt, words, upto, copy_every, copy_cost, seed, trial, stop, limit, r)
-        if r[STATUS] == UNKNOWN:
-            break
-        if on_time and course.every < NEVER:
-            pending, on_time = write_checkpoint(course.cost, course.persist, pending, limit, point, r)
-            if on_time and r[DONE] == course.n_iterations:
-                book(r, CHECKPOINT, min(pending, limit))
-                on_time = pending <= limit
-        if on_time:
-            if r[DONE] == course.n_iterations:
-                r[STATUS] = FINISHED
-                break
-            continue
-        if limit < course.horizon:
-            if pending != NONE and pending <= limit:
-                promote(point)
-            pending = np.int64(NONE)
-            if recover(h, course, way, trial, shift, space, r):
-                r[MEMORY] = max(r[MEMORY], point[0, 0])
-                r[N_FROM_MEMORY] += 1
-                back_to_memory(pool, slot, attempt, seed, trial, r)
-            else:
-                back_to_checkpoint(point, attempt, r)
-            shift += r[NOW] - limit if h.exposure else 0
+    if r[STATUS] != UNKNOWN:
+        start(h, course, way, trial, space, r)
+    r[STATUS], crossing = STUCK, False
+    while r[PHASE] == NOTICED or r[N_EVENTS] < MOST_FAILURES:
+        if r[PHASE] == NOTICED:
+            end = way_back(h, course, way, trial, space, r)
+            if end == WANTED:
+                return
+            if end == AGAIN and r[N_EVENTS] < MOST_FAILURES:
+                notice(h, course, way, trial, space, r)
+                continue
+            go_on(h, course, way, trial, space, r)
         if r[NOW] >= course.horizon:
             r[STATUS] = FINISHED if course.n_iterations == NEVER else STUCK
             break
+        failure = next_failure(ends, r[SHIFT])
+        limit = min(failure, course.horizon)
+        last = point[0, 0] if r[PENDING] == NONE else point[1, 0]
+        due = last + course.every if course.every < course.n_iterations - last else course.n_iterations
+        if r[RETURN] <= r[NOW] < limit and r[DONE] < due:
+            end = join(h, course, way, trial, space, r)
+            if end == WANTED:
+                return
+            if end == AGAIN:
+                interrupt(h, course, way, trial, space, r)
+            continue
+        # what stops nobody who takes part, and a node that comes back, lets the iteration that is under way come to its end
+        passes = way.elastic and failure < course.horizon and harmless(h, seed, trial, space, r)
+        returns = r[NOW] < r[RETURN] < limit and not crossing
+        until, stop, crossing = r[RETURN] if returns else limit, min(due, r[DONE] + 1) if crossing else due, False
+        if not advance(pool, slot, plans, attempt, words, upto, copy_every, copy_cost, seed, trial, stop, until, returns or passes, r):
+            if r[STATUS] == UNKNOWN:
+                return
+            if returns:
+                crossing = r[NOW] < r[RETURN]
+            elif passes:
+                fail(h, way, seed, trial, failure, space, r)
+            elif limit < course.horizon:
+                interrupt(h, course, way, trial, space, r)
+            continue
+        if r[DONE] < due:
+            continue
+        over = r[DONE] == course.n_iterations
+        if course.every < NEVER:
+            end = later(max(r[NOW], r[PENDING]), course.cost)
+            if passes and failure < (later(end, course.persist) if over else end):
+                fail(h, way, seed, trial, failure, space, r)
+                continue
+            written = write_checkpoint(course.cost, course.persist, limit, point, r)
+            if written and over:
+                book(r, CHECKPOINT, min(r[PENDING], limit))
+                written = r[PENDING] <= limit
+            if not written:
+                if limit < course.horizon:
+                    interrupt(h, course, way, trial, space, r)
+                continue
+        if over:
+            r[STATUS] = FINISHED
+            break
     settle(way, r[NOW], space.away, r)
+    count_repairs(h, r[NOW], space, r)
+    r[DEGRADED] += r[NOW] - r[SINCE] if r[PLAN] else 0
     attempt[: r[TOUCHED]] = 0
-    space.vacant[:] = 0
+    space.hit[:] = space.vacant[:] = space.out[:] = space.used[:] = 0
 
 
 @kernel
 def run_trials(h, course, way, first, space, results):  # type: ignore[no-untyped-def]
-    """Trials ``first`` and following, one a row of ``results`` (trials, 29)."""
+    """Trials ``first`` and following, one a row of ``results`` (trials, 55); up to one that is left UNKNOWN, or goes on from there."""
     for k in range(results.shape[0]):
-        results[k] = 0
+        if results[k, STATUS] != UNKNOWN:
+            results[k] = 0
         run_trial(h, course, way, first + k, space, results[k])
-        results[k, HEALTHY] = healthy(course, first + k, space.saved)
+        if results[k, STATUS] == UNKNOWN:
+            return k
+        results[k, HEALTHY] = healthy(course, first + k, space.saved, results[k])
+    return results.shape[0]

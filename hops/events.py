@@ -14,6 +14,8 @@ delays are over; without links it then runs at once. A node with links is a tran
 
 Events are in total order (tick, kind, node): at one tick first all that ends ends, then what is ready joins, then transfers
 begin. So the outcome depends on the numbers of the nodes only where two transfers are ready at the same tick.
+
+What resources do faster or slower for a while (`hops.speeds`) stretches nodes and delays; not transfers that share fairly.
 """
 
 from typing import NamedTuple
@@ -25,6 +27,7 @@ from hops.agenda import BEGIN, FINISH, READY, Agenda, put, take
 from hops.checks import one_of
 from hops.jit import kernel
 from hops.links import Links, divide, group, join, leave, make_lines
+from hops.speeds import advance, make_speeds
 
 DISCIPLINES = ("fifo", "fair")
 
@@ -51,20 +54,23 @@ def run(
     """
     one_of("discipline", discipline, DISCIPLINES)
     made = Run(*(np.empty(ticks.size, np.int64) for _ in Run._fields))
-    run_events(indptr, pred, delay, ticks, np.zeros_like(ticks), links, discipline == "fair", *made)
+    steady = make_speeds(0, {}), np.full(ticks.size, -1), np.full(pred.size, -1)
+    run_events(indptr, pred, delay, ticks, np.zeros_like(ticks), links, discipline == "fair", *steady, *made)
     return made
 
 
 @kernel
-def run_events(indptr, pred, delay, ticks, earliest, links, fair, start, finish, order):  # type: ignore[no-untyped-def]
+def run_events(indptr, pred, delay, ticks, earliest, links, fair, speeds, place, via, start, finish, order):  # type: ignore[no-untyped-def]
     """Run one draw, see `run`; no node begins before ``earliest`` (o,) [ticks]; start, finish, order (o,) are results.
+
+    place (o,), via (e,): resource of a node, and of a delay, among those of ``speeds``; -1: none.
 
     ns per node, one core (Zen 5), 1F1B with p2p=channel, p=8 m=32 to p=16 m=256: 165 without links; with a network card for 2 to 8
     ranks 210 to 240 (fifo) and 470 to 800 (fair); an event is some 70, reversing the edges some 20. The kernel takes 1.3 a
     node and draw. Nodes without links begun when the last before them ends, with no event of their own: 90 and 180, but then
     nothing can happen to them in between.
     """
-    n, n_links = ticks.size, links.bandwidth.size
+    n, n_links, varies = ticks.size, links.bandwidth.size, speeds.varies
     out_indptr, out_edge, goal = np.zeros(n + 1, np.int64), np.empty(pred.size, np.int64), np.empty(pred.size, np.int64)
     group(pred, out_indptr, out_edge)
     for node in range(n):
@@ -84,7 +90,9 @@ def run_events(indptr, pred, delay, ticks, earliest, links, fair, start, finish,
         if kind == FINISH:
             for i in range(out_indptr[node], out_indptr[node + 1]):
                 after = goal[out_edge[i]]
-                ready[after] = max(ready[after], now + delay[out_edge[i]])
+                edge = out_edge[i]
+                there = advance(now, delay[edge], via[edge], speeds) if varies[via[edge]] else now + delay[edge]
+                ready[after] = max(ready[after], there)
                 missing[after] -= 1
                 if missing[after] == 0:
                     put(agenda, after, ready[after], READY)
@@ -114,7 +122,8 @@ def run_events(indptr, pred, delay, ticks, earliest, links, fair, start, finish,
             for i in range(first, last):
                 lines.busy[links.use[i]] = True
                 lines.head[links.use[i]] += 1
-        start[node], finish[node], order[begun] = now, now + ticks[node], node
+        start[node], order[begun] = now, node
+        finish[node] = advance(now, ticks[node], place[node], speeds) if varies[place[node]] else now + ticks[node]
         begun += 1
         put(agenda, node, finish[node], FINISH)
         if fair and last > first and ticks[node] > 0:

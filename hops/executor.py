@@ -18,11 +18,13 @@ from hops.checks import count, no_such
 from hops.contended import evaluate_contended, make_times
 from hops.distributions import TERMS
 from hops.graph import Graph, unfolded
+from hops.impact import speeds_of
 from hops.joint import Joint, side_by_side
 from hops.metrics import COLUMNS, draw_metrics, rank_draws, rank_metrics
 from hops.noise import LANES
 from hops.noiseless import WINDOW, evaluate_noiseless
 from hops.simulation import Case
+from hops.traffic import Traffic
 from hops.variables import VARIABLES
 from hops.weights import Floats
 from hops.workspace import Work, workspace
@@ -83,7 +85,7 @@ def evaluate(cases: Sequence[Case], executor: Executor, keep_draws: bool = False
     """
     groups: dict[tuple[Any, int, bool, bool], list[int]] = {}
     for i, case in enumerate(cases):
-        groups.setdefault((case.shape, case.scenario.draws, case.plain, case.by_events), []).append(i)
+        groups.setdefault((case.shape, case.scenario.draws, case.plain, case.by_draws), []).append(i)
     with Team.of(executor) as team:
         for (_, n_draws, plain, _), members in groups.items():
             held = n_draws * (cases[members[0]].scenario.pp if keep_draws else 1)
@@ -166,11 +168,11 @@ def _sampled(cases: list[Case], n_draws: int, tile: int, team: Team, keep_draws:
         # of its own: of a slice numba would not know that draws are next to each other
         draws = np.empty((kernels.N_METRICS, end - at, n), np.int64)
         ranks = np.empty((3, end - at if keep_draws else 0, graph.n_ranks, n), np.int64)
-        if cases[0].by_events:
+        if cases[0].by_draws:
             for c in range(at, end):
                 here = slice(c - at, c - at + 1)
                 cell = Work._make(each[c : c + 1] for each in work)
-                _by_events(cases[c], graph, cell, law[c : c + 1], tables, first, draws[:, here], sums[here], ranks[:, here])
+                _by_draws(cases[c], graph, cell, law[c : c + 1], tables, first, draws[:, here], sums[here], ranks[:, here])
         else:
             cells, space = Work._make(each[at:end] for each in work), workspace(graph, 0, int(work.n_buckets.max()))
             kernels.evaluate(graph, cells, law[at:end], tables, first, space, draws, sums, ranks)
@@ -198,26 +200,26 @@ def evaluate_iterations(case: Case, trial: int, first: int, n: int) -> NDArray[n
     work = work._replace(seed=work.seed + (np.uint64(trial) << np.uint64(32)))
     per_draw, sums = np.empty((kernels.N_METRICS, 1, n), np.int64), np.zeros((1, 3, graph.n_ranks, kernels.N_LIMBS), np.int64)
     ranks = np.empty((3, 0, graph.n_ranks, n), np.int64)
-    if case.by_events:
-        _by_events(case, graph, work, law, tables, first, per_draw, sums, ranks)
+    if case.by_draws:
+        _by_draws(case, graph, work, law, tables, first, per_draw, sums, ranks)
     else:
         space = workspace(graph, 0, int(work.n_buckets.max()))
         kernels.evaluate(graph, work, law, tables, first, space, per_draw, sums, ranks)
     return pool_of(per_draw[:, 0], case)
 
 
-def pool_of(per_draw: NDArray[np.int64], case: Case) -> NDArray[np.int64]:
+def pool_of(per_draw: NDArray[np.int64], case: Case, n_lanes: int | None = None) -> NDArray[np.int64]:
     """Ticks of iterations, and of these busy and exposed, summed over ranks and lanes: (3, n) from (7, n).
 
     Without a barrier what a rank waits for before its first op may lie in the iteration before: no more is exposed than is idle.
     """
     ticks, busy = per_draw[kernels.STEP if case.scenario.barrier else kernels.OWN_STEP], per_draw[kernels.TOTAL_BUSY]
-    idle = case.scenario.pp * case.n_lanes * ticks - busy
+    idle = case.scenario.pp * (n_lanes or case.n_lanes) * ticks - busy
     return np.stack([ticks, busy, np.minimum(per_draw[kernels.TOTAL_EXPOSED], idle)])
 
 
-def _by_events(case: Case, graph: Graph, cell: Work, law: NDArray[np.int64], tables: Floats, first: int, *results: NDArray[Any]) -> None:
-    """Evaluate draws of one cell whose messages share links, in the event loop."""
+def _by_draws(case: Case, graph: Graph, cell: Work, law: NDArray[np.int64], tables: Floats, first: int, *results: NDArray[Any]) -> None:
+    """Evaluate draws of one cell whose messages share links, or that is disturbed."""
     found = tuple(np.ascontiguousarray(each) for each in results)
     graph, n_draws = unfolded(graph), results[0].shape[2]
     joint = joined(case, graph)
@@ -228,10 +230,12 @@ def _by_events(case: Case, graph: Graph, cell: Work, law: NDArray[np.int64], tab
         given[...] = made
 
 
-def joined(case: Case, graph: Graph) -> Joint:
-    """The replicas of a case for the event loop, and what they exchange."""
-    w = case.weights
-    return side_by_side(graph, case.n_lanes, w.n_buckets, w.overlap, w.traffic, w.costs.p2p_bytes, case.scenario.contention == "fair")
+def joined(case: Case, graph: Graph, n_lanes: int | None = None) -> Joint:
+    """The replicas of a case side by side (or ``n_lanes`` of them), what they exchange, and how fast everything is."""
+    w, s = case.weights, case.scenario
+    met = (w.traffic, w.costs.p2p_bytes) if case.by_events else (Traffic(()), 0.0)
+    joint = side_by_side(graph, n_lanes or case.n_lanes, w.n_buckets, w.overlap, *met, s.contention)
+    return joint._replace(speeds=speeds_of(case, s.hindrances.disturbances)) if s.hindrances.disturbances else joint
 
 
 def _plain(cases: list[Case], team: Team, keep_draws: bool) -> Ticks:
@@ -272,7 +276,12 @@ def stacked(cases: Sequence[Case]) -> Work:
 
     ragged = {name: filled([getattr(each, name) for each in weights]) for name in ("work", "lag", "link", "variant")}
     same = ("host", "n_buckets", "reduce", "gather", "ring", "slow", "overlap")
+    retries = [case.scenario.hindrances.retry for case in cases]
+    most_tries = max(retry.retries for retry in retries) + 1
     return Work(
+        loss=np.array([retry.threshold for retry in retries]),
+        tries=np.array([retry.retries + 1 for retry in retries]),
+        timeouts=np.stack([np.pad(retry.ticks(), (0, most_tries - retry.retries - 1)) for retry in retries]),
         n_replicas=np.array([case.n_lanes for case in cases]),
         update=np.stack([case.update for case in cases]),
         seed=np.array([case.scenario.seed for case in cases], np.uint64),

@@ -28,7 +28,7 @@ class Graph(NamedTuple):
 
     rank: NDArray[np.int32]  # (o,) rank that the node occupies; -1: a transfer on its channel
     work: NDArray[np.int32]  # (o,) index into the work vector (`work_index`, `transfer_index`)
-    identity: NDArray[np.uint32]  # (o,) noise address
+    identity: NDArray[np.uint32]  # (o,) noise address; of a message that of what makes it
     op: NDArray[np.int32]  # (o,) place among the ops of ``program.order``; -1: a transfer
     stage: NDArray[np.int32]  # (o,) of an op; -1: a transfer
     kind: NDArray[np.int32]  # (o,) of an op, index into `KINDS`; -1: a transfer
@@ -168,6 +168,33 @@ def finish_graph(
         if isinstance(array, np.ndarray):
             array.flags.writeable = False
     return graph
+
+
+def reordered(graph: Graph, order: NDArray[np.int64], edges: NDArray[np.int64]) -> Graph:
+    """The graph with its nodes in ``order`` (o,), a topological one of other ``edges`` (e, 4: node, pred, lag, origin)."""
+    place = np.empty(order.size, np.int64)
+    place[order] = np.arange(order.size)
+    goal, pred, lag, origin = (place[edges[:, 0]], place[edges[:, 1]], edges[:, 2], place[edges[:, 3]])
+    by_goal = np.argsort(goal, kind="stable")
+    return finish_graph(
+        rank=graph.rank[order],
+        work=graph.work[order],
+        identity=graph.identity[order],
+        op=graph.op[order],
+        stage=graph.stage[order],
+        kind=graph.kind[order],
+        pairs=graph.pairs,
+        indptr=np.concatenate([[0], np.cumsum(np.bincount(goal, minlength=order.size))]).astype(np.int32),
+        pred=pred[by_goal].astype(np.int32),
+        lag=lag[by_goal].astype(np.int32),
+        origin=origin[by_goal].astype(np.int32),
+        counted=graph.counted[order],
+        n_ranks=graph.n_ranks,
+        n_microbatches=graph.n_microbatches,
+        pipelines=graph.pipelines,
+        parts=graph.parts,
+        reduce_each=graph.reduced.size > graph.opening.size,
+    )
 
 
 def unfolded(graph: Graph) -> Graph:

@@ -4,7 +4,7 @@ f = faults, c = components of all of them, k = clocks: one a component, or one f
 """
 
 from collections.abc import Mapping, Sequence
-from math import isinf
+from math import gcd, isinf, lcm
 from typing import NamedTuple
 
 import numpy as np
@@ -14,10 +14,10 @@ from hops.checks import Infeasible, no_such
 from hops.cluster import Cluster
 from hops.data_parallel import DataParallel
 from hops.faults import DEVICE, JOB, NODE, Fault
-from hops.lanes import sharers
+from hops.lanes import lanes, shard_size, sharers
 from hops.layout import Layout
 from hops.lifetimes import Lifetime
-from hops.recovery import Memory
+from hops.recovery import NEIGHBOURS, REPLICAS, Elastic, Memory
 from hops.scripts import Script
 from hops.training import Training
 from hops.weights import TICKS, Floats
@@ -47,6 +47,11 @@ class Hazards(NamedTuple):
     script_first: NDArray[np.int64]  # (trials + 1,) lines of a trial; trials beyond have those of the last
     group: NDArray[np.int64]  # (g + 1,) nodes that hold the same state are group_node[group[g]] .. group_node[group[g + 1]]
     group_node: NDArray[np.int64]
+    unit: NDArray[np.int64]  # (u + 1,) nodes of what an elastic job loses at once are unit_node[unit[u]] .. unit_node[unit[u + 1]]
+    unit_node: NDArray[np.int64]
+    unit_size: int  # nodes of a unit, or replicas of one that is made of replicas
+    node_size: NDArray[np.int64]  # (n_nodes,) GPUs of the job on a node, in pieces
+    piece: int  # GPUs; whatever has work or has none, of an elastic job, is a multiple of it
     n_nodes: int  # of the job
     exposure: bool  # components age only while the job trains
 
@@ -71,7 +76,17 @@ def hazards(training: Training, cluster: Cluster, layout: Layout, data_parallel:
     nodes = sorted({cluster.node(cluster.order[gpu]) for gpu in range(layout.n_gpus)})
     place = {node: i for i, node in enumerate(nodes)}
     script = _script(failures.script, training.trials, len(nodes))
-    held = [] if training.machine.memory is None else holders(training.machine.memory, cluster, layout, data_parallel, place)
+    memory, elastic = training.machine.memory, training.machine.elastic
+    held: Sequence[Sequence[int]] = [] if memory is None else holders(memory, cluster, layout, data_parallel, place)
+    lost: Sequence[Sequence[int]] = []
+    if elastic is not None:
+        lost = units(elastic, cluster, layout, data_parallel, place)
+        if elastic.holders == REPLICAS:
+            held = same_states(cluster, layout, data_parallel, place)
+        elif elastic.holders == NEIGHBOURS:
+            held = [(node, (node - 1) % len(nodes)) for node in range(len(nodes))]
+    sizes = np.bincount([place[cluster.node(cluster.order[gpu])] for gpu in range(layout.n_gpus)], minlength=len(nodes))
+    piece = gcd(layout.tp * layout.cp, *sizes.tolist())
     laws: dict[int, tuple[int, Floats]] = {}
 
     def row(table: Floats) -> int:
@@ -112,6 +127,11 @@ def hazards(training: Training, cluster: Cluster, layout: Layout, data_parallel:
         np.cumsum([0, *map(len, script)]),
         np.cumsum([0, *map(len, held)]),
         np.array([node for group in held for node in group], np.int64),
+        np.cumsum([0, *map(len, lost)]),
+        np.array([node for unit in lost for node in unit], np.int64),
+        layout.dp // len(lost) if elastic is not None and elastic.unit == "replica" else 1,
+        sizes // piece,
+        piece,
         len(nodes),
         failures.clock == "exposure",
     )
@@ -146,6 +166,11 @@ def holders(
                 f"{copies} copies of a node's state need as many nodes; the job has {n} (try fewer recovery.copies, or more GPUs)"
             )
         return [range(at, at + copies if at + 2 * copies <= n else n) for at in range(0, n - copies + 1, copies)]
+    return same_states(cluster, layout, data_parallel, place)
+
+
+def same_states(cluster: Cluster, layout: Layout, data_parallel: DataParallel, place: Mapping[int, int]) -> Sequence[Sequence[int]]:
+    """Groups of nodes, as places in the job, that hold the same weights and optimizer states; `Infeasible` where one holds its alone."""
     size = 1 if data_parallel.zero == 0 else sharers(layout, data_parallel)[0]
     found = set[tuple[int, ...]]()
     for rank in range(layout.pp):
@@ -159,6 +184,27 @@ def holders(
                     )
                 found.add(tuple(sorted({place[cluster.node(cluster.order[gpu])] for gpu in same})))
     return sorted(found)
+
+
+def units(
+    elastic: Elastic, cluster: Cluster, layout: Layout, data_parallel: DataParallel, place: Mapping[int, int]
+) -> Sequence[Sequence[int]]:
+    """Nodes, as places in the job, of all that an elastic job can lose at once; of replicas as many together as hold all states."""
+    if elastic.unit == "node":
+        return [(node,) for node in range(len(place))]
+    n = lcm(1 if data_parallel.zero == 0 else shard_size(layout, data_parallel), lanes(layout, data_parallel)[0].n)
+    if layout.dp <= n:
+        sizes = f"dp={layout.dp}, zero={data_parallel.zero}, dp_shard={data_parallel.shard or 'null'}, ep={layout.ep}"
+        raise Infeasible(
+            f"no replica is left that holds all states where one is lost ({sizes}: try zero=0, or a dp_shard that is less than dp)"
+            if layout.dp > 1
+            else f"a job of one replica cannot go on without it ({sizes}: try dp=2 or more)"
+        )
+    found = list[Sequence[int]]()
+    for at in range(0, layout.dp, n):
+        gpus = [gpu for replica in range(at, at + n) for rank in range(layout.pp) for gpu in layout.gpus(rank, replica)]
+        found.append(sorted({place[cluster.node(cluster.order[gpu])] for gpu in gpus}))
+    return found
 
 
 def _script(script: Script | None, n_trials: int, n_nodes: int) -> Script:

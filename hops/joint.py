@@ -15,10 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hops.contention import occupied
-from hops.graph import Graph, n_works, transfer_index, unshard_index, work_index
+from hops.events import DISCIPLINES
+from hops.graph import Graph, lag_index, n_works, transfer_index, unshard_index, unshard_lag, work_index
 from hops.jit import kernel
-from hops.links import Links
+from hops.links import Links, group
 from hops.paths import Link
+from hops.speeds import Speeds, make_speeds
 from hops.traffic import Traffic
 from hops.window import GATHER, REDUCE
 
@@ -38,6 +40,39 @@ class Joint(NamedTuple):
     further: Ints  # (a+1,) activity i has the pieces further[i]:further[i+1] besides piece i
     links: Links
     fair: bool
+    loop: bool  # by the event loop; else along the longest path, which knows no links
+    order: Ints  # (x,) a topological order
+    place: Ints  # (x,) resource that does its work, see `Resources`; -1: nothing that could be disturbed
+    via: Ints  # (e,) resource that its delay passes
+    lag: Ints  # (edges of the replicas,) the same by `delay`
+    speeds: Speeds  # of all resources
+
+
+class Resources(NamedTuple):
+    """What works at a speed of its own, by number: ranks, channels of the messages of a seat in a direction, their delays, rings.
+
+    First the ranks of all lanes, then channels, then delays, then what replicas exchange of each seat's weights.
+    """
+
+    n_lanes: int
+    n_ranks: int
+    n_seats: int
+
+    def rank(self, lane: int, rank: int) -> int:
+        return lane * self.n_ranks + rank
+
+    def channel(self, lane: int, seat: int, backward: bool) -> int:
+        return self.n_lanes * self.n_ranks + 2 * (lane * self.n_seats + seat) + backward
+
+    def delay(self, lane: int, seat: int, backward: bool) -> int:
+        return self.channel(self.n_lanes + lane, seat, backward)
+
+    def ring(self, seat: int) -> int:
+        return self.channel(2 * self.n_lanes, 0, False) + seat
+
+    @property
+    def n(self) -> int:
+        return self.ring(self.n_seats)
 
 
 class Kinds(NamedTuple):
@@ -49,9 +84,9 @@ class Kinds(NamedTuple):
 
 
 def side_by_side(
-    graph: Graph, n_replicas: int, n_buckets: Ints, overlap: NDArray[np.bool_], moved: Traffic, size: float, fair: bool
+    graph: Graph, n_replicas: int, n_buckets: Ints, overlap: NDArray[np.bool_], moved: Traffic, size: float, discipline: str
 ) -> Joint:
-    """Join replicas; n_buckets (s,), overlap (2,) as in `Work`; ``size``: bytes of a message."""
+    """Join replicas; n_buckets (s,), overlap (2,) as in `Work`; ``size``: bytes of a message. Every resource at its full speed."""
     kinds, crossed, rate, bandwidth = meetings(graph, n_replicas, moved, size)
     n_nodes, n_stages, n_own = graph.rank.size, graph.opening.size, n_works(graph.opening.size, len(graph.pairs))
     reduced = np.repeat(graph.reduced, n_buckets[graph.reduced])
@@ -99,9 +134,14 @@ def side_by_side(
     delay[: n_replicas * graph.pred.size] = np.arange(n_replicas * graph.pred.size)
     at, flow = np.divmod(step, n_flows[activity])
     until = kinds.until[kind[activity], flow]
+    indptr = np.concatenate([[0], np.cumsum(np.bincount(goals, minlength=further[-1]))]).astype(np.int32)
+    sources, sequence = np.concatenate(pred)[order].astype(np.int32), np.empty(further[-1], np.int64)
+    sort(indptr, sources, sequence)
+    resources = Resources(n_replicas, graph.n_ranks, n_stages)
+    place, lag = _resources(graph, resources, np.concatenate([reduced, gathered]))
     return Joint(
-        indptr=np.concatenate([[0], np.cumsum(np.bincount(goals, minlength=further[-1]))]).astype(np.int32),
-        pred=np.concatenate(pred)[order].astype(np.int32),
+        indptr=indptr,
+        pred=sources,
         delay=delay[order],
         activity=activity,
         bounds=np.stack([at, at + 1, parts[activity]], axis=1),
@@ -109,8 +149,49 @@ def side_by_side(
         share=np.stack([np.where(flow > 0, kinds.until[kind[activity], flow - 1], 0.0), until], axis=1),
         further=further,
         links=occupied(kinds.flow[kind[activity], flow], crossed, rate, bandwidth),
-        fair=fair,
+        fair=discipline == "fair",
+        loop=discipline in DISCIPLINES,
+        order=sequence,
+        place=place[activity],
+        via=np.append(lag, -1)[delay[order]],
+        lag=lag,
+        speeds=make_speeds(resources.n, {}),
     )
+
+
+def _resources(graph: Graph, resources: Resources, buckets: Ints) -> tuple[Ints, Ints]:
+    """Resources of all activities, those of ``buckets`` being seats; and of all edges of the replicas."""
+    n_seats, lanes = resources.n_seats, np.arange(resources.n_lanes)[:, None]
+    message, weights = graph.work - transfer_index(n_seats, 0, False), graph.work - unshard_index(n_seats, 0)
+    sends, gathers = (graph.rank < 0) & (weights < 0), (graph.rank < 0) & (weights >= 0)
+    place = graph.rank + resources.n_ranks * lanes
+    place = np.where(sends, resources.channel(0, 0, False) + message + 2 * n_seats * lanes, place)
+    place = np.where(gathers, resources.ring(0) + weights, place)
+    delayed = (graph.lag >= lag_index(0, False)) & (graph.lag < unshard_lag(n_seats, 0))
+    lag = np.where(delayed, resources.delay(0, 0, False) + graph.lag - lag_index(0, False) + 2 * n_seats * lanes, -1)
+    return np.concatenate([place.ravel(), resources.ring(0) + buckets]), lag.ravel()
+
+
+@kernel
+def sort(indptr, pred, order):  # type: ignore[no-untyped-def]
+    """Fill ``order`` (x,) so that each comes after those that it waits for."""
+    n = order.size
+    out_indptr, out_edge, goal = np.zeros(n + 1, np.int64), np.empty(pred.size, np.int64), np.empty(pred.size, np.int64)
+    group(pred, out_indptr, out_edge)
+    missing, done = np.empty(n, np.int64), 0
+    for x in range(n):
+        goal[indptr[x] : indptr[x + 1]] = x
+        missing[x] = indptr[x + 1] - indptr[x]
+        if missing[x] == 0:
+            order[done] = x
+            done += 1
+    for at in range(n):
+        for i in range(out_indptr[order[at]], out_indptr[order[at] + 1]):
+            after = goal[out_edge[i]]
+            missing[after] -= 1
+            if missing[after] == 0:
+                order[done] = after
+                done += 1
 
 
 def _exchange_edges(

@@ -13,54 +13,62 @@ from hops.progress import (
     BUSY_HIGH,
     BUSY_LOW,
     CHECKPOINT,
+    DEGRADED,
     DETECTION,
     DONE,
     EXPOSED_HIGH,
     EXPOSED_LOW,
     HALF,
     HEALTHY,
+    IDLE,
     LOST,
     N_CHECKPOINTS,
     N_EPISODES,
     N_FAILURES,
     N_FROM_MEMORY,
+    N_PLANS,
     NOW,
     QUEUEING,
     RECOVERING,
+    REPAIRED,
     REPLAY,
+    SAMPLES,
     STANDING_BY,
     USEFUL,
     WASTED,
 )
 from hops.weights import TICKS, Floats
 
+BOOKED = (USEFUL, WASTED, CHECKPOINT, DETECTION, RECOVERING, QUEUEING)
 BUCKETS = ("useful", "exposed", "bubble", "wasted", "checkpoint", "detection", "recovery", "queue", "standby", "repair")
 
 
-def ledger(results: NDArray[np.int64], n_gpus: int, gpus_a_lane: int, spares: int, gpus_a_node: int) -> NDArray[np.object_]:
-    """Device-ticks by bucket, (n, b) Python ints, from results (n, 29); they add up to (n_gpus + spares x gpus_a_node) x NOW.
+def ledger(results: NDArray[np.int64], n_gpus: int, gpus_a_lane: int, spares: int, gpus_a_node: int, piece: int = 1) -> NDArray[np.object_]:
+    """Device-ticks by bucket, (n, b) Python ints, from results (n, 55); they add up to (n_gpus + spares x gpus_a_node) x NOW.
 
     Busy and exposed ticks of the pool are of ranks and lanes, each ``gpus_a_lane`` GPUs. Of iterations that count, "useful" is
     computing, "exposed" waiting that transfers add, "bubble" all other waiting; "wasted" is whatever was discarded. Of the
     spares "standby" is what stands by, "repair" the rest: as many nodes as are away. Until another has taken its place a
-    node that failed is booked as the job.
+    node that failed is booked as the job. GPUs that an elastic job has no work for, counted in ``piece``, are in "repair" until their
+    node can take its place again, those of other nodes in "standby".
     """
     r = results.astype(object)
     useful = gpus_a_lane * (r[:, BUSY_HIGH] * 2**HALF + r[:, BUSY_LOW])
     exposed = gpus_a_lane * (r[:, EXPOSED_HIGH] * 2**HALF + r[:, EXPOSED_LOW])
-    bubble = n_gpus * r[:, USEFUL] - useful - exposed
-    whole = [n_gpus * r[:, each] for each in (WASTED, CHECKPOINT, DETECTION, RECOVERING, QUEUEING)]
-    standby = gpus_a_node * r[:, STANDING_BY]
-    return np.stack([useful, exposed, bubble, *whole, standby, gpus_a_node * spares * r[:, NOW] - standby], axis=1)
+    trains, *whole = [n_gpus * r[:, k] - piece * r[:, IDLE + k] for k in BOOKED]
+    standby, idle = gpus_a_node * r[:, STANDING_BY], piece * sum(r[:, IDLE + k] for k in BOOKED)
+    repair = gpus_a_node * spares * r[:, NOW] - standby + piece * r[:, REPAIRED]
+    return np.stack([useful, exposed, trains - useful - exposed, *whole, standby + idle - piece * r[:, REPAIRED], repair], axis=1)
 
 
 type Ratio = tuple[Floats, Floats]  # numerators and denominators, each (n,)
 
 
-def run_metrics(results: NDArray[np.int64], samples: float, horizon: bool) -> dict[str, Ratio]:
+def run_metrics(results: NDArray[np.int64], samples: int, pieces: int, iterations: int | None) -> dict[str, Ratio]:
     """Metrics of every trial as numerators and denominators: their mean over trials is a ratio of means.
 
-    ``samples`` of an iteration; with a ``horizon`` `HEALTHY` counts iterations, else ticks.
+    ``samples`` of an iteration of the whole job, whose GPUs are so many ``pieces``. `HEALTHY` counts ticks of all ``iterations``;
+    where only the horizon ends the run, iterations.
     """
 
     def column(i: int) -> Floats:
@@ -71,13 +79,17 @@ def run_metrics(results: NDArray[np.int64], samples: float, horizon: bool) -> di
     down = column(DETECTION) + column(RECOVERING) + column(QUEUEING)
     episodes = results[:, N_EPISODES].astype(float)
     failures = results[:, N_FAILURES].astype(float)
+    kept, healthy = results[:, SAMPLES].astype(float), results[:, HEALTHY].astype(float)
     return {
         "wall_time": (wall, one),
         "iterations_done": (done, one),
-        "goodput": (samples * done, wall),
-        "goodput_fraction": (done, results[:, HEALTHY].astype(float)) if horizon else (column(HEALTHY), wall),
+        "goodput": (kept, wall),
+        "goodput_fraction": (kept, samples * healthy) if iterations is None else (kept * (healthy / TICKS), samples * iterations * wall),
         "ettr": (useful, wall),
         "availability": (wall - down, wall),
+        "capacity": (wall - column(REPAIRED) / pieces, wall),
+        "degraded_time": (column(DEGRADED), wall),
+        "n_plans": (results[:, N_PLANS].astype(float), one),
         "n_failures": (failures, one),
         "n_interruptions": (episodes, one),
         "n_from_memory": (results[:, N_FROM_MEMORY].astype(float), one),

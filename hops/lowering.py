@@ -82,11 +82,14 @@ def lower(
     pred, lag, origin = (column.copy() for column in edge[: indptr[n]].T)
     op_identity(program.n_stages - 1, True, program.microbatches - 1)  # the largest: what does not fit is refused by name
     names = np.array([[op_identity(stage, backward, 0) for backward in (False, True)] for stage in range(program.n_stages)], np.uint32)
-    identity = names[ops[op, 1] % program.n_stages, (ops[op, 2] != F).astype(int)] + ops[op, 3].astype(np.uint32)
+    sends = (rank < 0) & (work < unshard_index(n_seats, 0)) & (op >= 0)  # a message is known by what makes it
+    source, back = np.divmod(work - transfer_index(n_seats, 0, False), 2)
+    seat, backward = np.where(sends, source, ops[op, 1]), np.where(sends, back, ops[op, 2] != F)
+    identity = names[seat % program.n_stages, backward.astype(int)] + ops[op, 3].astype(np.uint32)
     return finish_graph(
         rank=rank,
         work=work,
-        identity=np.where(rank >= 0, identity, np.uint32(0)),
+        identity=np.where((rank >= 0) | sends, identity, np.uint32(0)),
         op=place[op],
         stage=np.where(rank >= 0, ops[op, 1], np.int32(-1)),
         kind=np.where(rank >= 0, ops[op, 2], np.int32(-1)),
@@ -108,7 +111,7 @@ def lower(
 def connect(  # type: ignore[no-untyped-def]
     ops, stage_ranks, n_stages, n_ranks, n_microbatches, p2p, first, wanted_indptr, wanted, posted_indptr, posted, node, indptr, edge
 ):
-    """Write the nodes (n, 3: rank, work, op) and edges (e, 3) of a graph; returns how many nodes there are.
+    """Write the nodes (n, 3: rank, work, op; of a message one of its microbatch) and edges (e, 3) of a graph; returns how many nodes.
 
     ops (o, 5: rank, seat, kind, microbatch, pair of seats that it is half of, ALONE or DOUBLED; halves of a unit follow each other),
     stages of which a pipeline has ``n_stages`` being seats here, see `Program.first_seats`;
@@ -147,7 +150,7 @@ def connect(  # type: ignore[no-untyped-def]
             if kind != W and source // n_stages == stage // n_stages:  # within the pipeline
                 arrival[half] = sent[source, backward, k]
             if p2p == RENDEZVOUS and arrival[half, 0] >= 0:
-                n = add(node, indptr, edge, n, -1, transfers + 2 * source + backward, -1, last[here, 0], last[here, 1], arrival[half])
+                n = add(node, indptr, edge, n, -1, transfers + 2 * source + backward, i + half, last[here, 0], last[here, 1], arrival[half])
                 fill(arrival[half], n - 1, lags + 2 * source + backward, arrival[half, 2])
         for j in range(wanted_indptr[i], wanted_indptr[i + 1]):
             fill(issued, 0, NO_LAG, 0)
@@ -185,7 +188,7 @@ def connect(  # type: ignore[no-untyped-def]
             if p2p == LATENCY:
                 message[1] = lags + 2 * stage + backward
             elif p2p in (CHANNEL, BLOCKING):
-                n = add(node, indptr, edge, n, -1, transfers + 2 * stage + backward, -1, channel[here, there], message, nothing)
+                n = add(node, indptr, edge, n, -1, transfers + 2 * stage + backward, i + half, channel[here, there], message, nothing)
                 fill(channel[here, there], n - 1, NO_LAG, n - 1)
                 fill(message, n - 1, lags + 2 * stage + backward, done)
             if p2p == BLOCKING:

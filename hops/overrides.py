@@ -24,7 +24,7 @@ def with_overrides(cluster: Cluster, overrides: Any) -> Cluster:
         if key not in OVERRIDES:
             raise no_such("key of topology.overrides", key, OVERRIDES)
     return replace(
-        cluster, speeds=_factors(cluster, sections, "speed", _device), bandwidths=_factors(cluster, sections, "bandwidth", _link)
+        cluster, speeds=_factors(cluster, sections, "speed", _device), bandwidths=_factors(cluster, sections, "bandwidth", find_link)
     )
 
 
@@ -53,19 +53,19 @@ def _device(cluster: Cluster, key: str, asked: str) -> int:
     return int(asked)
 
 
-def _link(cluster: Cluster, key: str, asked: str) -> str:
+def find_link(cluster: Cluster, key: str, asked: str) -> str:
     """The name that links of paths have, or its beginning."""
     words = asked.replace("_", " ")
     for name, (_, between, n) in cluster.links.items():
         form = r"(| (\d+)-(\d+))" if between else r"(| (\d+)(?: out| in)?)"
-        found = re.fullmatch(re.escape(name.replace("_", " ")) + form, words)
+        found = re.fullmatch(re.escape(name.replace("_", " ")) + form, words, re.IGNORECASE)
         if found is not None:
             numbers = [int(number) for number in found.groups()[1:] if number is not None]
             if any(number >= n for number in numbers):
                 raise Infeasible(f"{key}: no link {asked!r} ({cluster.name} has {name} 0 to {n - 1})")
             if between and numbers and not _joined(cluster, name, *numbers):
                 raise ValueError(f"{key}: no link {asked!r}: {numbers[0]} and {numbers[1]} are not the two ends of a {name}")
-            return name + found[1]
+            return name + found[1].lower()
     known = {_example(name, between, n, words): name for name, (_, between, n) in cluster.links.items()}
     close = nearest(words, known)
     guess = f"; did you mean {close!r}?" if close else ""

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from hops.checks import Infeasible
 from hops.executor import Executor, check_memory
 from hops.scenario import Scenario
+from hops.sections import is_section
 from hops.simulation import Case, prepare
 
 # names of dims and variables that an axis must not take
@@ -126,6 +127,8 @@ def label(value: Any) -> str:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
+    if value and is_section(value):
+        return f"{{{','.join(f'{key}:{label(each)}' for key, _, each in value)}}}"
     if isinstance(value, (list, tuple)):
         return f"[{','.join(map(label, value))}]"
     return str(value)

@@ -143,7 +143,7 @@ def _megatron(traffic: Traffic) -> Batches:
     gap = rank + 1 + np.where(sends, unit, np.maximum(before[unit], traffic.bounds[rank] - 1))
     pair = gap * n_ranks + np.where(sends, traffic.goal[message], traffic.origin[message])
     follows = 1 - np.isin(pair, pair[sends])
-    order = np.argsort(2 * gap + follows, kind="stable")
+    order = np.argsort(gap, kind="stable")
     held_by = np.where(traffic.aside, -1, before)
     return _batches(traffic, gap[order], message[order], follows[order], rank[order] * n_ranks, held_by)
 

@@ -1,7 +1,7 @@
 """Progress: how far training gets until something stops it, and what it goes back to; int64 ticks, one trial.
 
-m = sampled iterations of the pool, i = iterations. The first attempts at the iterations of a window are drawn side by side, and
-as sums, so that many are done at once; what is attempted again is drawn one by one.
+m = sampled iterations of the pool, i = iterations, k = units that are missing. The first attempts at the iterations of a window are
+drawn side by side, and as sums, so that many are done at once; what is attempted again is drawn one by one.
 """
 
 from typing import NamedTuple
@@ -19,11 +19,41 @@ TIME, BUSY, EXPOSED = range(3)  # rows of the pool
 # what a trial leaves behind, in ticks of the job or counts; up to QUEUEING they add up to NOW
 (USEFUL, WASTED, CHECKPOINT, DETECTION, RECOVERING, QUEUEING, NOW, DONE, BUSY_HIGH, BUSY_LOW, EXPOSED_HIGH, EXPOSED_LOW,
  N_FAILURES, N_EPISODES, LOST, REPLAY, N_CHECKPOINTS, HEALTHY, STATUS, TOUCHED, WINDOW, MEMORY, N_FROM_MEMORY,
- FREE, VACANT, SETTLED, STANDING_BY, N_AWAY, ATTEMPT) = range(29)  # fmt: skip
-N_RESULTS = 29
-KEPT = (USEFUL, BUSY_HIGH, BUSY_LOW, EXPOSED_HIGH, EXPOSED_LOW)  # what a rollback takes back
-FINISHED, STUCK, UNKNOWN = range(3)  # STATUS; unknown: the time of the next attempt
+ FREE, VACANT, SETTLED, STANDING_BY, N_AWAY, SAMPLES) = range(29)  # fmt: skip
+IDLE = 29  # and the five after: the first six, times the GPUs that have no work in the plan
+# where it is: what else it needs to go on, and what it asks for where STATUS is UNKNOWN
+(PENDING, SHIFT, PHASE, STOPPED, SOURCE, WANT, ARGUMENT, ATTEMPT, LAST) = range(35, 44)
+# of the plan that is on: units missing, GPUs without work, samples of an iteration; and since when
+(PLAN, OUT, EACH, SINCE, DEGRADED, REPAIRED, REPAIRED_UNTIL, RETURN, HARMLESS, N_PLANS, N_EVENTS) = range(44, 55)
+N_RESULTS = 55
+KEPT = (USEFUL, BUSY_HIGH, BUSY_LOW, EXPOSED_HIGH, EXPOSED_LOW, SAMPLES, IDLE + USEFUL)  # what a rollback takes back
+FINISHED, STUCK, UNKNOWN = range(3)  # STATUS; unknown: what it WANTs
+TIMES, SERVES = range(2)  # WANT: ticks of attempt ATTEMPT at iterations ARGUMENT to LAST; the plan for so many units missing, ARGUMENT
 HALF = 32  # busy ticks of all GPUs pass 2^63 in 54 days of 16,384: they are counted in halves of so many bits
+
+
+type Rows = NDArray[np.int64]  # (3, n) ticks of iterations; of these busy, and exposed
+
+
+class Plans(NamedTuple):
+    """What the job does while so many units are missing, k of them; without elasticity only none can be."""
+
+    first: NDArray[np.int64]  # (k,) the iterations that it is sampled from are rows first .. first + size of the pool
+    size: NDArray[np.int64]
+    status: NDArray[np.int64]  # (k,) NOT_ASKED, NO_PLAN, PLANNED
+    samples: NDArray[np.int64]  # (k,) of an iteration
+    idle: NDArray[np.int64]  # (k,) GPUs without work, in `hops.elastic.Elasticity.piece`
+    redundant: NDArray[np.bool_]  # (k,) whether every state has another holder
+    of: NDArray[np.int64]  # (m,) units missing in the plan that a row was evaluated for; of none: as ``first`` says
+
+
+NOT_ASKED, NO_PLAN, PLANNED = range(3)
+
+
+def one_plan(n: int, samples: int = 1) -> Plans:
+    """Nothing but the whole job, whose iterations are ``n`` rows of the pool."""
+    one = np.ones(1, np.int64)
+    return Plans(0 * one, n * one, PLANNED * one, samples * one, 0 * one, one > 0, np.zeros(0, np.int64))
 
 
 class Course(NamedTuple):
@@ -39,6 +69,7 @@ class Course(NamedTuple):
     copy_cost: int  # ticks that training stands still for one
     seed: int
     slot: NDArray[np.int64]  # (attempts, i) rows of the pool, -1: not known yet; of no attempts: drawn at random
+    plans: Plans
 
 
 class Saved(NamedTuple):
@@ -47,7 +78,7 @@ class Saved(NamedTuple):
     attempt: NDArray[np.int32]  # (i,) how often an iteration was begun; 0 from TOUCHED on
     words: NDArray[np.uint32]  # (4, BLOCKS)
     upto: NDArray[np.int64]  # (3, LANES + 1) sums of the pool over the first attempts at the iterations of window WINDOW, from its first on
-    point: NDArray[np.int64]  # (2, 1 + 5) durable checkpoint, and one that is being persisted: iterations done, `KEPT`
+    point: NDArray[np.int64]  # (2, 1 + 7) durable checkpoint, and one that is being persisted: iterations done, `KEPT`
 
 
 def make_saved(n_iterations: int) -> Saved:
@@ -57,46 +88,58 @@ def make_saved(n_iterations: int) -> Saved:
 
 
 @kernel
-def read_window(window, pool, slot, upto):  # type: ignore[no-untyped-def]
-    """Sums over the first attempts at a window's iterations, (3, LANES + 1), where each has a row of its own."""
-    n = min(LANES, slot.shape[1] - window * LANES)
+def read_window(window, i, pool, slot, plans, plan, upto, r):  # type: ignore[no-untyped-def]
+    """Sums over the first attempts at a window's iterations, (3, LANES + 1); False: those from ``i`` on are not known for this plan."""
+    first, n = window * LANES, min(LANES, slot.shape[1] - window * LANES)
+    for at in range(i, first + n):
+        if plans.of[slot[0, at]] != plan:
+            want(r, TIMES, i, 0, first + n)
+            return False
     for at in range(n):
         for k in range(3):
-            upto[k, at + 1] = upto[k, at] + pool[k, slot[0, window * LANES + at]]
+            upto[k, at + 1] = upto[k, at] + pool[k, slot[0, first + at]]
+    return True
 
 
 @kernel
-def draw_window(window, pool, slot, seed, trial, words, upto):  # type: ignore[no-untyped-def]
-    """Sums over the first attempts at a window's iterations, (3, LANES + 1)."""
+def draw_window(window, i, pool, slot, plans, plan, seed, trial, words, upto, r):  # type: ignore[no-untyped-def]
+    """Sums over the first attempts at a window's iterations, (3, LANES + 1), if they are known from ``i`` on."""
     if slot.shape[0]:
-        read_window(window, pool, slot, upto)
-        return
+        return read_window(window, i, pool, slot, plans, plan, upto, r)
     for b in range(BLOCKS):
         words[0, b], words[1, b], words[2, b], words[3, b] = philox(
             np.uint32(window * BLOCKS + b), np.uint32(0), np.uint32(0), np.uint32(RESAMPLE_STREAM), np.uint32(seed), np.uint32(trial)
         )
-    n, at = np.uint64(pool.shape[1]), 0
+    n, base, at = np.uint64(plans.size[plan]), np.uint64(plans.first[plan]), 0
     time = busy = exposed = np.int64(0)
     for word in range(4):
         for b in range(BLOCKS):
-            row = (np.uint64(words[word, b]) * n) >> np.uint64(32)  # unsigned: spares the test for a negative index
+            row = base + ((np.uint64(words[word, b]) * n) >> np.uint64(32))  # unsigned: spares the test for a negative index
             time += pool[TIME, row]
             busy += pool[BUSY, row]
             exposed += pool[EXPOSED, row]
             at += 1
             upto[TIME, at], upto[BUSY, at], upto[EXPOSED, at] = time, busy, exposed
+    return True
 
 
 @kernel
-def row_of(i, attempt, n, slot, seed, trial):  # type: ignore[no-untyped-def]
-    """Row of a pool of n that an attempt at iteration i takes; -1: not known yet."""
+def row_of(i, attempt, slot, plans, plan, seed, trial):  # type: ignore[no-untyped-def]
+    """Row of the pool that an attempt at iteration i takes under a plan; -1: not known yet."""
     if slot.shape[0]:
-        return slot[attempt, i] if attempt < slot.shape[0] else np.int64(-1)
+        row = slot[attempt, i] if attempt < slot.shape[0] else np.int64(-1)
+        return row if row >= 0 and plans.of[row] == plan else np.int64(-1)
     block = np.uint32(i // LANES * BLOCKS + i % BLOCKS)
     a, b, c, d = philox(block, np.uint32(attempt), np.uint32(0), np.uint32(RESAMPLE_STREAM), np.uint32(seed), np.uint32(trial))
     word = i // BLOCKS % 4
     bits = a if word == 0 else b if word == 1 else c if word == 2 else d
-    return np.int64((np.uint64(bits) * np.uint64(n)) >> np.uint64(32))
+    return plans.first[plan] + np.int64((np.uint64(bits) * np.uint64(plans.size[plan])) >> np.uint64(32))
+
+
+@inlined
+def want(r, kind, argument, attempt, last):  # type: ignore[no-untyped-def]
+    """Say what the trial needs to go on."""
+    r[STATUS], r[WANT], r[ARGUMENT], r[ATTEMPT], r[LAST] = UNKNOWN, kind, argument, attempt, last
 
 
 @inlined
@@ -109,15 +152,18 @@ def later(tick, ticks):  # type: ignore[no-untyped-def]
 def book(r, bucket, until):  # type: ignore[no-untyped-def]
     """Let time pass."""
     r[bucket] += until - r[NOW]
+    r[IDLE + bucket] += r[OUT] * (until - r[NOW])
     r[NOW] = until
 
 
 @inlined
-def keep(r, whole, busy, exposed):  # type: ignore[no-untyped-def]
-    """Book iterations that are done."""
+def keep(r, n, whole, busy, exposed):  # type: ignore[no-untyped-def]
+    """Book ``n`` iterations that are done."""
     mask = np.int64((1 << HALF) - 1)
     r[USEFUL] += whole
+    r[IDLE + USEFUL] += r[OUT] * whole
     r[NOW] += whole
+    r[SAMPLES] += n * r[EACH]
     r[BUSY_HIGH] += busy >> HALF
     r[BUSY_LOW] += busy & mask
     r[EXPOSED_HIGH] += exposed >> HALF
@@ -125,27 +171,30 @@ def keep(r, whole, busy, exposed):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def advance(pool, slot, attempt, words, upto, copy_every, copy_cost, seed, trial, stop, limit, r):  # type: ignore[no-untyped-def]
+def advance(pool, slot, plans, attempt, words, upto, copy_every, copy_cost, seed, trial, stop, limit, soft, r):  # type: ignore[no-untyped-def]
     """Train until ``stop`` iterations are done, or until tick ``limit``; what is under way then is discarded. True: all are done.
 
-    The parts of `Course` and `Saved` one by one: as tuples they took 200 ns a call, in which numba counts references.
+    With a ``soft`` limit it is not even begun. The parts of `Course` and `Saved` one by one: as tuples they took 200 ns a call, in
+    which numba counts references.
     """
     while r[DONE] < stop:
         i = r[DONE]
         if i < r[TOUCHED]:
-            row, begun = row_of(i, attempt[i], pool.shape[1], slot, seed, trial), r[NOW]
+            row, begun = row_of(i, attempt[i], slot, plans, r[PLAN], seed, trial), r[NOW]
             if row < 0:
-                r[STATUS], r[ATTEMPT] = UNKNOWN, attempt[i]
+                want(r, TIMES, i, attempt[i], min(r[TOUCHED], slot.shape[1]))
                 return False
             done = i + (begun + pool[TIME, row] <= limit)
             if done > i:
-                keep(r, pool[TIME, row], pool[BUSY, row], pool[EXPOSED, row])
-            r[REPLAY] += min(begun + pool[TIME, row], limit) - begun
+                keep(r, 1, pool[TIME, row], pool[BUSY, row], pool[EXPOSED, row])
+            if done > i or not soft:
+                r[REPLAY] += min(begun + pool[TIME, row], limit) - begun
             end = i + 1
         else:
             window = i // LANES
             if r[WINDOW] != window:
-                draw_window(window, pool, slot, seed, trial, words, upto)
+                if not draw_window(window, i, pool, slot, plans, r[PLAN], seed, trial, words, upto, r):
+                    return False
                 r[WINDOW] = window
             first, done, end, copies = window * LANES, i, min(stop, (window + 1) * LANES), i // copy_every
             # copies are made between iterations: the one after the last is not yet
@@ -162,7 +211,7 @@ def advance(pool, slot, attempt, words, upto, copy_every, copy_cost, seed, trial
                         cut = middle
             if done > i:
                 a, b = i - first, done - first
-                keep(r, upto[TIME, b] - upto[TIME, a], upto[BUSY, b] - upto[BUSY, a], upto[EXPOSED, b] - upto[EXPOSED, a])
+                keep(r, done - i, upto[TIME, b] - upto[TIME, a], upto[BUSY, b] - upto[BUSY, a], upto[EXPOSED, b] - upto[EXPOSED, a])
                 made = (done - 1) // copy_every - copies
                 book(r, CHECKPOINT, r[NOW] + made * copy_cost)
                 r[MEMORY] = max(r[MEMORY], (done - 1) // copy_every * copy_every)
@@ -173,6 +222,8 @@ def advance(pool, slot, attempt, words, upto, copy_every, copy_cost, seed, trial
             if copied > limit:
                 return False
             r[MEMORY] = done
+        if done < end and soft:
+            return False
         if done < end:
             if limit > r[NOW]:  # what would begin at the tick of a failure has not begun
                 attempt[done] += 1
@@ -208,36 +259,39 @@ def forget(done, attempt, r):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def back_to_memory(pool, slot, attempt, seed, trial, r):  # type: ignore[no-untyped-def]
-    """Go back to the last copy in the memory of others."""
+def back_to_memory(pool, slot, plans, attempt, seed, trial, r):  # type: ignore[no-untyped-def]
+    """Go back to the last copy in the memory of others; all iterations since are of the plan that is on."""
     mask = np.int64((1 << HALF) - 1)
     for i in range(r[MEMORY], r[DONE]):
-        row = row_of(i, attempt[i], pool.shape[1], slot, seed, trial)
+        row = row_of(i, attempt[i], slot, plans, r[PLAN], seed, trial)
         r[USEFUL] -= pool[TIME, row]
         r[WASTED] += pool[TIME, row]
         r[BUSY_HIGH] -= pool[BUSY, row] >> HALF
         r[BUSY_LOW] -= pool[BUSY, row] & mask
         r[EXPOSED_HIGH] -= pool[EXPOSED, row] >> HALF
         r[EXPOSED_LOW] -= pool[EXPOSED, row] & mask
+        r[SAMPLES] -= r[EACH]
     forget(r[MEMORY], attempt, r)
 
 
 @kernel
 def back_to_checkpoint(point, attempt, r):  # type: ignore[no-untyped-def]
     """Go back to the durable checkpoint."""
-    r[WASTED] += r[USEFUL] - point[0, 1]
-    forget(point[0, 0], attempt, r)
+    useful, idle = r[USEFUL], r[IDLE + USEFUL]
     for k, kept in enumerate(KEPT):
         r[kept] = point[0, 1 + k]
+    r[WASTED] += useful - r[USEFUL]
+    r[IDLE + WASTED] += idle - r[IDLE + USEFUL]
+    forget(point[0, 0], attempt, r)
     r[MEMORY] = r[DONE]
 
 
 @kernel
-def healthy(course, trial, saved):  # type: ignore[no-untyped-def]
+def healthy(course, trial, saved, r):  # type: ignore[no-untyped-def]
     """The same trial without failures and checkpoints: ticks of all iterations; or how many fit, where only the horizon ends the run."""
     upto, now, done = saved.upto, np.int64(0), 0
     while done < course.n_iterations:
-        draw_window(done // LANES, course.pool, course.slot, course.seed, trial, saved.words, upto)
+        draw_window(done // LANES, done, course.pool, course.slot, course.plans, 0, course.seed, trial, saved.words, upto, r)
         n = min(LANES, course.n_iterations - done)
         if now + upto[TIME, n] > course.horizon:
             while now + upto[TIME, n] > course.horizon:

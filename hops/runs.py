@@ -9,14 +9,38 @@ from numpy.typing import NDArray
 
 from hops.checks import Infeasible
 from hops.clocks import mark_victims
-from hops.episodes import Way, make_space, run_trial, run_trials
+from hops.elastic import Elasticity, move_time, samples_of
+from hops.episodes import run_trial, run_trials
 from hops.executor import Team, evaluate_iterations
 from hops.hazards import Hazards
 from hops.kernels import NEVER
 from hops.ledger import Ratio, ledger, run_metrics
-from hops.progress import ATTEMPT, DONE, N_FAILURES, N_RESULTS, NOW, QUEUEING, RECOVERING, STATUS, STUCK, TOUCHED, UNKNOWN, Course
+from hops.places import Space, Way, make_space
+from hops.progress import (
+    ARGUMENT,
+    ATTEMPT,
+    DONE,
+    HEALTHY,
+    LAST,
+    N_FAILURES,
+    N_RESULTS,
+    NOW,
+    PLAN,
+    QUEUEING,
+    RECOVERING,
+    SERVES,
+    STATUS,
+    STUCK,
+    UNKNOWN,
+    WANT,
+    Course,
+    Rows,
+    healthy,
+    one_plan,
+)
 from hops.recovery import QUEUE, Machine
 from hops.renewal import expected
+from hops.scenario import Scenario
 from hops.scripts import Line, Script
 from hops.simulation import Case
 from hops.training import DAY, MOST_EXACT, Training
@@ -32,71 +56,111 @@ class Outcomes(NamedTuple):
 
     case: Case
     course: Course
-    results: NDArray[np.int64]  # (n, 29), see `hops.progress`; none of a run of tier "analytic"
+    pool: Rows  # (3, m), sampled
+    results: NDArray[np.int64]  # (n, 55), see `hops.progress`; none of a run of tier "analytic"
 
     @property
     def metrics(self) -> Mapping[str, Ratio]:
         """Numerators and denominators, each (n,)."""
-        s, (training, h) = self.case.scenario, training_of(self.case)
-        samples = s.microbatches * s.microbatch_size * s.dp
+        training, h = training_of(self.case)
+        samples = samples_of([self.case.scenario])
         if training.run.tier == "analytic":
             return expected(training, h, self.course, samples)
-        return run_metrics(self.results, samples, training.run.iterations is None)
+        nodes = int(h.node_size.sum())
+        return run_metrics(self.results, int(self.course.plans.samples[0]), nodes, training.run.iterations)
 
     @property
     def ledger(self) -> NDArray[np.object_]:
         """Device-ticks by bucket, (n, b) Python ints."""
-        s = self.case.scenario
-        spares, node = training_of(self.case)[0].machine.spares, self.case.weights.cluster.nodes[0][0]
-        return ledger(self.results, s.layout.n_gpus, s.layout.n_gpus // (s.pp * self.case.n_lanes), spares, node.n_gpus)
+        s, (training, h) = self.case.scenario, training_of(self.case)
+        spares, node = training.machine.spares, self.case.weights.cluster.nodes[0][0]
+        a_lane = h.piece if training.machine.elastic else s.layout.n_gpus // (s.pp * self.case.n_lanes)
+        return ledger(self.results, s.layout.n_gpus, a_lane, spares, node.n_gpus, h.piece)
 
 
-def run_case(case: Case, pool: NDArray[np.int64], team: Team) -> Outcomes:
+def run_case(case: Case, pool: Rows, team: Team) -> Outcomes:
     """Evaluate all trials of a cell whose sampled iterations are ``pool`` (3, m)."""
     training, h = training_of(case)
-    course, way = course_of(training, h, pool, case.scenario.seed), way_of(training.machine)
+    elastic, course = make_course(case, pool)
     if training.run.tier == "analytic":
-        return Outcomes(case, course, np.zeros((0, N_RESULTS), np.int64))
-    bound = _bound(course)
+        return Outcomes(case, course, pool, np.zeros((0, N_RESULTS), np.int64))
+    way, bound = way_of(training.machine, move_time(case)), _bound(course)
     if bound > MOST_ITERATIONS:
         raise Infeasible(f"the run has up to {bound:.3g} iterations; at most {MOST_ITERATIONS} are possible (try fewer, or fewer days)")
     results = np.zeros((training.trials, N_RESULTS), np.int64)
-    if training.run.tier == "exact":
-
-        def one(trial: int) -> None:
-            exact_trial(case, h, course, way, trial, results)
-
-        team.run(one, ((trial,) for trial in range(training.trials)))
-        return _ended(Outcomes(case, course, results), h)
 
     def task(first: int, last: int) -> None:
-        run_trials(h, course, way, first, make_space(bound, h, way.spares), results[first:last])
+        space, own, at = make_space(bound, h, way.spares), course, first
+        while at < last:
+            at += run_trials(h, own, way, at, space, results[at:last])
+            if at < last:
+                own = _served(elastic, own, results[at])
 
-    team.run(task, ((at, min(at + TRIALS, training.trials)) for at in range(0, training.trials, TRIALS)))
-    return _ended(Outcomes(case, course, results), h)
+    def one(trial: int) -> None:
+        exact_trial(case, elastic, course, trial, results[trial])
+
+    if training.run.tier == "exact":
+        team.run(one, ((trial,) for trial in range(training.trials)))
+    else:
+        team.run(task, ((at, min(at + TRIALS, training.trials)) for at in range(0, training.trials, TRIALS)))
+    return _ended(Outcomes(case, course, pool, results), h)
 
 
-def exact_trial(case: Case, h: Hazards, course: Course, way: Way, trial: int, results: NDArray[np.int64]) -> Course:
-    """Run a trial whose every attempt at an iteration is evaluated by the pipeline's own kernel; the course with all of them.
+def make_course(case: Case, pool: Rows) -> tuple[Elasticity | None, Course]:
+    """The run in ticks, and what it becomes while units are missing, if it can go on without them."""
+    training, h = training_of(case)
+    elastic = training.machine.elastic
+    if elastic is None:
+        return None, course_of(training, h, pool, case.scenario)
+    if training.run.tier == "analytic":
+        raise Infeasible("run.tier=analytic has no formula for a job that goes on without who failed (try run.tier=resampled)")
+    found = Elasticity(case, elastic, h, pool, training.run.tier == "resampled")
+    return found, found.serve(course_of(training, h, found.whole, case.scenario), 0)
 
-    What will be attempted again is not known before: the trial is run until it needs that, and once more when it has it.
-    """
-    n = course.n_iterations
-    pools, slot = [evaluate_iterations(case, trial, 0, n)], np.arange(n)[None]
-    space = make_space(n, h, way.spares)
+
+def _served(elastic: Elasticity | None, course: Course, r: NDArray[np.int64]) -> Course:
+    """``course`` with the plan that a trial asks for."""
+    if elastic is None or r[WANT] != SERVES:
+        raise RuntimeError(f"a trial asks for what nobody has: {int(r[WANT])}")
+    return elastic.serve(course, int(r[ARGUMENT]))
+
+
+def exact_trial(case: Case, elastic: Elasticity | None, course: Course, trial: int, r: NDArray[np.int64], n_logged: int = 0) -> Space:
+    """Run a trial whose every attempt at an iteration is evaluated by the pipeline's own kernel, when it asks for it; what it leaves."""
+    (training, h), n = training_of(case), course.n_iterations
+    way, space = way_of(training.machine, move_time(case)), make_space(n, h, training.machine.spares, n_logged)
+
+    def rows(missing: int, first: int, n: int) -> Rows:
+        return (
+            evaluate_iterations(case, trial, first, n) if elastic is None else elastic.found[missing].iterations(trial, first, n, h.piece)
+        )
+
+    pool, slot, of = rows(0, 0, n), np.arange(n)[None], np.zeros(n, np.int64)
+
+    def knowing(course: Course) -> Course:
+        return course._replace(pool=pool, slot=slot, plans=course.plans._replace(of=of))
+
+    course, r[:] = knowing(course), 0
+    r[HEALTHY] = healthy(course, trial, space.saved, r)
     while True:
-        course = course._replace(pool=np.ascontiguousarray(np.concatenate(pools, axis=1)), slot=slot)
-        run_trials(h, course, way, trial, space, results[trial : trial + 1])
-        r = results[trial]
+        run_trial(h, course, way, trial, space, r)
         if r[STATUS] != UNKNOWN:
-            return course
-        attempt, first, last = int(r[ATTEMPT]), int(r[DONE]), min(int(r[TOUCHED]), n)
+            return space
+        if r[WANT] == SERVES:
+            course = _served(elastic, course, r)
+            continue
+        missing, attempt, first, last = (int(r[each]) for each in (PLAN, ATTEMPT, ARGUMENT, LAST))
         if attempt > MOST_ATTEMPTS:
             raise Infeasible(f"trial {trial} attempts iteration {first} more often than run.tier=exact can, {MOST_ATTEMPTS} times")
         if attempt == len(slot):
             slot = np.concatenate([slot, np.full((1, n), -1)])
-        slot[attempt, first:last] = sum(each.shape[1] for each in pools) + np.arange(last - first)
-        pools.append(evaluate_iterations(case, trial, attempt * MOST_EXACT + first, last - first))
+        if missing == 0 and attempt == 0:
+            slot[0, first:last] = np.arange(first, last)  # those before were of another plan
+        else:
+            slot[attempt, first:last] = pool.shape[1] + np.arange(last - first)
+            more = rows(missing, attempt * MOST_EXACT + first, last - first)
+            pool, of = np.concatenate([pool, more], axis=1), np.append(of, np.full(last - first, missing))
+        course = knowing(course)
 
 
 def _ended(outcomes: Outcomes, h: Hazards) -> Outcomes:
@@ -110,13 +174,19 @@ def _ended(outcomes: Outcomes, h: Hazards) -> Outcomes:
 def failures_of(outcomes: Outcomes) -> Script:
     """The failures that each trial met, by running it once more; replayed (``failure=file``) they give the same results."""
     training, h = training_of(outcomes.case)
-    names, way = [fault.name for fault in training.failures.faults], way_of(training.machine)
+    names, way = [fault.name for fault in training.failures.faults], way_of(training.machine, move_time(outcomes.case))
+    elastic, course = make_course(outcomes.case, outcomes.pool)
     script = []
     for trial, r in enumerate(outcomes.results):
-        course, space = outcomes.course, make_space(_bound(outcomes.course), h, way.spares, int(r[N_FAILURES]))
+        again, n_logged = np.zeros_like(r), int(r[N_FAILURES])
         if training.run.tier == "exact":
-            course = exact_trial(outcomes.case, h, course, way, trial, outcomes.results)
-        run_trial(h, course, way, trial, space, np.zeros_like(r))
+            space = exact_trial(outcomes.case, elastic, course, trial, again, n_logged)
+        else:
+            space = make_space(_bound(course), h, way.spares, n_logged)
+            run_trial(h, course, way, trial, space, again)
+            while again[STATUS] == UNKNOWN:
+                course = _served(elastic, course, again)
+                run_trial(h, course, way, trial, space, again)
         lines = []
         for tick, clock, n, known, repaired in space.log.tolist():
             hit = np.zeros(h.n_nodes, np.int8)
@@ -129,7 +199,10 @@ def failures_of(outcomes: Outcomes) -> Script:
 
 def _bound(course: Course) -> int:
     """Most iterations that the run can have."""
-    return course.n_iterations if course.horizon == NEVER else course.horizon // int(course.pool[0].min()) + 1
+    shortest = int(course.pool[0, : course.plans.size[0]].min())
+    if len(course.plans.size) > 1:  # see `Elasticity.shortest`
+        shortest = max(1, shortest // 2)
+    return course.n_iterations if course.horizon == NEVER else course.horizon // shortest + 1
 
 
 def training_of(case: Case) -> tuple[Training, Hazards]:
@@ -139,7 +212,7 @@ def training_of(case: Case) -> tuple[Training, Hazards]:
     return case.scenario.training, case.hazards
 
 
-def course_of(training: Training, h: Hazards, pool: NDArray[np.int64], seed: int) -> Course:
+def course_of(training: Training, h: Hazards, pool: Rows, scenario: Scenario) -> Course:
     """The run in ticks."""
     run, checkpoint, memory = training.run, training.checkpoint, training.machine.memory
     interval = checkpoint.seconds(h.mtbf)
@@ -152,21 +225,29 @@ def course_of(training: Training, h: Hazards, pool: NDArray[np.int64], seed: int
         round(checkpoint.persist * TICKS),
         NEVER if memory is None else memory.every,
         0 if memory is None else round(memory.cost * TICKS),
-        seed,
+        scenario.seed,
         np.zeros((0, 1), np.int64),
+        one_plan(pool.shape[1], samples_of([scenario])),
     )
 
 
-def way_of(machine: Machine) -> Way:
-    """The way back in ticks."""
-    states = machine.states + (() if machine.memory is None else machine.memory.states)
+def way_of(machine: Machine, move: float = 0.0) -> Way:
+    """The way back in ticks; states that move what a GPU holds take ``move`` seconds longer."""
+    memory, elastic = machine.memory, machine.elastic
+    back = elastic.switch if elastic is not None else () if memory is None else memory.states
+    states = machine.states + back + (() if elastic is None else elastic.join)
     return Way(
-        np.array([round(state.seconds * TICKS) for state in states], np.int64),
+        np.array([round((state.seconds + move * state.moves) * TICKS) for state in states], np.int64),
         np.array([QUEUEING if state.bucket == QUEUE else RECOVERING for state in states], np.int64),
         np.array([state.acquires for state in states], np.bool_),
         len(machine.states),
+        len(machine.states) + len(back),
         machine.spares,
         any(state.acquires for state in states),
+        elastic is not None,
+        elastic is not None and elastic.holders is not None,
+        elastic is not None and elastic.renews,
+        0 if elastic is None else round(elastic.rejoin * TICKS),
     )
 
 

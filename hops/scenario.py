@@ -11,6 +11,7 @@ from hops.data_parallel import DataParallel
 from hops.distributions import LAWS, TERMS
 from hops.efficiency import Efficiency, make_efficiency
 from hops.faults import make_failures
+from hops.hindrances import HINDRANCES, Hindrances, make_hindrances
 from hops.layout import CP_BALANCE, CP_COMM, EP_COUPLING, ORDER, Layout
 from hops.lowering import P2P
 from hops.memory import Allowances, make_allowances
@@ -89,6 +90,7 @@ class Scenario:
     data_parallel: DataParallel
     host: Host
     slowdown: Slowdown
+    hindrances: Hindrances
     training: Training | None  # None: iterations, not a run of them
 
     @cached_property  # a sweep asks several times a cell
@@ -113,8 +115,8 @@ class Scenario:
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Scenario":
         """Check a composed config and make the value; ``ValueError`` names the key, what was found and what works."""
-        known = ({field.name for field in fields(cls)} - {"data_parallel", "slowdown", "training"}) | {*DERIVED, *DATA_PARALLEL, *TRAINING}
-        known |= {"overlap_slowdown", "cuda_graph"}
+        known = {field.name for field in fields(cls)} - {"data_parallel", "slowdown", "hindrances", "training"}
+        known |= {*DERIVED, *DATA_PARALLEL, *HINDRANCES, *TRAINING, "overlap_slowdown", "cuda_graph"}
         for key in config:
             if key not in known:
                 raise no_such("key", key, known)
@@ -125,8 +127,8 @@ class Scenario:
         tp, cp, ep = (count(key, config[key]) for key in ("tp", "cp", "ep"))
         dp = derived_dp(pp * tp * cp, config["gpus"], config["dp"])
         microbatches = derived_microbatches(dp, microbatch_size, config["global_batch_size"], config["microbatches"])
-        latency, schedule = _latency(section_of("latency", config)), _choice("schedule", section_of("schedule", config))
-        draws = count("draws", config["draws"], most=2**33)  # what fits the noise address
+        schedule, latency = _choice("schedule", section_of("schedule", config)), _latency(section_of("latency", config))
+        draws, hindrances = count("draws", config["draws"], most=2**33), make_hindrances(config)  # draws: what fits the noise address
         return cls(
             schedule=schedule._replace(version=SCHEDULES[schedule.name].version(**schedule.kwargs)),
             topology=_choice("topology", section_of("topology", config)),
@@ -148,7 +150,7 @@ class Scenario:
             vpp=None if config["vpp"] is None else count("vpp", config["vpp"]),
             microbatches=count("microbatches", microbatches, most=2**MICROBATCH_BITS),
             microbatch_size=microbatch_size,
-            draws=draws if latency.noisy else 1,
+            draws=draws if latency.noisy or hindrances.retry.loss else 1,
             seed=count("seed", config["seed"], least=0, most=2**32 - 1),
             p2p=one_of("p2p", config["p2p"], P2P),
             recv=_recv(config["recv"], config["p2p"]),
@@ -157,12 +159,12 @@ class Scenario:
             data_parallel=_data_parallel(*((config[key], type_of(config[key])) for key in DATA_PARALLEL)),
             host=_host(section_of("host", config), flag("cuda_graph", config["cuda_graph"])),
             slowdown=_slowdown(section_of("overlap_slowdown", config)),
+            hindrances=hindrances,
             training=_training(config),
         )
 
 
-# config keys of `DataParallel`, in the order of its fields
-DATA_PARALLEL = ("zero", "dp_shard", "overlap_grad_reduce", "overlap_param_gather", "bucket_size")
+DATA_PARALLEL = ("zero", "dp_shard", "overlap_grad_reduce", "overlap_param_gather", "bucket_size")  # in the order of its fields
 TRAINING = ("run", "failure", "recovery", "checkpoint", "trials")  # those of `Training`
 
 

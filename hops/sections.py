@@ -50,6 +50,13 @@ def hashable(value: Any) -> Any:
     return tuple(map(hashable, value)) if isinstance(value, (list, tuple)) else value
 
 
+def is_section(value: Any) -> bool:
+    """Whether `hashable` made the value from a section."""
+    return isinstance(value, tuple) and all(
+        isinstance(each, tuple) and len(each) == 3 and isinstance(each[0], str) and isinstance(each[1], (type, tuple)) for each in value
+    )
+
+
 def _thawed(kind: Any, value: Any) -> Any:
     """A config value from what `type_of` and `hashable` made of it; lists stay tuples."""
     if isinstance(kind, tuple):

@@ -25,9 +25,11 @@ from hops.memory import Memory, check_room, fullest, peak_memory
 from hops.noise import extreme_factors, quantile_table
 from hops.planning import schedule_for
 from hops.programs import KINDS, Program
+from hops.queues import with_queues
 from hops.scenario import Scenario
 from hops.schedules import SCHEDULES, program
 from hops.sections import Choice
+from hops.speeds import MOST_DEN
 from hops.weights import TICKS, Floats, Question, Weights, check_clock, question, weights
 
 MOST_PASSES = 1 << 20  # of a microbatch through a stage; lowering takes 2.1 kB each at its peak (ZB-H1, tracemalloc), so about 2 GB
@@ -59,14 +61,19 @@ class Case(NamedTuple):
 
     @property
     def noisy(self) -> bool:
-        return any(table is not None for table in self.tables)
+        return any(table is not None for table in self.tables) or self.lossy
+
+    @property
+    def lossy(self) -> bool:
+        """Whether messages can get lost."""
+        return self.scenario.hindrances.retry.loss > 0
 
     @property
     def plain(self) -> bool:
         """Whether nothing but the graph, once, and a constant after it make the iteration."""
         w = self.weights
         waits = w.costs.pipelines > 1 and w.n_buckets.any()  # ranks for each other's gradients
-        return not (self.noisy or len(w.work) > 1 or w.overlap.any() or w.host.any() or waits or self.by_events)
+        return not (self.noisy or len(w.work) > 1 or w.overlap.any() or w.host.any() or waits or self.by_draws)
 
     @property
     def by_events(self) -> bool:
@@ -74,9 +81,14 @@ class Case(NamedTuple):
         return self.scenario.contention in DISCIPLINES
 
     @property
+    def by_draws(self) -> bool:
+        """Whether it is evaluated draw by draw, all replicas together (`hops.contended`)."""
+        return self.by_events or bool(self.scenario.hindrances.disturbances)
+
+    @property
     def n_lanes(self) -> int:
         """Pipelines to evaluate; without noise replicas on equal devices are all alike."""
-        return self.weights.variant.size if self.noisy or len(self.weights.work) > 1 or self.by_events else 1
+        return self.weights.variant.size if self.noisy or len(self.weights.work) > 1 or self.by_draws else 1
 
     @property
     def n_batches(self) -> int:
@@ -141,6 +153,13 @@ def prepare(scenario: Scenario) -> Case:
         what = f"{record.name} updates weights while microbatches are under way, and what replicas exchange then is not modelled"
         sizes = f"dp={s.dp}, cp={s.cp} and ep={s.ep}"
         raise Infeasible(f"{what}: it needs dp=1, cp=1 and ep=1; got {sizes} (or try a schedule with a flush, such as 1f1b)")
+    if record.steady is not None and s.hindrances.disturbances:
+        what = "a disturbance begins so long after the iteration does"
+        raise Infeasible(f"{what}, and {record.name} has no flush, hence no iterations (try a schedule with one, such as 1f1b)")
+    delays = s.data_parallel.overlap_param_gather or any(map(s.host.seconds, KINDS))
+    if s.hindrances.queue is not None and s.hindrances.free_at == "start" and delays:
+        what = "queue_free_at=start takes an op to begin when its inputs are there, which hosts and overlap_param_gather may delay"
+        raise Infeasible(f"{what} (try queue_free_at=finish)")
     # what goes in lock-step has the largest noise of all: replicas of one lane; and where noise is of a GPU, the GPUs of a rank
     together = lanes(s.layout, s.data_parallel)[0].n
     lock_step = dict.fromkeys(("op", "rank"), together * (s.tp * s.cp if s.latency.per == "gpu" else 1)) | {"microbatch": together}
@@ -148,30 +167,38 @@ def prepare(scenario: Scenario) -> Case:
         None if term is None else quantile_table(term.name, term.params, lock_step.get(kind, 1))
         for kind, term in zip(TERMS, s.latency.terms, strict=True)
     )
-    extremes = [(1.0, 1.0) if table is None else extreme_factors(table) for table in tables]
-    largest = math.prod(high for _, high in extremes)
     built = structure(*shape(s))
     if built.graph.pipelines > 1 and s.data_parallel.zero > 1:
         several = f"{s.schedule.name} holds every stage on {built.graph.pipelines} ranks, which microbatches pass at different times"
         raise Infeasible(f"{several}: zero={s.data_parallel.zero} cannot exchange among them within the iteration (try zero=1)")
     numbers = weights(question(s, built.stage_ranks, built.graph.pairs, built.graph.pipelines))
-    check_ticks(numbers, noisy=any(extreme != (1.0, 1.0) for extreme in extremes[:3]))
-    pipeline = float((numbers.work @ built.n_works).max()) + float((numbers.lag.astype(float) @ built.n_lags).max())
-    exchanged = float(numbers.n_buckets @ (numbers.reduce + numbers.gather)) * s.microbatches
-    issued = float(built.n_works[: numbers.host.size] @ numbers.host)
+    check_ticks(numbers, noisy=any(table is not None and extreme_factors(table) != (1.0, 1.0) for table in tables[:3]))
     found = None if s.training is None else hazards(s.training, numbers.cluster, s.layout, s.data_parallel)
     if s.training is not None and found is not None:
         s.training.checkpoint.seconds(found.mtbf)  # an interval that cannot be is refused here
     case = Case(s, numbers, tables, found)
-    check_clock((pipeline + exchanged + issued) * largest * case.n_lanes + float(case.update.max()))  # busy time is summed over lanes
+    check_clock(most_ticks(case) * (MOST_DEN if s.hindrances.disturbances else 1))
     check_room(numbers.costs, numbers.room, *sharers(s.layout, s.data_parallel, built.graph.pipelines), s.data_parallel.zero)
     return case
+
+
+def most_ticks(case: Case) -> float:
+    """More than any time that is added up in the case, without disturbances: busy time is summed over lanes."""
+    numbers, built = case.weights, case.structure
+    largest = math.prod(extreme_factors(table)[1] for table in case.tables if table is not None)
+    pipeline = float((numbers.work @ built.n_works).max()) + float((numbers.lag.astype(float) @ built.n_lags).max())
+    exchanged = float(numbers.n_buckets @ (numbers.reduce + numbers.gather)) * case.scenario.microbatches
+    retried = float(case.scenario.hindrances.retry.ticks().sum()) * np.count_nonzero(built.graph.rank < 0) if case.lossy else 0.0
+    issued = float(built.n_works[: numbers.host.size] @ numbers.host)
+    return ((pipeline + exchanged + issued) * largest + retried) * case.n_lanes + float(case.update.max())
 
 
 def shape(s: Scenario) -> tuple[Any, ...]:
     """What the structure of a scenario depends on: the arguments of `structure`."""
     unshards = s.data_parallel.unshards and max(s.layout.n_replicas, s.layout.n_expert_replicas) > 1  # cp shares weights too
-    size = schedule_for(s), s.pp, s.vpp, s.microbatches, s.p2p, s.recv, s.data_parallel.reduces_each, unshards
+    hindered = s.hindrances
+    room = (hindered.queue, hindered.free_at) if hindered.queue is not None and hindered.queue < s.microbatches else None
+    size = schedule_for(s), s.pp, s.vpp, s.microbatches, s.p2p, s.recv, s.data_parallel.reduces_each, unshards, room
     if s.contention != "planned":
         return *size, None
     built = structure(*size)
@@ -189,6 +216,7 @@ def structure(
     recv: str,
     reduce_each: bool,
     unshard: bool,
+    room: tuple[int, str] | None = None,
     planned_for: Question | None = None,
 ) -> Structure:
     """Graph of a schedule at a size; with the order in which messages pass shared links if it is planned for weights."""
@@ -197,6 +225,8 @@ def structure(
     steady = None if record.steady is None else record.steady(pp, microbatches, **schedule.kwargs)
     parts = 1 if record.parts is None else record.parts(**schedule.kwargs)
     graph = _lowered(written, p2p, recv, reduce_each, unshard, None if steady is None else steady.window(microbatches), parts)
+    if room is not None:
+        graph = with_queues(graph, written, *room)
     if planned_for is not None:
         numbers = weights(planned_for)
         links = meeting(graph, numbers.traffic.sent, len(written.stage_ranks), numbers.costs.p2p_bytes)

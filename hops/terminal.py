@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from hops.distributions import TERMS
+from hops.graph import unshard_index
 from hops.memory import Memory
 from hops.metrics import quantile_interval
 from hops.paths import Path
@@ -38,7 +39,7 @@ def cell_report(cell: xr.Dataset, case: Case, notes: Sequence[str] = ()) -> str:
     if case.noisy:
         laws = [(name, term) for name, term in zip(TERMS, s.latency.terms, strict=True) if term is not None]
         told = [f"per {name} {term.name} {' '.join(_told(term.params))}" for name, term in laws]
-        law = f"draws={s.draws} seed={s.seed}; noise: {', '.join(told)}"
+        law = f"draws={s.draws} seed={s.seed}; noise: {', '.join(told) or 'none'}"
     n_ops = int((graph.rank >= 0).sum())
     means = cell.mean("draw")  # of metrics whose draws are kept, and of those that always have draws
     held, busy, exposed = (means[name].values for name in ("peak_in_flight", "busy_time", "exposed_communication"))
@@ -52,6 +53,8 @@ def cell_report(cell: xr.Dataset, case: Case, notes: Sequence[str] = ()) -> str:
         f"{s.schedule.name} on {cluster.name} ({cluster.gpu.name}): {s.pp} ranks, {stages}, {sizes}",
         f"  {n_ops} ops, {graph.rank.size - n_ops} transfers, p2p={s.p2p}{_contention(case)}",
         f"  {law}",
+        *_lost(case),
+        *(f"  disturbed: {each}" for each in s.hindrances.disturbances),
         *(f"  {note}" for note in notes),
         "",
         "iteration time",
@@ -140,6 +143,17 @@ def _contention(case: Case) -> str:
     if asked == "none":
         return ""
     return f", contention={asked}" + (" (no traffic meets)" if found == "none" else "")
+
+
+def _lost(case: Case) -> list[str]:
+    """How often messages are lost, and how often that kills a link."""
+    retry, graph = case.scenario.hindrances.retry, case.structure.graph
+    if not case.lossy:
+        return []
+    n = case.weights.variant.size * int(np.count_nonzero((graph.rank < 0) & (graph.work < unshard_index(graph.opening.size, 0))))
+    dead = -np.expm1(n * np.log1p(-retry.death))
+    found = f"{n} messages, each try lost with probability {retry.loss:g}, sent again after {seconds(retry.timeout)}"
+    return [f"  {found}; a link dies in {dead:.2g} of iterations, after {retry.retries + 1} tries"]
 
 
 def _told(params: Sequence[tuple[str, Any]]) -> Iterator[str]:

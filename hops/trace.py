@@ -11,6 +11,7 @@ from hops.checks import count
 from hops.contended import evaluate_contended, make_times
 from hops.executor import joined, law_rows, stacked
 from hops.graph import Graph, unfolded, unshard_index
+from hops.noise import MICROBATCH_BITS
 from hops.plots import Message, goes_back
 from hops.programs import members
 from hops.simulation import Case
@@ -20,6 +21,7 @@ from hops.workspace import workspace
 if TYPE_CHECKING:
     import pandas as pd
 
+WITHOUT_STAGE = (1 << (MICROBATCH_BITS + 1)) - 1  # of an identity: direction and microbatch
 FILL = {"F": "-", "B": "=", "I": "=", "W": "~"}  # a bar's body; its head is the microbatch
 BACK = {"F": ".", "B": ":", "I": ":", "W": ","}  # the same in a pipeline from the last rank to the first
 PAINT = {"F": "36", "B": "33", "I": "33", "W": "32"}  # cyan, yellow, green, as in the picture
@@ -134,7 +136,7 @@ def node_ticks(case: Case, draw: int, graph: Graph | None = None) -> Trace:
     n_nodes, n_buckets = graph.rank.size, max(1, int(cells.n_buckets.max()))
     space, moments = workspace(graph, n_nodes, n_buckets), np.zeros((1, 3, graph.n_ranks, kernels.N_LIMBS), np.int64)
     unread = np.empty((kernels.N_METRICS, 1, 1), np.int64), moments, np.empty((3, 0, graph.n_ranks, 1), np.int64)
-    if case.by_events:
+    if case.by_draws:
         joint = joined(case, graph)
         times = make_times(1, case.n_lanes, graph, joint)
         evaluate_contended(graph, joint, cells, law, tables, draw, times, space, *unread)
@@ -152,7 +154,8 @@ def messages(case: Case, draw: int = 0) -> list[Message]:
     for node in np.flatnonzero(graph.rank >= 0):
         for edge in range(graph.indptr[node], graph.indptr[node + 1]):
             source, goal = int(graph.rank[graph.origin[edge]]), int(graph.rank[node])
-            if source >= 0 and source != goal:
+            same = (graph.identity[graph.origin[edge]] ^ graph.identity[node]) & WITHOUT_STAGE == 0  # or it waits for room in a queue
+            if source >= 0 and source != goal and same:
                 arrived = finish[graph.pred[edge]] + lag[graph.lag[edge]]
                 found.append(Message(source, finish[graph.origin[edge]] / TICKS, goal, arrived / TICKS))
     return found

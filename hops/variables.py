@@ -60,6 +60,9 @@ VARIABLES = {
         "time of such iterations / wall time; Kokolis et al. 2025 (HPCA), Llama 3 (arXiv:2407.21783)",
     ),
     "availability": Variable("trial", "1", "share of the wall time in which the job trains or writes a checkpoint"),
+    "capacity": Variable("trial", "1", "mean share of the job's GPUs that are not away for repair", "of an elastic job; else 1"),
+    "degraded_time": Variable("trial", "1", "share of the wall time with a plan for fewer than all units"),
+    "n_plans": Variable("trial", "1", "different plans that an elastic job trained by"),
     "n_failures": Variable("trial", "1", "failures that the job met"),
     "n_interruptions": Variable(
         "trial", "1", "times that training was interrupted", "failures while others are noticed or recovered from included"

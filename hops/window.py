@@ -8,6 +8,7 @@ import numpy as np
 
 from hops.jit import kernel
 from hops.noise import HOST_STREAM, LINK_STREAM, MICROBATCH_BITS, MICROBATCH_STREAM, OP_STREAM, RANK_STREAM, draw_factors
+from hops.retries import add_timeouts
 from hops.workspace import N_LINKS
 
 OP, RANK, MICROBATCH, LINK, HOST = range(5)  # terms of the noise, columns of `law`
@@ -86,7 +87,7 @@ def run_window(graph, cells, c, law, tables, replica, window, lo, hi, space):  #
     busy, exposed, first, delay, shared = space.busy, space.exposed, space.first, space.lag, space.shared
     n_transfers, records = 4 * n_buckets.size, space.begun.shape[0] > 0  # where the transfers' places in the work vector begin
     most_buckets = space.released.shape[0] // n_buckets.size
-    table = tables[max(law[OP], 0)]
+    table, lossy = tables[max(law[OP], 0)], cells.loss[c] > 0
     many = law[RANK] >= 0 or law[MICROBATCH] >= 0
     for node in range(graph.rank.size):
         base, milestone = work[graph.work[node]], graph.milestone[node]
@@ -124,6 +125,11 @@ def run_window(graph, cells, c, law, tables, replica, window, lo, hi, space):  #
             fixed = np.int64(base + 0.5)
             for d in range(n):
                 ticks[d] = fixed
+
+        if rank < 0 and lossy and graph.work[node] < n_transfers + 2 * n_buckets.size:
+            add_timeouts(
+                window, lo, hi, np.int64(graph.identity[node]), replica, seed, cells.loss[c], cells.timeouts[c], cells.tries[c], ticks
+            )
 
         out, begin, n_edges = graph.slot[node], graph.indptr[node], graph.indptr[node + 1] - graph.indptr[node]
         waits = False

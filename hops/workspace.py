@@ -27,6 +27,9 @@ class Work(NamedTuple):
     ring: NDArray[np.int64]  # (c, s) class of the slowest path of these
     slow: NDArray[np.float64]  # (c, 7 s + 2 pairs) ticks that an exchange of replicas adds to an op that it runs beside
     update: NDArray[np.int64]  # (c, r) ticks of the optimizer, and of what else ends an iteration
+    loss: NDArray[np.int64]  # (c,) of 2^32 random numbers, those with which a try of a message is lost
+    tries: NDArray[np.int64]  # (c,) of a message, all of them
+    timeouts: NDArray[np.int64]  # (c, tries) ticks
     overlap: NDArray[np.bool_]  # (c, 2) a bucket is reduced when ready; weights are gathered before a stage's first forward
 
 

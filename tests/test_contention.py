@@ -36,7 +36,7 @@ def nics(case, per_nic):
 def joint(graph, n_replicas):
     """Edges of replicas side by side, which exchange nothing."""
     nothing = np.zeros(graph.opening.size, np.int64)
-    made = side_by_side(graph, n_replicas, nothing, np.array([True, True]), Traffic(((),) * n_replicas), 0.0, fair=False)
+    made = side_by_side(graph, n_replicas, nothing, np.array([True, True]), Traffic(((),) * n_replicas), 0.0, "fifo")
     return made.indptr, made.pred
 
 

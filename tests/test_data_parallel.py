@@ -133,7 +133,7 @@ def evaluated(made, numbers):
     pairs = [(a, b) for a in range(made["pp"]) for b in range(made["pp"])]
     latency, transfer = made["topology"]["latency"], model["p2p_bytes"] / n_parts / made["topology"]["bandwidth"]
 
-    def run(draw, replica):
+    def run(draw, replica, advance=twin.passing):
         def factors(op, rank):
             identities = {
                 "op": twin.op_identity(op.stage, op.kind != "F", op.microbatch),
@@ -149,13 +149,13 @@ def evaluated(made, numbers):
 
         return twin.simulate(
             program, seconds, dict.fromkeys(pairs, latency), dict.fromkeys(pairs, transfer), made["p2p"], factors, congestion(draw),
-            issue, released(draw) if made["overlap_param_gather"] else None, recv=made["recv"], n_parts=in_turn,
+            issue, released(draw) if made["overlap_param_gather"] else None, recv=made["recv"], n_parts=in_turn, advance=advance,
         )  # fmt: skip
 
-    def step(draw, replicas):
+    def step(draw, replicas, advances=()):
         gather = {} if made["overlap_param_gather"] else parts("gather", draw)
         overlap, each = made["overlap_grad_reduce"], made["zero"] == 2
-        return twin.step(program, replicas, numbers["update"].tolist(), parts("reduce", draw), gather, overlap, each)
+        return twin.step(program, replicas, numbers["update"].tolist(), parts("reduce", draw), gather, overlap, each, advances)
 
     return case, run, step
 

@@ -13,13 +13,14 @@ from hops import progress
 from hops.checkpoints import Checkpoint
 from hops.checks import Infeasible
 from hops.data_parallel import DataParallel
-from hops.episodes import make_space, run_trials
+from hops.episodes import run_trials
 from hops.faults import Failures, Fault
 from hops.hazards import hazards
 from hops.kernels import NEVER
 from hops.layout import Layout
 from hops.lifetimes import SHAPES, Lifetime
-from hops.progress import FINISHED, STUCK, Course
+from hops.places import make_space
+from hops.progress import FINISHED, STUCK, Course, one_plan
 from hops.recovery import RECOVERIES, Machine, Memory, State
 from hops.runs import way_of
 from hops.scripts import Line
@@ -74,7 +75,13 @@ def both(pool, faults, machine, trials, scripts=None, clock="calendar", **course
     copies = (NEVER, 0) if memory is None else (memory.every, round(memory.cost * 1e9))
     way, seed = way_of(machine), 5
     plan = Course(
-        np.array(pool, np.int64).T.copy(), **wanted, copy_every=copies[0], copy_cost=copies[1], seed=seed, slot=np.zeros((0, 1), np.int64)
+        np.array(pool, np.int64).T.copy(),
+        **wanted,
+        copy_every=copies[0],
+        copy_cost=copies[1],
+        seed=seed,
+        slot=np.zeros((0, 1), np.int64),
+        plans=one_plan(len(pool)),
     )
     bound = plan.n_iterations if plan.horizon == NEVER else plan.horizon // min(each[0] for each in pool) + 1
     results = np.zeros((trials, progress.N_RESULTS), np.int64)
@@ -202,7 +209,7 @@ def test_run__that_cannot_end_says_so():
     faults, machine = [fault(law="constant", mean=20, detection=0)], MACHINES["at once"]
     training = Training(Run(1, None), 1, Failures((faults[0][0],)), machine, Checkpoint())
     h = hazards(training, CLUSTER, LAYOUT, DataParallel())
-    plan = Course(np.array([[10], [1], [1]]), 30, NEVER, 3, 0, 0, NEVER, 0, 0, np.zeros((0, 1), np.int64))
+    plan = Course(np.array([[10], [1], [1]]), 30, NEVER, 3, 0, 0, NEVER, 0, 0, np.zeros((0, 1), np.int64), one_plan(1))
     results = np.zeros((1, progress.N_RESULTS), np.int64)
     run_trials(h, plan, way_of(machine), 0, make_space(30, h, 0), results)
     assert results[0, progress.STATUS] == STUCK

@@ -93,7 +93,7 @@ def parts_of(made):
     return n, n if record.name == "seq1f1b" else 1
 
 
-def twin_of(made, draw, replica=0):
+def twin_of(made, draw, replica=0, advance=twin.passing):
     """The twin's answer for a config: when, busy, exposed."""
     model, pp = made["model"], made["pp"]
     program = prepare(Scenario.from_config(made)).program
@@ -118,8 +118,13 @@ def twin_of(made, draw, replica=0):
 
     congestion = number("link", PATH_CLASSES.index("NET")) if "link" in on else 1.0
     return program, twin.simulate(
-        program, seconds, latency, transfer, made["p2p"], factors, congestion, recv=made["recv"], n_parts=in_turn, steady=steady
-    )
+        program, seconds, latency, transfer, made["p2p"], factors, congestion, recv=made["recv"], n_parts=in_turn, steady=steady,
+        lost=lambda message: twin.timeouts(
+            made["seed"], draw, twin.op_identity(*message), replica, made["retry"]["loss"],
+            [twin.ticks(made["retry"]["timeout"] * made["retry"]["backoff"] ** a) for a in range(made["retry"]["retries"] + 1)],
+        ) if made["retry"] else 0,
+        advance=advance, queue=made["queue"] and n * made["queue"], free_at=made["queue_free_at"],
+    )  # fmt: skip
 
 
 TABLE = twin.Table(lambda u: LAWS["lognormal"].ppf(u, cv=0.3))

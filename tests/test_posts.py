@@ -62,6 +62,11 @@ def test_megatron__ranks_that_would_wait_for_ever_are_refused_by_name():
         assert len(plan(order, "torch", recv)[0]) == 16 + 8
 
 
+def test_megatron__a_batch_that_both_sides_have_posted_passes_once_the_one_ahead_has():
+    """GPipe on three ranks: the middle one hands on 1F0 and takes 0F1, both of which may have to wait for what is ahead of them."""
+    assert len(plan(program("gpipe", pp=3, microbatches=2), "megatron").sequence) == 12 + 8
+
+
 def test_torch__an_early_receive_holds_up_what_is_sent_the_other_way():
     """Two ranks, four stages: rank 0 posts the receive of 1F0 before it sends 0F1 (the order of pytorch #172668).
 

@@ -6,6 +6,7 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
+import twin_elastic
 import twin_runs
 from conftest import run_ticks
 
@@ -13,6 +14,7 @@ import hops
 from hops import kernels, progress
 from hops.__main__ import main as report
 from hops.checks import Infeasible
+from hops.elastic import find
 from hops.executor import Team, evaluate_iterations, make_executor
 from hops.executor import evaluate as evaluate_cells
 from hops.plan import prepare_plan
@@ -224,3 +226,136 @@ def test_report__says_what_became_of_the_run(command):
     assert code == 0
     for words in ("training run of 300 iterations: 6 trials", "goodput ", "of that without failures", "failures  ", "time of the GPUs"):
         assert words in said
+
+
+ELASTIC = (
+    "model=explicit", "pp=4", "dp=4", "zero=0", "microbatches=8", "draws=20", f"topology.order={list(range(0, 128, 8))}",
+    "run.iterations=150", "trials=6", "checkpoint.cost=0.1", "checkpoint.interval=3.0",
+    "+failure.faults.node={scope: node, mean: 300.0, detection: 0.5, repair: 8.0}",
+)  # fmt: skip
+STRATEGIES = {
+    "shrink_dp": ("recovery=shrink_dp", "recovery.reconfigure=0.5", "recovery.rejoin=2", "recovery.join=0.3"),
+    "shrink_dp, global batch": ("recovery=shrink_dp", "recovery.keep_global_batch=true", "recovery.rejoin=2", "recovery.join=0.3"),
+    "repartition": ("recovery=repartition", "recovery.reconfigure=0.4", "recovery.move=0.2", "recovery.load=0.5"),
+    "oobleck": ("recovery=oobleck", "recovery.smallest=3", "recovery.reconfigure=0.4", "recovery.load=0.5"),
+    "bamboo": ("recovery=bamboo", "recovery.pause=0.2", "recovery.rejoin=1", "recovery.join=0.2", "recovery.rendezvous=0.5"),
+    "table": ("recovery=table", "recovery.samples_per_second=[60,55,50,40,0]", "recovery.join=0.1", "recovery.load=0.5"),
+}
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_elastic__ledger_closes_and_goes_on_with_fewer(name):
+    _, _, runs = outcomes(*ELASTIC, *STRATEGIES[name])
+    assert (runs.ledger.sum(axis=1) == [16 * int(r[progress.NOW]) for r in runs.results]).all()
+    assert runs.ledger.min() >= 0
+    assert runs.ledger[:, -1].sum() > 0  # repair
+    assert runs.results[:, progress.DEGRADED].sum() > 0
+    assert runs.results[:, progress.N_FROM_MEMORY].sum() > 0
+    fraction = np.divide(*runs.metrics["goodput_fraction"])
+    assert ((fraction > 0) & (fraction < 1)).all()
+    if name not in ("shrink_dp",):  # a smaller batch is all that changes samples
+        assert (runs.results[:, progress.SAMPLES] == 150 * 32).all()
+    else:
+        assert (runs.results[:, progress.SAMPLES] < 150 * 32).any()
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_elastic__without_failures_is_the_healthy_run(name):
+    quiet = hops.simulate(*ELASTIC, *STRATEGIES[name], "failure.rate=0")
+    assert (quiet["goodput_fraction"] <= 1).all()
+    assert (quiet["degraded_time"] == 0).all()
+    if name != "table":
+        same(quiet, hops.simulate(*ELASTIC, "failure.rate=0"))
+
+
+@pytest.mark.parametrize("tier", ["resampled", "exact"])
+def test_elastic__depends_neither_on_threads_nor_on_trials(tier):
+    words = (*ELASTIC, *STRATEGIES["shrink_dp, global batch"], f"run.tier={tier}")
+    many = hops.simulate(*words, "trials=12", "executor.threads=2")
+    same(many, hops.simulate(*words, "trials=12", "executor.threads=1"))
+    same(many.isel(trial=slice(0, 6)), hops.simulate(*words))
+
+
+@pytest.mark.parametrize("name", ["shrink_dp, global batch", "oobleck"])
+def test_elastic__exact_tier_equals_the_twin(name):
+    """Attempt a at iteration i is draw a x 2^26 + i of the trial, of every cell of the plan that is on then."""
+    case, _, runs = outcomes(*ELASTIC, *STRATEGIES[name], "run.tier=exact", "trials=2")
+    h, machine, known = case.hazards, case.scenario.training.machine, {}
+    n = len(h.unit)
+    plans = [find(machine.elastic, case.scenario, k, 16 - k * (4 if h.unit_size * (n - 1) == 4 else 1)) for k in range(n)]
+    plans = [None if isinstance(each, Infeasible) else each for each in plans]
+
+    class Pool:
+        def __init__(self, plan, trial):
+            self.plan, self.trial = plan, trial
+
+        def __len__(self):
+            return 1
+
+        def __getitem__(self, at):
+            i, attempt = at
+            key = id(self.plan), self.trial, at
+            if key not in known:
+                draw = [evaluate_iterations(each, self.trial, attempt * 2**26 + i, 1)[:, 0].tolist() for each in self.plan.cases]
+                lanes = [each.scenario.dp // each.n_lanes for each in self.plan.cases]
+                time, *rest = zip(*draw, strict=True)
+                known[key] = (max(time), *(sum(a * b for a, b in zip(each, lanes, strict=True)) for each in rest))
+            return known[key]
+
+    def states(of):
+        return [(each.bucket, round(each.seconds * 1e9)) for each in of]
+
+    course, e = runs.course, machine.elastic
+    for trial, lines in enumerate(failures_of(runs)):
+        job = twin_elastic.Job(
+            [each and Pool(each, trial) for each in plans], [each and each.samples for each in plans],
+            [each and 16 - each.n_gpus for each in plans], [k < (n - 2 if e.unit == "replica" else n) for k in range(n)],
+            [set(h.unit_node[a:b].tolist()) for a, b in zip(h.unit[:-1], h.unit[1:], strict=True)], [1] * 16,
+            states(machine.states), states(e.switch), states(e.join), round(e.rejoin * 1e9), True, e.renews,
+            [h.group_node[a:b].tolist() for a, b in zip(h.group[:-1], h.group[1:], strict=True)],
+            course.n_iterations, every=course.every, cost=course.cost,
+        )  # fmt: skip
+        failures = twin_runs.Failures([], 0, 0, [(line.tick, line.nodes, line.detection, line.repair) for line in lines])
+        with patch.object(twin_runs, "draw", lambda job, trial, i, attempt: (i, attempt)):
+            wanted = twin_elastic.run(job, failures, trial)
+        r = runs.results[trial]
+        assert [int(each) for each in r[:8]] == [
+            wanted[key] for key in ("useful", "wasted", "checkpoint", "detection", "recovery", "queue", "now", "done")
+        ]
+        for key, at in (("samples", progress.SAMPLES), ("repaired", progress.REPAIRED), ("idle useful", progress.IDLE)):
+            assert wanted[key] == r[at], key
+        assert wanted["exposed"] == int(r[progress.EXPOSED_HIGH]) * 2**32 + int(r[progress.EXPOSED_LOW])
+        assert wanted["healthy"] == r[progress.HEALTHY]
+        assert wanted["degraded"] > 0
+
+
+@pytest.mark.parametrize("tier", ["resampled", "exact"])
+def test_elastic__script_replays_to_the_same_bits(tier, command):
+    words = (*ELASTIC, *STRATEGIES["repartition"], f"run.tier={tier}")
+    code, _, error = command(*words, "output.failures=f.jsonl", main=report)
+    assert code == 0, error
+    again = [each for each in words if "failure" not in each]
+    same(hops.simulate(*words), hops.simulate(*again, "failure=file", "failure.script=f.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (("recovery=shrink_dp", "dp=1", "topology.order=[0,8,16,24]"), r"a job of one replica cannot go on without it \(dp=1"),
+        (("recovery=shrink_dp", "zero=1"), r"no replica is left that holds all states .*dp_shard=null.*try zero=0"),
+        (("recovery=repartition", "zero=1", "recovery.move=1"), "no other replica holds the state of GPU 0"),
+        (("recovery=repartition",), r"explicit times does not say \(set recovery.move\)"),
+        (("recovery=oobleck", "recovery.smallest=8"), "cannot go on without one node: there is no plan for the 15 GPUs that are left"),
+        (("recovery=shrink_dp", "recovery.keep_global_batch=2"), "recovery.keep_global_batch must be true or false; got 2"),
+        (("recovery=repartition", "recovery.get_from=disk"), "no recovery.get_from named 'disk'"),
+        (("recovery=table", "recovery.samples_per_second=[0,1]"), "recovery.samples_per_second must be a finite number above 0"),
+        (("recovery=table", "recovery.samples_per_second=3"), "must list samples/s of all nodes"),
+        (("recovery=bamboo", "recovery.slowdown=0.5"), "recovery.slowdown must be a factor of at least 1"),
+        (("recovery=shrink_dp", "run.tier=analytic"), "run.tier=analytic has no formula for a job that goes on without who failed"),
+        (("recovery=shrink_dp", "recovery.join=-1"), "recovery.join must be a finite number at least 0"),
+        (("recovery=table", "recovery.samples_per_second=[10,30]"), "less than half as long where GPUs are missing"),
+    ],
+)
+def test_elastic__bad_input_is_refused_by_name(overrides, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        hops.simulate(*ELASTIC, *overrides)

@@ -24,6 +24,7 @@ def philox(counter, key):
     return c
 
 
+LOSS = 32
 STREAMS = {"op": 1, "rank": 2, "microbatch": 3, "link": 4, "host": 5}
 
 
@@ -35,6 +36,16 @@ def random_bits(seed, draw, identity, term="op", replica=0):
     """The 32 bits of what ``identity`` names, in a draw and replica: four draws share a block, 64 draws apart."""
     block = 64 * (draw // 256) + draw % 64
     return philox((block, identity, replica, STREAMS[term]), (seed, 0))[draw // 64 % 4]
+
+
+def timeouts(seed, draw, identity, replica, loss, waits):
+    """Ticks that a message waits for tries that are lost: the first that is not ends it, or the last."""
+    total, block = 0, 64 * (draw // 256) + draw % 64
+    for attempt, wait in enumerate(waits):
+        if philox((block, identity, replica, LOSS + 256 * attempt), (seed, 0))[draw // 64 % 4] >= loss * 2**32:
+            break
+        total += wait
+    return total
 
 
 class Table:
@@ -84,6 +95,29 @@ def ticks(seconds, factors=()):
     return int(product + 0.5)
 
 
+def passing(who, now, work):
+    """When ``work`` has been done by ``who``, undisturbed: ("rank", r), ("send" or "lag", stage, backward) or ("ring", stage)."""
+    return now + work
+
+
+def disturbed(spells):
+    """The same at a speed; spells {who: [(from, until, speed)]} in order, speed 1 outside. Work that is left is whole ticks, rounded up."""
+
+    def pass_(who, now, work):
+        while True:
+            speed, until = Fraction(1), math.inf
+            for begin, end, each in spells.get(who, ()):
+                if begin <= now < end:
+                    speed, until = each, end
+                elif now < begin:
+                    until = min(until, begin)
+            if speed and now + math.ceil(work / speed) <= until:
+                return now + math.ceil(work / speed)
+            work, now = work - math.floor((until - now) * speed), until
+
+    return pass_
+
+
 def halves(unit):
     """The ops of a unit: of a fused one, or a doubled forward, its two."""
     return unit if isinstance(unit[0], tuple) else (unit,)
@@ -113,6 +147,10 @@ def simulate(
     recv="early",
     n_parts=1,
     steady=None,
+    advance=passing,
+    queue=None,
+    free_at="finish",
+    lost=lambda message: 0,
 ):
     """One draw of ``program``: {op: (start, end)}, busy, exposed [ticks] per rank.
 
@@ -124,7 +162,8 @@ def simulate(
     microbatch of the program: forwards need those before them, which they look back at, and backwards those after them.
     steady: (microbatches of a batch, batches) of a schedule that does not flush. The first batches, with as many microbatches as there are
     ranks or more, fill the pipeline; what counts is, on every rank, from the moment when its backwards of those before have ended until
-    its own have.
+    its own have. advance: when work of somebody has been done. queue: units that there is room for between stages on different ranks,
+    until those who need them there finish or start (free_at). lost: ticks that (stage, backward, microbatch) takes longer.
     """
     last_stage = max(op.stage for rank in program.ops for op in rank)
     home = {(op.stage, op.microbatch): r for r, rank in enumerate(program.ops) for op in rank}
@@ -145,6 +184,21 @@ def simulate(
     posts = None
     if p2p in ("megatron", "torch"):
         posts = Posts(program, p2p, recv, lambda pair: ticks(transfer[pair], [congestion]) + int(ticks(latency[pair]) * congestion + 0.5))
+    runs = {}  # units of a stage, pipeline and direction, in the order of their rank
+    for rank in program.ranks:
+        for unit in rank:
+            for stage, kind, k in halves(unit):
+                if kind != "W":
+                    runs.setdefault((stage, program.first_seats[k], kind != "F"), []).append(unit)
+    soonest = {}  # when an op could have begun if transfers took no time
+    makes_room = {}  # unit: those that must have made room for what it makes
+    for (stage, pipeline, backward), units in runs.items() if queue else ():
+        users = runs.get((stage - 1 if backward else stage + 1, pipeline, backward), [])
+        k = halves(units[0])[0][2]
+        if users and home[stage, k] != home[stage - 1 if backward else stage + 1, k]:
+            for n, unit in enumerate(units):
+                if n >= queue:
+                    makes_room.setdefault(unit, []).append(users[n - queue])
     while any(at[r] < len(rank) for r, rank in enumerate(program.ranks)):
         moved = False
         for r, rank in enumerate(program.ranks):
@@ -160,6 +214,13 @@ def simulate(
                     remote += [(source, kind != "F", k)] if kind != "W" and 0 <= source <= last_stage else []
                 if any(need not in ended for need in local + remote):
                     break
+                room = [halves(user)[0] for user in makes_room.get(unit, [])]
+                if any(user not in when for user in room):
+                    break
+                freed, freed_soonest = (
+                    [when[user][1] if free_at == "finish" else starts[user] for user in room]
+                    for starts in ({op: times[0] for op, times in when.items()}, soonest)
+                )
                 if posts:
                     sent = posts.held(r, at[r])
                     arrivals = {message: posts.arrival(message) for message in sent + [n for n in remote if home[n[0], n[2]] != r]}
@@ -172,16 +233,18 @@ def simulate(
                         pair = (home[need[0], need[2]], r)
                         if pair[0] != r:
                             delay = int(ticks(latency[pair]) * congestion + 0.5)
-                            arrived[need] = max(ended[need], now[r]) + ticks(transfer[pair], [congestion]) + delay
+                            there = advance(("send", *need[:2]), max(ended[need], now[r]), ticks(transfer[pair], [congestion]) + lost(need))
+                            arrived[need] = advance(("lag", *need[:2]), there, delay)
                 if gather:
                     soon = list(dict.fromkeys(op.stage for later in rank[at[r] :] for op in halves(later)))[:3]
                     for other in soon:
                         if other not in held[r]:
-                            channel[r] = max(channel[r], now[r], blocked[r]) + ticks(gather[other] / 1e9, [congestion])
+                            begins = max(channel[r], now[r], blocked[r])
+                            channel[r] = advance(("ring", other), begins, ticks(gather[other] / 1e9, [congestion]))
                             weights_there[other] = channel[r]
                     held[r] = set(soon)
-                reach = max([now[r], blocked[r], *(ended[need] for need in local), *(arrived[need] for need in remote)])
-                instant = max([now[r], *(ended[need] for need in local + remote)])
+                reach = max([now[r], blocked[r], *freed, *(ended[need] for need in local), *(arrived[need] for need in remote)])
+                instant = max([now[r], *freed_soonest, *(ended[need] for need in local + remote)])
                 end = 0
                 for i, (stage, kind, _) in enumerate(parts):
                     issued[r] += issue(parts[i])
@@ -198,10 +261,10 @@ def simulate(
                         reach, instant = start, max(instant, issued[r])
                         exposed[r] += reach - instant
                         when.exposed[unit] = reach - instant
-                    end += taken
-                    busy[r] += taken
+                    before, end = end, advance(("rank", r), end, taken)
+                    busy[r] += end - before
                 for part in parts:
-                    when[part] = (reach, end)
+                    when[part], soonest[part] = (reach, end), instant
                 now[r] = end
                 waits = 0
                 for stage, kind, k in parts:
@@ -215,13 +278,15 @@ def simulate(
                                 arrived[stage, backward, k] = end
                             elif p2p in ("channel", "blocking"):
                                 begins = max(end, free.get(pair, 0))
-                                free[pair] = begins + ticks(transfer[pair], [congestion])
-                                arrived[stage, backward, k] = free[pair] + int(ticks(latency[pair]) * congestion + 0.5)
+                                taken = ticks(transfer[pair], [congestion]) + lost((stage, backward, k))
+                                free[pair] = advance(("send", stage, backward), begins, taken)
+                                delay = int(ticks(latency[pair]) * congestion + 0.5)
+                                arrived[stage, backward, k] = advance(("lag", stage, backward), free[pair], delay)
                                 if p2p == "blocking":
                                     waits = max(waits, arrived[stage, backward, k])
                             elif p2p == "latency":
                                 delay = ticks(latency[pair]) + ticks(transfer[pair])
-                                arrived[stage, backward, k] = end + int(delay * congestion + 0.5)
+                                arrived[stage, backward, k] = advance(("lag", stage, backward), end, int(delay * congestion + 0.5))
                 if posts:
                     posts.when[r, at[r]] = end
                 blocked[r] = max(blocked[r], waits)
@@ -249,17 +314,18 @@ def metrics(program, when, busy):
     return span if when.steady else max(ends), span, sum(busy), max(busy)
 
 
-def step(program, replicas, update, reduce=None, gather=None, overlap=False, each=False):
+def step(program, replicas, update, reduce=None, gather=None, overlap=False, each=False, advances=()):
     """Iteration time with and without a barrier [ticks], of several timelines.
 
     reduce: {stage: ticks of each piece of its gradients}, on a channel of all ranks that hold the stage, when they have ended, or
     with ``overlap`` as they come: after the stage's last backward on each, or ``each``; they do so in the order of the first of
     them. update: ticks of every rank once all gradients are reduced; gather: {stage: ticks of each piece of its weights}, after that.
+    advances: as `simulate` has it, of each replica.
     """
-    ended, after, began = [], [], []
+    ended, began, advances = [], [], advances or [passing] * len(replicas)
     held = [{op.stage for op in rank} for rank in program.ops]
     lasts = [max(when.ended[r] for when in replicas) for r in range(program.pp)]
-    for r, rank in enumerate(program.ops):
+    for r in range(program.pp):
         together = [other for other in range(program.pp) if held[other] == held[r]]
         first, channel = program.ops[together[0]], 0
         for i, op in enumerate(first):
@@ -271,9 +337,17 @@ def step(program, replicas, update, reduce=None, gather=None, overlap=False, eac
                 for piece, taken in enumerate(pieces):
                     left = len(pieces) - 1 - piece
                     ready = max(end - (end - start) * left // len(pieces) for start, end in makes)
-                    channel = max(channel, ready if overlap else max(lasts[other] for other in together)) + taken
+                    ready = ready if overlap else max(lasts[other] for other in together)
+                    channel = advances[0](("ring", op.stage), max(channel, ready), taken)
         ended.append(max(channel, lasts[r]))
-        after.append(update[r] + sum(sum((gather or {}).get(stage, [])) for stage in {op.stage for op in rank}))
         began.append(min(when.began[r] for when in replicas))
-    own = max(end + rest - start for end, rest, start in zip(ended, after, began, strict=True))
-    return own if replicas[0].steady else max(ended) + max(after), own
+
+    def updated(r, now):
+        end = max(advance(("rank", r), now, update[r]) for advance in advances)
+        for stage in dict.fromkeys(op.stage for op in program.ops[r] if op.kind == "F"):
+            for piece in (gather or {}).get(stage, []):
+                end = advances[0](("ring", stage), end, piece)
+        return end
+
+    own = max(updated(r, ended[r]) - began[r] for r in range(program.pp))
+    return own if replicas[0].steady else max(updated(r, max(ended)) for r in range(program.pp)), own

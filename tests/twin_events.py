@@ -8,23 +8,26 @@ import math
 from fractions import Fraction
 
 
-def fifo(waits, ticks, links):
-    """{node: (start, end)}: waits {node: [(node before, delay)]}, ticks {node: int}, links {node: set of link names}."""
-    return _run(waits, ticks, links, None, None)
+def fifo(waits, ticks, links, advance=lambda who, now, work: now + work):
+    """{node: (start, end)}: waits {node: [(node before, delay)]}, ticks {node: int}, links {node: set of link names}.
+
+    advance: when work of a node, or the delay of (node, place among its waits), has passed.
+    """
+    return _run(waits, ticks, links, None, None, advance)
 
 
 def fair(waits, ticks, links, rate, bandwidth):
     """As `fifo`, with max-min fair shares: rate {node: bytes/s alone}, bandwidth {link: bytes/s}."""
-    return _run(waits, ticks, links, rate, bandwidth)
+    return _run(waits, ticks, links, rate, bandwidth, lambda who, now, work: now + work)
 
 
-def _run(waits, ticks, links, rate, bandwidth):
+def _run(waits, ticks, links, rate, bandwidth, advance):
     start, end, arrived = {}, {}, {}
     left, speed, now = {}, {}, 0  # of transfers that share fairly
 
     def ready(node):
         if all(before in end and end[before] <= now for before, _ in waits[node]):
-            return max([0, *(end[before] + delay for before, delay in waits[node])])
+            return max([0, *(advance((node, i), end[before], delay) for i, (before, delay) in enumerate(waits[node]))])
         return None
 
     while True:
@@ -39,7 +42,7 @@ def _run(waits, ticks, links, rate, bandwidth):
                     arrived[node] = at
                     changed = True
                     if not links[node] or (rate and ticks[node] == 0):
-                        start[node], end[node] = at, at + ticks[node]
+                        start[node], end[node] = at, advance(node, at, ticks[node])
                     elif rate:
                         start[node], left[node], speed[node] = at, Fraction(ticks[node]), None
             if changed:
@@ -52,7 +55,7 @@ def _run(waits, ticks, links, rate, bandwidth):
                         able.append(node)
                     taken |= links[node]  # of those that are before in the queue
                 if able:  # one at a time: it may end at once, and what follows is ready before others begin
-                    start[min(able)], end[min(able)] = now, now + ticks[min(able)]
+                    start[min(able)], end[min(able)] = now, advance(min(able), now, ticks[min(able)])
                     changed = True
         if rate:
             given = max_min({n: links[n] for n in speed}, rate, bandwidth)

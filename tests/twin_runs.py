@@ -57,14 +57,23 @@ class Failures:
         return min(min((clock[0] for clock in self.clocks), default=NEVER) + self.shift, NEVER)
 
     def take(self):
-        """(nodes, ticks until known, ticks until repaired)."""
+        """The next failure, which then has been: (nodes, ticks until known, ticks until repaired)."""
+        found = self.look()
         if self.script is not None:
-            _, nodes, known, repaired = self.script.pop(0)
-            return set(nodes), known, repaired
+            self.script.pop(0)
+            return found
         clock = min(self.clocks, key=lambda each: each[:2])
-        tick, _, fault, who, component, n = clock
+        tick, _, fault, who, _, n = clock
         clock[5] += 1
         clock[0] = min(NEVER, tick + self.lifetime(fault, who, n + 1))
+        return found
+
+    def look(self):
+        """The next failure."""
+        if self.script is not None:
+            _, nodes, known, repaired = self.script[0]
+            return set(nodes), known, repaired
+        _, _, fault, who, component, n = min(self.clocks, key=lambda each: each[:2])
         known, repaired = (
             fault.time(self.seed, self.trial, who, n, stream, *each) for stream, each in ((18, fault.detection), (19, fault.repair))
         )

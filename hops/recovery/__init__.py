@@ -5,29 +5,35 @@ a failure is known until it trains again, how long each takes, and from where it
 config group, with their defaults. The engine (``hops.episodes``) walks the states; a failure in one begins the episode anew.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from hops.checks import count, positive
 from hops.registry import Registry, keywords, open_door
 
-__all__ = ["QUEUE", "RECOVERIES", "RECOVERY", "Machine", "Memory", "Recovery", "State", "recovery"]
+__all__ = [
+    "NEIGHBOURS", "QUEUE", "RECOVERIES", "RECOVERY", "REPLICAS", "UNITS", "Elastic", "Machine", "Memory", "Plan", "Recovery", "State",
+    "recovery",
+]  # fmt: skip
 
 RECOVERY, QUEUE = "recovery", "queue"  # buckets of the ledger that a state's time is booked to
+UNITS, REPLICAS, NEIGHBOURS = "units", "replicas", "neighbours"  # who holds the states of those that failed
 
 
 @dataclass(frozen=True)
 class State:
     """One state on the way back: ``seconds`` in it, and the bucket that they are booked to.
 
-    One that ``acquires`` begins when there is a spare for every node that failed; the wait for them is booked as queue.
+    One that ``acquires`` begins when there is a spare for every node that failed; the wait for them is booked as queue. One that
+    ``moves`` takes as long as well as the weights and optimizer states of a GPU on the narrowest link of the cluster.
     """
 
     name: str
     seconds: float
     bucket: str = RECOVERY
     acquires: bool = False
+    moves: bool = False
 
     def __post_init__(self) -> None:
         positive(f"recovery.{self.name}", self.seconds, zero=True)
@@ -54,19 +60,64 @@ class Memory:
 
 
 @dataclass(frozen=True)
+class Plan:
+    """How a job trains while some of its units are missing: ``cells``, scenarios side by side, an iteration as long as the slowest's.
+
+    Or ``seconds`` of an iteration outright, without cells. ``samples`` of an iteration and ``n_gpus`` that have work: null, those of
+    the cells. ``slowdown`` multiplies the time. ``redundant``: every state has another holder, so that one more failure can be survived.
+    """
+
+    cells: tuple[Any, ...] = ()
+    seconds: float | None = None
+    samples: int | None = None
+    n_gpus: int | None = None
+    slowdown: float = 1.0
+    redundant: bool = True
+
+
+@dataclass(frozen=True)
+class Elastic:
+    """How a job goes on with the units that are left: a failure of a node takes out the "node", or every "replica" that has a part there.
+
+    ``plans(scenario, missing, gpus)`` are plans for a job without so many nodes or replicas, so that so many GPUs are left: the one
+    with most samples a second counts; where there is none the job waits for repairs. When a failure is known the job passes the states
+    of ``switch`` and trains by the new plan; the iteration under way is lost, and nothing else as long as others hold the states of
+    who failed. ``holders`` says who does: "units", each holds them all; "replicas", those of the same weights and optimizer states;
+    "neighbours", of a node the one before it; null: nobody, so that the job goes back to the last durable checkpoint by the states of
+    the machine. With ``renews`` who is left makes new
+    copies, else states have fewer holders until a node joins again. ``rejoin`` seconds after its repair, in which it gets ready
+    beside training, a node takes its place: at the end of the iteration, by the states of ``join``.
+    """
+
+    plans: Callable[[Any, int, int], Sequence[Plan]]
+    unit: str = "node"
+    switch: tuple[State, ...] = ()
+    join: tuple[State, ...] = ()
+    rejoin: float = 0.0
+    holders: str | None = REPLICAS
+    renews: bool = True
+
+    def __post_init__(self) -> None:
+        positive("recovery.rejoin", self.rejoin, zero=True)
+
+
+@dataclass(frozen=True)
 class Machine:
     """How a job recovers. ``states`` begin when the failure is known; then training goes on from the last durable checkpoint.
 
-    With ``memory`` it goes on from there instead, by the states of that, wherever a copy of everything has survived. ``spares`` are
-    nodes that stand by; what is repaired becomes one of them.
+        With ``memory`` it goes on from there instead, by the states of that, wherever a copy of everything has survived. ``spares`` are
+    nodes that stand by; what is repaired becomes one of them. An ``elastic`` job has neither, but goes on without who failed.
     """
 
     states: tuple[State, ...]
     memory: Memory | None = None
     spares: int = 0
+    elastic: Elastic | None = None
 
     def __post_init__(self) -> None:
         count("recovery.spares", self.spares, least=0, most=255)
+        if self.elastic is not None and (self.memory is not None or any(state.acquires for state in self.states)):
+            raise ValueError("an elastic job has no spares, and no copies in memory but those of the units that are left")
 
 
 @dataclass(frozen=True)
