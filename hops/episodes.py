@@ -73,7 +73,7 @@ from hops.progress import (
 )
 
 NONE = -1  # no checkpoint is being persisted
-TRAINING, NOTICED = range(2)  # PHASE
+TRAINING, NOTICED, WAITING = range(3)  # PHASE
 LOADED, KEPT_ALL, COPIED = range(3)  # SOURCE: the durable checkpoint, what those that are left have, copies in the memory of others
 THERE, AGAIN, WANTED = range(3)  # how a way ends: at its end, at another failure, or where something is not known
 
@@ -146,7 +146,7 @@ def pass_states(h, course, way, trial, first, last, space, r):  # type: ignore[n
 def way_back(h, course, way, trial, space, r):  # type: ignore[no-untyped-def]
     """From when a failure is known until the job can train."""
     first, last, r[SOURCE] = 0, way.n_durable, LOADED
-    if way.elastic:
+    if way.elastic and r[PHASE] == NOTICED:
         cast(h, space, r)
         missing = n_missing(h, -1, space)
         if course.plans.status[missing] == NOT_ASKED:
@@ -156,11 +156,13 @@ def way_back(h, course, way, trial, space, r):  # type: ignore[no-untyped-def]
         if left and course.plans.status[missing] == PLANNED:
             first, last, r[SOURCE] = way.n_durable, way.n_back, KEPT_ALL
         else:
-            end = wait_for_plan(h, course, way, trial, space, r)
-            if end != THERE:
-                return end
-    elif way.n_back > way.n_durable and survived(h, space.hit):
+            r[PHASE] = WAITING  # and nothing that comes back meanwhile changes that the checkpoint is loaded
+    elif not way.elastic and way.n_back > way.n_durable and survived(h, space.hit):
         first, last, r[SOURCE] = way.n_durable, way.n_back, COPIED
+    if r[PHASE] == WAITING:
+        end = wait_for_plan(h, course, way, trial, space, r)
+        if end != THERE:
+            return end
     return pass_states(h, course, way, trial, first, last, space, r)
 
 
@@ -239,8 +241,8 @@ def run_trial(h, course, way, trial, space, r):  # type: ignore[no-untyped-def]
     if r[STATUS] != UNKNOWN:
         start(h, course, way, trial, space, r)
     r[STATUS], crossing = STUCK, False
-    while r[PHASE] == NOTICED or r[N_EVENTS] < MOST_FAILURES:
-        if r[PHASE] == NOTICED:
+    while r[PHASE] != TRAINING or r[N_EVENTS] < MOST_FAILURES:
+        if r[PHASE] != TRAINING:
             end = way_back(h, course, way, trial, space, r)
             if end == WANTED:
                 return
