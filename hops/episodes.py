@@ -8,30 +8,13 @@ A trial that needs what is not known yet (the times of an attempt, the plan for 
 goes on from there when it is called again.
 """
 
-import numpy as np
-
 from hops.clocks import start_clocks
 from hops.jit import inlined, kernel
 from hops.kernels import NEVER
-from hops.places import (
-    MOST_FAILURES,
-    cast,
-    coming,
-    count_repairs,
-    enough,
-    fail,
-    harmless,
-    n_missing,
-    next_failure,
-    settle,
-    survived,
-    take_back,
-    turn_to,
-)
+from hops.places import MOST_FAILURES, cast, count_repairs, fail, harmless, n_missing, next_failure, settle, take_back, turn_to
 from hops.progress import (
     CHECKPOINT,
     DEGRADED,
-    DETECTION,
     DONE,
     FINISHED,
     FREE,
@@ -47,8 +30,6 @@ from hops.progress import (
     PENDING,
     PHASE,
     PLAN,
-    PLANNED,
-    QUEUEING,
     RETURN,
     SERVES,
     SHIFT,
@@ -59,7 +40,6 @@ from hops.progress import (
     STUCK,
     TOUCHED,
     UNKNOWN,
-    VACANT,
     WINDOW,
     advance,
     back_to_checkpoint,
@@ -71,22 +51,9 @@ from hops.progress import (
     save,
     want,
 )
+from hops.ways import AGAIN, COPIED, LOADED, THERE, TRAINING, WANTED, notice, pass_states, way_back
 
 NONE = -1  # no checkpoint is being persisted
-TRAINING, NOTICED, WAITING = range(3)  # PHASE
-LOADED, KEPT_ALL, COPIED = range(3)  # SOURCE: the durable checkpoint, what those that are left have, copies in the memory of others
-THERE, AGAIN, WANTED = range(3)  # how a way ends: at its end, at another failure, or where something is not known
-
-
-@kernel
-def notice(h, course, way, trial, space, r):  # type: ignore[no-untyped-def]
-    """From a failure, at this tick, until it is known."""
-    ends = space.clocks.tick
-    known = later(r[NOW], fail(h, way, course.seed, trial, r[NOW], space, r))
-    while not h.exposure and next_failure(ends, r[SHIFT]) <= min(known, course.horizon - 1) and r[N_EVENTS] < MOST_FAILURES:
-        fail(h, way, course.seed, trial, next_failure(ends, r[SHIFT]), space, r)
-    book(r, DETECTION, min(known, course.horizon))
-    r[PHASE] = NOTICED
 
 
 @kernel
@@ -99,74 +66,7 @@ def interrupt(h, course, way, trial, space, r):  # type: ignore[no-untyped-def]
     notice(h, course, way, trial, space, r)
 
 
-@kernel
-def wait_for_plan(h, course, way, trial, space, r):  # type: ignore[no-untyped-def]
-    """Let all take their places that can, until there is a plan for those that are there."""
-    while True:
-        take_back(h, r[NOW], space, r)
-        cast(h, space, r)
-        missing = n_missing(h, -1, space)
-        if course.plans.status[missing] == NOT_ASKED:
-            want(r, SERVES, missing, 0, 0)
-            return WANTED
-        if course.plans.status[missing] == PLANNED or r[NOW] >= course.horizon or r[N_EVENTS] >= MOST_FAILURES:
-            return THERE
-        until = min(r[RETURN], course.horizon)
-        failure = np.int64(NEVER) if h.exposure else coming(h, way, course.seed, trial, until, space, r)
-        if min(r[RETURN], course.horizon) == until:  # nobody who might come back has failed meanwhile
-            book(r, QUEUEING, min(failure, until))
-            if failure < until:
-                return AGAIN
-
-
-@kernel
-def pass_states(h, course, way, trial, first, last, space, r):  # type: ignore[no-untyped-def]
-    """Pass states first <= . < last of the way, until the horizon, or until another failure: AGAIN."""
-    for s in range(first, last):
-        if way.acquires[s]:
-            failure = np.int64(NEVER) if h.exposure else next_failure(space.clocks.tick, r[SHIFT])
-            settle(way, r[NOW], space.away, r)
-            there = enough(r, space.away)
-            book(r, QUEUEING, min(failure, there, course.horizon))
-            if r[NOW] < there:
-                return AGAIN if failure < course.horizon else THERE
-            settle(way, there, space.away, r)
-            r[FREE] -= r[VACANT]
-            r[VACANT] = 0
-            space.vacant[:] = 0
-        end = min(later(r[NOW], way.ticks[s]), course.horizon)
-        failure = np.int64(NEVER) if h.exposure else coming(h, way, course.seed, trial, end, space, r)
-        book(r, way.bucket[s], min(failure, end))
-        if failure < end:
-            return AGAIN
-    return THERE
-
-
-@kernel
-def way_back(h, course, way, trial, space, r):  # type: ignore[no-untyped-def]
-    """From when a failure is known until the job can train."""
-    first, last, r[SOURCE] = 0, way.n_durable, LOADED
-    if way.elastic and r[PHASE] == NOTICED:
-        cast(h, space, r)
-        missing = n_missing(h, -1, space)
-        if course.plans.status[missing] == NOT_ASKED:
-            want(r, SERVES, missing, 0, 0)
-            return WANTED
-        left = way.keeps and course.plans.redundant[r[PLAN]] and survived(h, space.hit if way.renews else space.vacant)
-        if left and course.plans.status[missing] == PLANNED:
-            first, last, r[SOURCE] = way.n_durable, way.n_back, KEPT_ALL
-        else:
-            r[PHASE] = WAITING  # and nothing that comes back meanwhile changes that the checkpoint is loaded
-    elif not way.elastic and way.n_back > way.n_durable and survived(h, space.hit):
-        first, last, r[SOURCE] = way.n_durable, way.n_back, COPIED
-    if r[PHASE] == WAITING:
-        end = wait_for_plan(h, course, way, trial, space, r)
-        if end != THERE:
-            return end
-    return pass_states(h, course, way, trial, first, last, space, r)
-
-
-@kernel
+@inlined
 def go_on(h, course, way, trial, space, r):  # type: ignore[no-untyped-def]
     """Train again, with what the way back has led to."""
     saved = space.saved
@@ -237,7 +137,15 @@ def run_trial(h, course, way, trial, space, r):  # type: ignore[no-untyped-def]
     """
     pool, slot, plans, saved = course.pool, course.slot, course.plans, space.saved
     attempt, words, upto, point = saved.attempt, saved.words, saved.upto, saved.point
-    ends, copy_every, copy_cost, seed = space.clocks.tick, course.copy_every, course.copy_cost, course.seed
+    of, firsts, sizes, ends, copy_every, copy_cost, seed = (
+        plans.of,
+        plans.first,
+        plans.size,
+        space.clocks.tick,
+        course.copy_every,
+        course.copy_cost,
+        course.seed,
+    )
     if r[STATUS] != UNKNOWN:
         start(h, course, way, trial, space, r)
     r[STATUS], crossing = STUCK, False
@@ -268,7 +176,24 @@ def run_trial(h, course, way, trial, space, r):  # type: ignore[no-untyped-def]
         passes = way.elastic and failure < course.horizon and harmless(h, seed, trial, space, r)
         returns = r[NOW] < r[RETURN] < limit and not crossing
         until, stop, crossing = r[RETURN] if returns else limit, min(due, r[DONE] + 1) if crossing else due, False
-        if not advance(pool, slot, plans, attempt, words, upto, copy_every, copy_cost, seed, trial, stop, until, returns or passes, r):
+        if not advance(
+            pool,
+            slot,
+            of,
+            firsts[r[PLAN]],
+            sizes[r[PLAN]],
+            attempt,
+            words,
+            upto,
+            copy_every,
+            copy_cost,
+            seed,
+            trial,
+            stop,
+            until,
+            returns or passes,
+            r,
+        ):
             if r[STATUS] == UNKNOWN:
                 return
             if returns:

@@ -88,11 +88,11 @@ def make_saved(n_iterations: int) -> Saved:
 
 
 @kernel
-def read_window(window, i, pool, slot, plans, plan, upto, r):  # type: ignore[no-untyped-def]
+def read_window(window, i, pool, slot, of, upto, r):  # type: ignore[no-untyped-def]
     """Sums over the first attempts at a window's iterations, (3, LANES + 1); False: those from ``i`` on are not known for this plan."""
     first, n = window * LANES, min(LANES, slot.shape[1] - window * LANES)
     for at in range(i, first + n):
-        if plans.of[slot[0, at]] != plan:
+        if of[slot[0, at]] != r[PLAN]:
             want(r, TIMES, i, 0, first + n)
             return False
     for at in range(n):
@@ -102,15 +102,15 @@ def read_window(window, i, pool, slot, plans, plan, upto, r):  # type: ignore[no
 
 
 @kernel
-def draw_window(window, i, pool, slot, plans, plan, seed, trial, words, upto, r):  # type: ignore[no-untyped-def]
+def draw_window(window, i, pool, slot, of, begin, size, seed, trial, words, upto, r):  # type: ignore[no-untyped-def]
     """Sums over the first attempts at a window's iterations, (3, LANES + 1), if they are known from ``i`` on."""
     if slot.shape[0]:
-        return read_window(window, i, pool, slot, plans, plan, upto, r)
+        return read_window(window, i, pool, slot, of, upto, r)
     for b in range(BLOCKS):
         words[0, b], words[1, b], words[2, b], words[3, b] = philox(
             np.uint32(window * BLOCKS + b), np.uint32(0), np.uint32(0), np.uint32(RESAMPLE_STREAM), np.uint32(seed), np.uint32(trial)
         )
-    n, base, at = np.uint64(plans.size[plan]), np.uint64(plans.first[plan]), 0
+    n, base, at = np.uint64(size), np.uint64(begin), 0
     time = busy = exposed = np.int64(0)
     for word in range(4):
         for b in range(BLOCKS):
@@ -124,16 +124,24 @@ def draw_window(window, i, pool, slot, plans, plan, seed, trial, words, upto, r)
 
 
 @kernel
-def row_of(i, attempt, slot, plans, plan, seed, trial):  # type: ignore[no-untyped-def]
-    """Row of the pool that an attempt at iteration i takes under a plan; -1: not known yet."""
-    if slot.shape[0]:
-        row = slot[attempt, i] if attempt < slot.shape[0] else np.int64(-1)
-        return row if row >= 0 and plans.of[row] == plan else np.int64(-1)
+def drawn(i, attempt, size, seed, trial):  # type: ignore[no-untyped-def]
+    """Which of ``size`` sampled iterations an attempt at iteration i is."""
     block = np.uint32(i // LANES * BLOCKS + i % BLOCKS)
     a, b, c, d = philox(block, np.uint32(attempt), np.uint32(0), np.uint32(RESAMPLE_STREAM), np.uint32(seed), np.uint32(trial))
     word = i // BLOCKS % 4
     bits = a if word == 0 else b if word == 1 else c if word == 2 else d
-    return plans.first[plan] + np.int64((np.uint64(bits) * np.uint64(plans.size[plan])) >> np.uint64(32))
+    return np.int64((np.uint64(bits) * np.uint64(size)) >> np.uint64(32))
+
+
+@inlined
+def row_of(i, attempt, slot, of, plan, begin, size, seed, trial):  # type: ignore[no-untyped-def]
+    """Row of the pool that an attempt at iteration i takes under a plan; -1: not known yet."""
+    row = np.int64(-1)
+    if slot.shape[0] == 0:
+        row = begin + drawn(i, attempt, size, seed, trial)
+    elif attempt < slot.shape[0] and slot[attempt, i] >= 0 and of[slot[attempt, i]] == plan:
+        row = slot[attempt, i]
+    return row
 
 
 @inlined
@@ -171,7 +179,7 @@ def keep(r, n, whole, busy, exposed):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def advance(pool, slot, plans, attempt, words, upto, copy_every, copy_cost, seed, trial, stop, limit, soft, r):  # type: ignore[no-untyped-def]
+def advance(pool, slot, of, begin, size, attempt, words, upto, copy_every, copy_cost, seed, trial, stop, limit, soft, r):  # type: ignore[no-untyped-def]
     """Train until ``stop`` iterations are done, or until tick ``limit``; what is under way then is discarded. True: all are done.
 
     With a ``soft`` limit it is not even begun. The parts of `Course` and `Saved` one by one: as tuples they took 200 ns a call, in
@@ -180,7 +188,7 @@ def advance(pool, slot, plans, attempt, words, upto, copy_every, copy_cost, seed
     while r[DONE] < stop:
         i = r[DONE]
         if i < r[TOUCHED]:
-            row, begun = row_of(i, attempt[i], slot, plans, r[PLAN], seed, trial), r[NOW]
+            row, begun = row_of(i, attempt[i], slot, of, r[PLAN], begin, size, seed, trial), r[NOW]
             if row < 0:
                 want(r, TIMES, i, attempt[i], min(r[TOUCHED], slot.shape[1]))
                 return False
@@ -193,7 +201,7 @@ def advance(pool, slot, plans, attempt, words, upto, copy_every, copy_cost, seed
         else:
             window = i // LANES
             if r[WINDOW] != window:
-                if not draw_window(window, i, pool, slot, plans, r[PLAN], seed, trial, words, upto, r):
+                if not draw_window(window, i, pool, slot, of, begin, size, seed, trial, words, upto, r):
                     return False
                 r[WINDOW] = window
             first, done, end, copies = window * LANES, i, min(stop, (window + 1) * LANES), i // copy_every
@@ -261,9 +269,9 @@ def forget(done, attempt, r):  # type: ignore[no-untyped-def]
 @kernel
 def back_to_memory(pool, slot, plans, attempt, seed, trial, r):  # type: ignore[no-untyped-def]
     """Go back to the last copy in the memory of others; all iterations since are of the plan that is on."""
-    mask = np.int64((1 << HALF) - 1)
+    mask, of, begin, size = np.int64((1 << HALF) - 1), plans.of, plans.first[r[PLAN]], plans.size[r[PLAN]]
     for i in range(r[MEMORY], r[DONE]):
-        row = row_of(i, attempt[i], slot, plans, r[PLAN], seed, trial)
+        row = row_of(i, attempt[i], slot, of, r[PLAN], begin, size, seed, trial)
         r[USEFUL] -= pool[TIME, row]
         r[WASTED] += pool[TIME, row]
         r[BUSY_HIGH] -= pool[BUSY, row] >> HALF
@@ -290,8 +298,11 @@ def back_to_checkpoint(point, attempt, r):  # type: ignore[no-untyped-def]
 def healthy(course, trial, saved, r):  # type: ignore[no-untyped-def]
     """The same trial without failures and checkpoints: ticks of all iterations; or how many fit, where only the horizon ends the run."""
     upto, now, done = saved.upto, np.int64(0), 0
+    plans, r[PLAN] = course.plans, 0
     while done < course.n_iterations:
-        draw_window(done // LANES, done, course.pool, course.slot, course.plans, 0, course.seed, trial, saved.words, upto, r)
+        draw_window(
+            done // LANES, done, course.pool, course.slot, plans.of, plans.first[0], plans.size[0], course.seed, trial, saved.words, upto, r
+        )
         n = min(LANES, course.n_iterations - done)
         if now + upto[TIME, n] > course.horizon:
             while now + upto[TIME, n] > course.horizon:

@@ -84,6 +84,7 @@ LAYERS = [
     "clocks",
     "progress",
     "places",
+    "ways",
     "episodes",
     "ledger",
     "renewal",
