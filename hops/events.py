@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hops.agenda import BEGIN, FINISH, READY, Agenda, put, take
+from hops.agenda import BEGIN, FINISH, KIND, READY, put, take
 from hops.checks import one_of
 from hops.jit import kernel
 from hops.links import Links, divide, group, join, leave, make_lines
@@ -65,67 +65,67 @@ def run_events(indptr, pred, delay, ticks, earliest, links, fair, speeds, place,
 
     place (o,), via (e,): resource of a node, and of a delay, among those of ``speeds``; -1: none.
 
-    ns per node, one core (Zen 5), 1F1B with p2p=channel, p=8 m=32 to p=16 m=256: 165 without links; with a network card for 2 to 8
-    ranks 210 to 240 (fifo) and 470 to 800 (fair); an event is some 70, reversing the edges some 20. The kernel takes 1.3 a
-    node and draw. Nodes without links begun when the last before them ends, with no event of their own: 90 and 180, but then
-    nothing can happen to them in between.
+    ns per node, one core (Zen 5), 1F1B with p2p=channel, p=16 m=64: 41 without links, two events each; 171 with the agenda as a tuple. The
+    kernel takes 1.3 a node and draw.
     """
+    # arrays are taken out of their tuples once, see `hops.agenda`
     n, n_links, varies = ticks.size, links.bandwidth.size, speeds.varies
     out_indptr, out_edge, goal = np.zeros(n + 1, np.int64), np.empty(pred.size, np.int64), np.empty(pred.size, np.int64)
     group(pred, out_indptr, out_edge)
     for node in range(n):
         goal[indptr[node] : indptr[node + 1]] = node
-    agenda = Agenda(np.empty(n, np.int64), np.full(n, -1), np.empty(n, np.int64), np.empty(n, np.int64), np.zeros(1, np.int64))
+    agenda, what, at_place, n_events = np.empty(n, np.int64), np.empty(n, np.int64), np.full(n, -1), 0
     lines = make_lines(links, n, n_links, fair)
+    uses, use, line, head, tail, busy = links.indptr, links.use, lines.line, lines.head, lines.tail, lines.busy
     missing, ready, begun = np.empty(n, np.int64), earliest.copy(), 0
     for node in range(n):
         missing[node] = indptr[node + 1] - indptr[node]
         if missing[node] == 0:
-            put(agenda, node, ready[node], READY)
+            n_events = put(agenda, what, at_place, n_events, node, ready[node], READY)
 
-    while agenda.size[0]:
-        node = take(agenda)
-        now, kind = agenda.tick[node], agenda.kind[node]
-        first, last = links.indptr[node], links.indptr[node + 1]
+    while n_events:
+        now, kind, node = agenda[0], what[0] >> KIND, what[0] & ((1 << KIND) - 1)
+        take(agenda, what, at_place, n_events)
+        n_events -= 1
+        first, last = uses[node], uses[node + 1]
         if kind == FINISH:
             for i in range(out_indptr[node], out_indptr[node + 1]):
-                after = goal[out_edge[i]]
                 edge = out_edge[i]
+                after = goal[edge]
                 there = advance(now, delay[edge], via[edge], speeds) if varies[via[edge]] else now + delay[edge]
                 ready[after] = max(ready[after], there)
                 missing[after] -= 1
                 if missing[after] == 0:
-                    put(agenda, after, ready[after], READY)
+                    n_events = put(agenda, what, at_place, n_events, after, ready[after], READY)
             if fair and last > first and ticks[node] > 0:
                 for i in range(first, last):
-                    leave(lines, links.use[i], node)
-                divide(links, lines, agenda, node, now, finish)
+                    leave(line, head, tail, use[i], node)
+                divide(links, lines, agenda, what, at_place, n_events, node, now, finish)
             elif not fair:
                 for i in range(first, last):
-                    link = links.use[i]
-                    lines.busy[link] = False
-                    if lines.head[link] < lines.tail[link]:
-                        put(agenda, lines.line[lines.head[link]], now, BEGIN)
+                    link = use[i]
+                    busy[link] = False
+                    if head[link] < tail[link] and at_place[line[head[link]]] < 0:  # else it is asked at this tick already
+                        n_events = put(agenda, what, at_place, n_events, line[head[link]], now, BEGIN)
             continue
         if kind == READY and last > first and not fair:
             for i in range(first, last):
-                join(lines, links.use[i], node, ready)
-            put(agenda, node, now, BEGIN)
+                join(line, head, tail, use[i], node, ready)
+            n_events = put(agenda, what, at_place, n_events, node, now, BEGIN)
             continue
         if kind == BEGIN:
             free = True
             for i in range(first, last):
-                link = links.use[i]
-                free &= not lines.busy[link] and lines.line[lines.head[link]] == node
+                free &= not busy[use[i]] and line[head[use[i]]] == node
             if not free:  # whoever it waits for will ask again
                 continue
             for i in range(first, last):
-                lines.busy[links.use[i]] = True
-                lines.head[links.use[i]] += 1
+                busy[use[i]] = True
+                head[use[i]] += 1
         start[node], order[begun] = now, node
         finish[node] = advance(now, ticks[node], place[node], speeds) if varies[place[node]] else now + ticks[node]
         begun += 1
-        put(agenda, node, finish[node], FINISH)
+        n_events = put(agenda, what, at_place, n_events, node, finish[node], FINISH)
         if fair and last > first and ticks[node] > 0:
             lines.left[node], lines.share[node], lines.since[node] = ticks[node], 0, now
             lines.scale[node] = 0
@@ -133,5 +133,5 @@ def run_events(indptr, pred, delay, ticks, earliest, links, fair, speeds, place,
                 lines.left[node] *= 2
                 lines.scale[node] += 1
             for i in range(first, last):
-                join(lines, links.use[i], node, ready)
-            divide(links, lines, agenda, node, now, finish)
+                join(line, head, tail, use[i], node, ready)
+            divide(links, lines, agenda, what, at_place, n_events, node, now, finish)

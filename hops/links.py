@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hops.agenda import FINISH, put
+from hops.agenda import FINISH, move
 from hops.jit import kernel
 
 FINE = 1024.0  # parts of a byte/s that levels are counted in
@@ -78,29 +78,29 @@ def make_lines(links, n, n_links, fair):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def join(lines, link, node, ready):  # type: ignore[no-untyped-def]
+def join(line, head, tail, link, node, ready):  # type: ignore[no-untyped-def]
     """Put ``node`` at the end of a link's line, before those that were ready at the same tick and have higher numbers."""
-    line, at = lines.line, lines.tail[link]
-    while at > lines.head[link] and ready[line[at - 1]] == ready[node] and line[at - 1] > node:
+    at = tail[link]
+    while at > head[link] and ready[line[at - 1]] == ready[node] and line[at - 1] > node:
         line[at] = line[at - 1]
         at -= 1
     line[at] = node
-    lines.tail[link] += 1
+    tail[link] += 1
 
 
 @kernel
-def leave(lines, link, node):  # type: ignore[no-untyped-def]
+def leave(line, head, tail, link, node):  # type: ignore[no-untyped-def]
     """Take ``node`` out of a link's line; the others move up."""
-    at = lines.head[link]
-    while lines.line[at] != node:
+    at = head[link]
+    while line[at] != node:
         at += 1
-    lines.tail[link] -= 1
-    for i in range(at, lines.tail[link]):
-        lines.line[i] = lines.line[i + 1]
+    tail[link] -= 1
+    for i in range(at, tail[link]):
+        line[i] = line[i + 1]
 
 
 @kernel
-def divide(links, lines, agenda, node, now, finish):  # type: ignore[no-untyped-def]
+def divide(links, lines, agenda, what, place, n_events, node, now, finish):  # type: ignore[no-untyped-def]
     """Divide anew the links of ``node``, which has just joined or left, and of all who share with those who run there."""
     n_links, n_left = spread(links, lines, node)
     while n_left:  # flows[:n_left] have no rate yet
@@ -135,7 +135,7 @@ def divide(links, lines, agenda, node, now, finish):  # type: ignore[no-untyped-
                 lines.left[flow] = max(np.int64(0), lines.left[flow] - lines.share[flow] * (now - lines.since[flow]))
                 lines.share[flow], lines.since[flow] = share, now
                 finish[flow] = now + (lines.left[flow] + (share >> 1)) // share
-                put(agenda, flow, finish[flow], FINISH)
+                move(agenda, what, place, n_events, flow, finish[flow], FINISH)
         n_left = n_kept
 
 

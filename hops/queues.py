@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from hops.agenda import READY, Agenda, put, take
+from hops.agenda import KIND, READY, put, take
 from hops.checks import Infeasible
 from hops.graph import NO_LAG, Graph, reordered
 from hops.jit import kernel
@@ -107,22 +107,24 @@ def sort(indptr, pred, order):  # type: ignore[no-untyped-def]
     n = order.size
     out_indptr, out_edge, goal = np.zeros(n + 1, np.int64), np.empty(pred.size, np.int64), np.empty(pred.size, np.int64)
     group(pred, out_indptr, out_edge)
-    agenda = Agenda(np.empty(n, np.int64), np.full(n, -1), np.empty(n, np.int64), np.empty(n, np.int64), np.zeros(1, np.int64))
+    tick, what, place, n_ready = np.empty(n, np.int64), np.empty(n, np.int64), np.full(n, -1), 0
     missing, done = np.empty(n, np.int64), 0
     for node in range(n):
         goal[indptr[node] : indptr[node + 1]] = node
         missing[node] = indptr[node + 1] - indptr[node]
         if missing[node] == 0:
-            put(agenda, node, np.int64(0), READY)
-    while agenda.size[0]:
-        node = take(agenda)
+            n_ready = put(tick, what, place, n_ready, node, 0, READY)
+    while n_ready:
+        node = what[0] & ((1 << KIND) - 1)  # all are at tick 0: the smallest number
+        take(tick, what, place, n_ready)
+        n_ready -= 1
         order[done] = node
         done += 1
         for i in range(out_indptr[node], out_indptr[node + 1]):
             after = goal[out_edge[i]]
             missing[after] -= 1
             if missing[after] == 0:
-                put(agenda, after, np.int64(0), READY)
+                n_ready = put(tick, what, place, n_ready, after, 0, READY)
     return done
 
 
