@@ -158,6 +158,8 @@ def run_trial(h, course, way, trial, space, r):  # type: ignore[no-untyped-def]
                 notice(h, course, way, trial, space, r)
                 continue
             go_on(h, course, way, trial, space, r)
+            if r[N_EVENTS] >= MOST_FAILURES:
+                break
         if r[NOW] >= course.horizon:
             r[STATUS] = FINISHED if course.n_iterations == NEVER else STUCK
             break
