@@ -115,7 +115,7 @@ def check(found, wanted):
 
 COURSES = {
     "iterations": {"n_iterations": 40, "every": 3, "cost": 4},
-    "overlapped": {"n_iterations": 40, "every": 2, "cost": 1, "persist": 25},
+    "overlapped": {"n_iterations": 40, "horizon": 4000, "every": 2, "cost": 1, "persist": 25},  # periodic failures may leave no time for it
     "days": {"horizon": 3000, "every": 4, "cost": 2, "persist": 5},
     "no checkpoints": {"horizon": 1500},
 }
