@@ -10,11 +10,12 @@ import pytest
 
 from hops.checkpoints import Checkpoint
 from hops.data_parallel import DataParallel
-from hops.episodes import make_space, run_trials
+from hops.episodes import run_trials
 from hops.executor import Team
 from hops.faults import make_failures
 from hops.hazards import hazards
 from hops.layout import Layout
+from hops.places import make_space
 from hops.progress import DONE, N_FAILURES, N_RESULTS
 from hops.recovery import RECOVERIES
 from hops.runs import course_of, way_of
@@ -36,7 +37,7 @@ def run(request):
     pool = np.ascontiguousarray(np.stack([ticks, 1500 * ticks, 100 * ticks]).astype(np.int64))
     return (
         h,
-        course_of(training, h, pool, 0),
+        course_of(training, h, pool, 0, 1),
         way_of(training.machine),
         request.param if request.config.getoption("benchmark_enable") else 2,
     )

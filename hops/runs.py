@@ -40,7 +40,6 @@ from hops.progress import (
 )
 from hops.recovery import QUEUE, Machine
 from hops.renewal import expected
-from hops.scenario import Scenario
 from hops.scripts import Line, Script
 from hops.simulation import Case
 from hops.training import DAY, MOST_EXACT, Training
@@ -109,13 +108,13 @@ def run_case(case: Case, pool: Rows, team: Team) -> Outcomes:
 def make_course(case: Case, pool: Rows) -> tuple[Elasticity | None, Course]:
     """The run in ticks, and what it becomes while units are missing, if it can go on without them."""
     training, h = training_of(case)
-    elastic = training.machine.elastic
+    elastic, seed, samples = training.machine.elastic, case.scenario.seed, samples_of([case.scenario])
     if elastic is None:
-        return None, course_of(training, h, pool, case.scenario)
+        return None, course_of(training, h, pool, seed, samples)
     if training.run.tier == "analytic":
         raise Infeasible("run.tier=analytic has no formula for a job that goes on without who failed (try run.tier=resampled)")
     found = Elasticity(case, elastic, h, pool, training.run.tier == "resampled")
-    return found, found.serve(course_of(training, h, found.whole, case.scenario), 0)
+    return found, found.serve(course_of(training, h, found.whole, seed, samples), 0)
 
 
 def _served(elastic: Elasticity | None, course: Course, r: NDArray[np.int64]) -> Course:
@@ -214,7 +213,7 @@ def training_of(case: Case) -> tuple[Training, Hazards]:
     return case.scenario.training, case.hazards
 
 
-def course_of(training: Training, h: Hazards, pool: Rows, scenario: Scenario) -> Course:
+def course_of(training: Training, h: Hazards, pool: Rows, seed: int, samples: int) -> Course:
     """The run in ticks."""
     run, checkpoint, memory = training.run, training.checkpoint, training.machine.memory
     interval = checkpoint.seconds(h.mtbf)
@@ -227,9 +226,9 @@ def course_of(training: Training, h: Hazards, pool: Rows, scenario: Scenario) ->
         round(checkpoint.persist * TICKS),
         NEVER if memory is None else memory.every,
         0 if memory is None else round(memory.cost * TICKS),
-        scenario.seed,
+        seed,
         np.zeros((0, 1), np.int64),
-        one_plan(pool.shape[1], samples_of([scenario])),
+        one_plan(pool.shape[1], samples),
     )
 
 
