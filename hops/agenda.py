@@ -2,13 +2,14 @@
 
 A binary heap of nodes by (tick, kind, node), as three arrays: tick (o,) and what (o,) = kind x 2^32 + node in the order of the heap,
 place (o,) of a node in it, -1: it has no event. They are passed one by one, and how many events there are is a number of the caller's:
-in a tuple, whose holders numba counts at every call, an event took 85 ns instead of 40.
+in a tuple, whose holders numba counts at every call, an event took 85 ns instead of 20.
 """
 
 from hops.jit import kernel
 
 FINISH, READY, BEGIN = range(3)  # kinds of events, in their order at one tick
 KIND = 32  # bits in front of it
+NODE = (1 << KIND) - 1  # those of the node
 
 
 @kernel
@@ -28,7 +29,7 @@ def move(tick, what, place, n, node, when, kind):  # type: ignore[no-untyped-def
 @kernel
 def take(tick, what, place, n):  # type: ignore[no-untyped-def]
     """Take the first of ``n`` events off the agenda."""
-    place[what[0] & ((1 << KIND) - 1)] = -1
+    place[what[0] & NODE] = -1
     if n > 1:
         sink(tick, what, place, n - 1, 0, tick[n - 1], what[n - 1])
 
@@ -41,10 +42,10 @@ def rise(tick, what, place, at, when, which):  # type: ignore[no-untyped-def]
         if tick[above] < when or (tick[above] == when and what[above] < which):
             break
         tick[at], what[at] = tick[above], what[above]
-        place[what[at] & ((1 << KIND) - 1)] = at
+        place[what[at] & NODE] = at
         at = above
     tick[at], what[at] = when, which
-    place[which & ((1 << KIND) - 1)] = at
+    place[which & NODE] = at
     return at
 
 
@@ -58,7 +59,7 @@ def sink(tick, what, place, n, at, when, which):  # type: ignore[no-untyped-def]
         if when < tick[child] or (when == tick[child] and which < what[child]):
             break
         tick[at], what[at] = tick[child], what[child]
-        place[what[at] & ((1 << KIND) - 1)] = at
+        place[what[at] & NODE] = at
         at = child
     tick[at], what[at] = when, which
-    place[which & ((1 << KIND) - 1)] = at
+    place[which & NODE] = at

@@ -1,7 +1,7 @@
 """Disturbances: what is slow, or stands still, for a while of an iteration; the config key ``disturbance``.
 
 A GPU or a rank that computes more slowly (thermal throttling, a failing fan), a link that is down for some seconds (flaps) or has lost some
-of its bandwidth (a rail, congestion): failures.md calls these class A, as they only stretch what would have happened anyway.
+of its bandwidth (a rail, congestion): they only stretch what would have happened anyway.
 """
 
 from collections.abc import Mapping

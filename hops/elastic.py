@@ -28,7 +28,11 @@ class Found(NamedTuple):
 
     plan: Plan
     cases: tuple[Case, ...]
-    n_gpus: int
+
+    @property
+    def n_gpus(self) -> int:
+        """That have work."""
+        return sum(cell.layout.n_gpus for cell in self.plan.cells) if self.plan.n_gpus is None else self.plan.n_gpus
 
     @property
     def samples(self) -> int:
@@ -87,8 +91,7 @@ def find(elastic: Elastic, scenario: Scenario, missing: int, gpus: int) -> Found
         plan = replace(given, cells=tuple(map(on_first_devices, given.cells)))
         try:
             cases, fits = _prepared(plan.cells)
-            n_gpus = sum(cell.layout.n_gpus for cell in plan.cells) if plan.n_gpus is None else plan.n_gpus
-            each = Found(plan, cases, n_gpus)
+            each = Found(plan, cases)
             found.append((fits, each.samples / _noiseless(plan) if len(plans) > 1 else 1.0, -at, each))
         except Infeasible as why:
             reason = why
@@ -127,8 +130,7 @@ def _noiseless(plan: Plan) -> float:
 def _sampled(plan: Plan, piece: int) -> Rows:
     """The pool of a plan: as many iterations as its cells have draws."""
     cases, _ = _prepared(plan.cells)
-    found = Found(plan, cases, sum(cell.layout.n_gpus for cell in plan.cells) if plan.n_gpus is None else plan.n_gpus)
-    return found.iterations(0, 0, max((cell.draws for cell in plan.cells), default=1), piece)
+    return Found(plan, cases).iterations(0, 0, max((cell.draws for cell in plan.cells), default=1), piece)
 
 
 class Elasticity:

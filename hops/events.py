@@ -23,10 +23,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hops.agenda import BEGIN, FINISH, KIND, READY, put, take
+from hops.agenda import BEGIN, FINISH, KIND, NODE, READY, put, take
 from hops.checks import one_of
+from hops.edges import group
 from hops.jit import kernel
-from hops.links import Links, divide, group, join, leave, make_lines
+from hops.links import Links, divide, join, leave, make_lines
 from hops.speeds import advance, make_speeds
 
 DISCIPLINES = ("fifo", "fair")
@@ -84,7 +85,7 @@ def run_events(indptr, pred, delay, ticks, earliest, links, fair, speeds, place,
             n_events = put(agenda, what, at_place, n_events, node, ready[node], READY)
 
     while n_events:
-        now, kind, node = agenda[0], what[0] >> KIND, what[0] & ((1 << KIND) - 1)
+        now, kind, node = agenda[0], what[0] >> KIND, what[0] & NODE
         take(agenda, what, at_place, n_events)
         n_events -= 1
         first, last = uses[node], uses[node + 1]

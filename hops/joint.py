@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hops.contention import occupied
+from hops.edges import sort
 from hops.events import DISCIPLINES
 from hops.graph import Graph, lag_index, n_works, transfer_index, unshard_index, unshard_lag, work_index
 from hops.jit import kernel
-from hops.links import Links, group
+from hops.links import Links
 from hops.paths import Link
 from hops.speeds import Speeds, make_speeds
 from hops.traffic import Traffic
@@ -170,28 +171,6 @@ def _resources(graph: Graph, resources: Resources, buckets: Ints) -> tuple[Ints,
     delayed = (graph.lag >= lag_index(0, False)) & (graph.lag < unshard_lag(n_seats, 0))
     lag = np.where(delayed, resources.delay(0, 0, False) + graph.lag - lag_index(0, False) + 2 * n_seats * lanes, -1)
     return np.concatenate([place.ravel(), resources.ring(0) + buckets]), lag.ravel()
-
-
-@kernel
-def sort(indptr, pred, order):  # type: ignore[no-untyped-def]
-    """Fill ``order`` (x,) so that each comes after those that it waits for."""
-    n = order.size
-    out_indptr, out_edge, goal = np.zeros(n + 1, np.int64), np.empty(pred.size, np.int64), np.empty(pred.size, np.int64)
-    group(pred, out_indptr, out_edge)
-    missing, done = np.empty(n, np.int64), 0
-    for x in range(n):
-        goal[indptr[x] : indptr[x + 1]] = x
-        missing[x] = indptr[x + 1] - indptr[x]
-        if missing[x] == 0:
-            order[done] = x
-            done += 1
-    for at in range(n):
-        for i in range(out_indptr[order[at]], out_indptr[order[at] + 1]):
-            after = goal[out_edge[i]]
-            missing[after] -= 1
-            if missing[after] == 0:
-                order[done] = after
-                done += 1
 
 
 def _exchange_edges(

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hops.agenda import FINISH, move
+from hops.edges import group
 from hops.jit import kernel
 
 FINE = 1024.0  # parts of a byte/s that levels are counted in
@@ -40,19 +41,6 @@ class Lines(NamedTuple):
     scale: NDArray[np.int64]  # (o,)
     share: NDArray[np.int64]  # (o,) what a tick takes of `left`
     since: NDArray[np.int64]  # (o,) tick at which `left` was so
-
-
-@kernel
-def group(key, indptr, member):  # type: ignore[no-untyped-def]
-    """Group the places of ``key`` (k,) by value: those of v become member[indptr[v]:indptr[v+1]], in order; indptr comes as zeros."""
-    for i in range(key.size):
-        indptr[key[i] + 1] += 1
-    for v in range(indptr.size - 1):
-        indptr[v + 1] += indptr[v]
-    at = indptr[:-1].copy()
-    for i in range(key.size):
-        member[at[key[i]]] = i
-        at[key[i]] += 1
 
 
 @kernel

@@ -2,7 +2,7 @@
 
 What one stage hands to the next on another rank needs room there until it has been used. With room for Q microbatches the n-th unit
 that fills a queue begins once the (n - Q)-th, in the order in which the other side uses them, has finished there (or begun): blocking
-before service. Every pair of neighbours has a queue for each direction. failures.md 2.10; Perros 1994, Queueing Networks with Blocking
+before service. Every pair of neighbours has a queue for each direction. Perros 1994, Queueing Networks with Blocking
 (from memory).
 """
 
@@ -11,11 +11,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from hops.agenda import KIND, READY, put, take
 from hops.checks import Infeasible
+from hops.edges import sort
 from hops.graph import NO_LAG, Graph, reordered
-from hops.jit import kernel
-from hops.links import group
 from hops.programs import Program, members
 
 FREE_AT = ("finish", "start")
@@ -99,33 +97,6 @@ def _starting(
     more = [(node, *edge) for node in users for edge in waits[node][graph.indptr[node + 1] - graph.indptr[node] :]]
     edges = np.concatenate([own, np.array(more, np.int64).reshape(-1, 4)])
     return edges[np.argsort(edges[:, 0], kind="stable")]
-
-
-@kernel
-def sort(indptr, pred, order):  # type: ignore[no-untyped-def]
-    """Nodes in an order in which each follows those that it waits for, else by number; how many there are without a cycle."""
-    n = order.size
-    out_indptr, out_edge, goal = np.zeros(n + 1, np.int64), np.empty(pred.size, np.int64), np.empty(pred.size, np.int64)
-    group(pred, out_indptr, out_edge)
-    tick, what, place, n_ready = np.empty(n, np.int64), np.empty(n, np.int64), np.full(n, -1), 0
-    missing, done = np.empty(n, np.int64), 0
-    for node in range(n):
-        goal[indptr[node] : indptr[node + 1]] = node
-        missing[node] = indptr[node + 1] - indptr[node]
-        if missing[node] == 0:
-            n_ready = put(tick, what, place, n_ready, node, 0, READY)
-    while n_ready:
-        node = what[0] & ((1 << KIND) - 1)  # all are at tick 0: the smallest number
-        take(tick, what, place, n_ready)
-        n_ready -= 1
-        order[done] = node
-        done += 1
-        for i in range(out_indptr[node], out_indptr[node + 1]):
-            after = goal[out_edge[i]]
-            missing[after] -= 1
-            if missing[after] == 0:
-                n_ready = put(tick, what, place, n_ready, after, 0, READY)
-    return done
 
 
 def _deadlock(graph: Graph, program: Program, queue: int, edges: NDArray[np.int64], order: NDArray[np.int64], works: int) -> str:

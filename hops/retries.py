@@ -2,7 +2,7 @@
 
 A try is lost with probability p, whatever became of the others; its sender waits for a timeout, RTO_a = min(RTO_0 b^a, RTO_max), and sends
 again. Order on the link stays (go-back-N), so a message that is sent again only takes longer. One whose last try is lost kills its link;
-the iteration here goes on, as if another way took it at that moment: failures.md 1.4, 2.11.
+the iteration here goes on, as if another way took it at that moment.
 """
 
 from collections.abc import Mapping

@@ -58,6 +58,7 @@ LAYERS = [
     "lowering",
     "torch_order",
     "agenda",
+    "edges",
     "links",
     "events",
     "contention",

@@ -4,7 +4,7 @@ The node before one that fails has its weights and optimizer states. Where that 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from hops.checks import positive
@@ -22,7 +22,7 @@ class TakenOver:
         """The scenario, slower; of nodes that are all but half gone none is left to take over."""
         redundancy = 1 + self.overhead
         if missing == 0:
-            return [Plan((replace(scenario),), slowdown=redundancy)]
+            return [Plan((scenario,), slowdown=redundancy)]
         n = scenario.layout.n_gpus
         return [Plan((scenario,), n_gpus=gpus, slowdown=redundancy * self.slowdown)] if 2 * gpus >= n else []
 
