@@ -100,6 +100,8 @@ def run_case(case: Case, pool: Rows, team: Team) -> Outcomes:
             at += run_trials(h, own, trials.way, at, space, results[at:last])
             if at < last:
                 own = _served(trials.elastic, own, results[at])
+        for r in results[first:last]:
+            trials.count_shares(r)
 
     size = TRIALS if trials.plain else 1
     team.run(task, ((at, min(at + size, training.trials)) for at in range(0, training.trials, size)))
@@ -155,7 +157,7 @@ def failures_of(outcomes: Outcomes) -> Script:
         again, space = np.zeros_like(r), trials.space(int(r[N_FAILURES]))
         one = trials.run(trial, space, again)
         lines = []
-        for tick, clock, n, known, repaired in space.log.tolist():
+        for tick, clock, n, known, repaired in space.log[: r[N_FAILURES]].tolist():
             hit = np.zeros(h.n_nodes, np.int8)
             mark_victims(h, clock, n, outcomes.course.seed, trial, hit, hit.copy())
             forced = clock >= n_drawn(h)

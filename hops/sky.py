@@ -158,19 +158,21 @@ class Sky:
             )
         ]
 
+    def escalate(
+        self, forecast: Forecast, h: Hazards, j: int, now: int, end: int, resumed: int, limit: int, shift: int, clocks: Clocks
+    ) -> bool:
+        """Let the node fail of what stands still for too long within an iteration from tick ``now`` to ``end``, if it does so first.
 
-def escalate(forecast: Forecast, h: Hazards, j: int, now: int, end: int, resumed: int, limit: int, shift: int, clocks: Clocks) -> bool:
-    """Let the node fail of what stands still for too long within an iteration from tick ``now`` to ``end``, if it does so first."""
-    timeout, found = forecast.spells.timeout, list[tuple[int, int, int]]()
-    if timeout == NEVER:
-        return False
-    for spell in forecast.standing(now, end):
-        tick = max(now, max(spell.begin, resumed) + timeout)
-        if tick < min(spell.end, end, limit):
-            found.append((tick, spell.part, spell.repair))
-    if not found:
-        return False
-    tick, part, repair = min(found)
-    force(h, j, tick - shift, forecast.spells.parts[part].node, 0, repair, clocks)
-    forecast.give_up(part, tick)
-    return True
+        What no rank and no message of the job needs may stand still.
+        """
+        timeout, found = forecast.spells.timeout, list[tuple[int, int, int]]()
+        for spell in forecast.standing(now, end) if timeout < NEVER else ():
+            tick = max(now, max(spell.begin, resumed) + timeout)
+            if tick < min(spell.end, end, limit) and self.state(frozenset((spell.part,))):
+                found.append((tick, spell.part, spell.repair))
+        if not found:
+            return False
+        tick, part, repair = min(found)
+        force(h, j, tick - shift, forecast.spells.parts[part].node, 0, repair, clocks)
+        forecast.give_up(part, tick)
+        return True

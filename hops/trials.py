@@ -4,27 +4,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hops.checks import Infeasible
+from hops.clocks import mark_victims
 from hops.disturbed import disturbed_iterations, make_bench
 from hops.elastic import Elasticity
 from hops.episodes import run_trial
 from hops.executor import evaluate_iterations
 from hops.hazards import Hazards
 from hops.kernels import NEVER
-from hops.places import Space, Way, make_space, next_failure
+from hops.places import MOST_FAILURES, Space, Way, make_space, next_failure
 from hops.progress import (
     ALONE,
     ARGUMENT,
     ATTEMPT,
+    BUSY,
+    EXECUTED,
     GIVEN,
     GIVEN_BUSY,
     GIVEN_EXPOSED,
     GIVEN_TIME,
     HEALTHY,
     LAST,
+    N_CUTS,
+    N_FAILURES,
     N_INJECTED,
     N_KNOWN,
     N_SPELLS,
     NOW,
+    PARTIAL,
     PLAN,
     RESUMED,
     SERVES,
@@ -42,7 +48,7 @@ from hops.progress import (
     row_of,
 )
 from hops.simulation import Case
-from hops.sky import LOOK, Sky, escalate
+from hops.sky import LOOK, Sky
 from hops.spells import Forecast
 from hops.training import MOST_EXACT
 
@@ -60,7 +66,8 @@ class Trials:
         self.sky, self.exact, self.bound = sky, exact, bound
 
     def space(self, n_logged: int = 0) -> Space:
-        """Scratch for one trial after another."""
+        """Scratch for one trial after another, with room to log so many failures; of exact ones all: what is not used takes no memory."""
+        n_logged = MOST_FAILURES if self.exact else n_logged
         n_forced = self.course.chaos.times.size + (self.sky.spells is not None)
         return make_space(self.bound, self.h, self.way.spares, n_logged, n_forced)
 
@@ -81,9 +88,32 @@ class Trials:
             run_trial(self.h, one.course, self.way, trial, space, r)
         if not self.exact:
             r[HEALTHY] = healthy(one.course, trial, space.saved, r)
+        self.count_executed(one, space, r)
         if one.forecast is not None:
             r[N_SPELLS] = sum(spell.begin < r[NOW] for spell in one.forecast.found)
         return one
+
+    def count_shares(self, r: NDArray[np.int64]) -> None:
+        """Count the mean share that is computing of the time of iterations that were cut."""
+        n = int(self.course.plans.size[0])
+        busy, time = (int(each) for each in self.course.pool[[BUSY, TIME], :n].sum(axis=1))
+        r[EXECUTED] = int(r[PARTIAL]) * busy // time
+
+    def count_executed(self, one: "Trial", space: Space, r: NDArray[np.int64]) -> None:
+        """Count what ops had computed of the iterations that were cut, until the failure was known; see `count_shares`."""
+        if not self.exact or self.elastic is not None:
+            self.count_shares(r)
+            return
+        failures = [(int(row[0]), *row[1:3].tolist()) for row in space.log[: r[N_FAILURES]]]
+        for i, attempt, begun, at, known in space.cuts[: r[N_CUTS]].tolist():
+            dead = []
+            for tick, clock, n in failures:
+                if at <= tick <= known and tick < self.course.horizon:
+                    hit = np.zeros(self.h.n_nodes, np.int8)
+                    mark_victims(self.h, clock, n, self.course.seed, one.trial, hit, hit.copy())
+                    dead.append((tick - begun, np.flatnonzero(hit).tolist()))
+            speeds = self.sky.speeds(one.course.weather, begun, known)
+            r[EXECUTED] += self.sky.executed(speeds, one.trial, attempt * MOST_EXACT + i, dead, known - begun)
 
 
 class Trial:
@@ -144,8 +174,8 @@ class Trial:
         n = self.course.n_iterations
         missing, attempt, first, last = (int(r[each]) for each in (PLAN, ATTEMPT, ARGUMENT, LAST))
         self.check(attempt, first)
-        if attempt == len(self.slot):
-            self.slot = np.concatenate([self.slot, np.full((1, n), -1)])
+        if attempt >= len(self.slot):  # attempts that were evaluated alone have no row
+            self.slot = np.concatenate([self.slot, np.full((attempt + 1 - len(self.slot), n), -1)])
         if missing == 0 and attempt == 0:
             self.slot[0, first:last] = np.arange(first, last)  # those before were of another plan
         else:
@@ -184,7 +214,7 @@ class Trial:
         if self.forecast is not None:
             failure = int(next_failure(self.space.clocks.tick, r[SHIFT]))
             limit, j = min(failure, self.course.horizon), self.course.chaos.times.size
-            if escalate(self.forecast, self.all.h, j, now, end, int(r[RESUMED]), limit, int(r[SHIFT]), self.space.clocks):
+            if sky.escalate(self.forecast, self.all.h, j, now, end, int(r[RESUMED]), limit, int(r[SHIFT]), self.space.clocks):
                 self.look_ahead(0, r)
             weather, at = self.course.weather, int(r[SPELL])
             disturbed = any(weather.tick[k] < min(end, limit) and weather.state[k] for k in range(at, min(at + 2, len(weather.tick) - 1)))
