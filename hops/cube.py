@@ -196,6 +196,8 @@ def provenance(plan: Plan) -> dict[str, str]:
         "seed": "an axis" if any(axis.key == "seed" for axis in plan.axes) else cells[0].seed,
         "notes": plan.notes or None,
         "samples": sorted({f"{term['file']}: blake2b {term['digest']}" for term in terms if "digest" in term}) or None,
+        "orders": sorted({f"{cell.schedule.kwargs['path']}: blake2b {cell.schedule.version}" for cell in cells if cell.schedule.version})
+        or None,
         "python": platform.python_version(),
         **{f"{name}_version": version(name) for name in ("numpy", "numba", "xarray", "scipy", "hydra-core")},
     }

@@ -83,7 +83,8 @@ def find(elastic: Elastic, scenario: Scenario, missing: int, gpus: int) -> Found
     """
     found, reason = list[tuple[bool, float, int, Found]](), Infeasible(f"there is no plan for the {gpus} GPUs that are left")
     plans = elastic.plans(replace(scenario, training=None), missing, gpus)
-    for at, plan in enumerate(plans):
+    for at, given in enumerate(plans):
+        plan = replace(given, cells=tuple(map(on_first_devices, given.cells)))
         try:
             cases, fits = _prepared(plan.cells)
             n_gpus = sum(cell.layout.n_gpus for cell in plan.cells) if plan.n_gpus is None else plan.n_gpus
@@ -92,6 +93,17 @@ def find(elastic: Elastic, scenario: Scenario, missing: int, gpus: int) -> Found
         except Infeasible as why:
             reason = why
     return max(found, key=lambda one: one[:3])[3] if found else reason
+
+
+def on_first_devices(cell: Scenario) -> Scenario:
+    """``cell`` on the first of the devices that a longer ``topology.order`` lists."""
+    names = [key for key, _ in cell.topology.params]
+    if not isinstance(cell.topology.kwargs.get("order"), (list, tuple)):
+        return cell
+    at, n = names.index("order"), cell.layout.n_gpus
+    params, types = list(cell.topology.params), list(cell.topology.types)
+    params[at], types[at] = ("order", params[at][1][:n]), types[at][:n]
+    return replace(cell, topology=cell.topology._replace(params=tuple(params), types=tuple(types)))
 
 
 @lru_cache(maxsize=256)

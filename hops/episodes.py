@@ -54,7 +54,7 @@ from hops.progress import (
     want,
 )
 from hops.rollback import promote
-from hops.ways import AGAIN, NONE, NOTICED, WANTED, go_on, interrupt, join, log_cut, notice, way_back
+from hops.ways import AGAIN, NONE, TRAINING, WANTED, go_on, interrupt, join, log_cut, notice, way_back
 
 
 @inlined
@@ -104,12 +104,13 @@ def run_trial(h, course, way, trial, space, r):  # type: ignore[no-untyped-def]
     pool, slot, plans, saved = course.pool, course.slot, course.plans, space.saved
     attempt, words, upto, point = saved.attempt, saved.words, saved.upto, saved.point
     ends, copy_every, copy_cost, seed = space.clocks.tick, course.copy_every, course.copy_cost, course.seed
+    of, firsts, sizes = plans.of, plans.first, plans.size
     if r[STATUS] != UNKNOWN:
         start(h, course, way, trial, space, r)
     r[STATUS], crossing = STUCK, False
     windy = course.weather.tick.size > 0
-    while r[PHASE] == NOTICED or r[N_EVENTS] < MOST_FAILURES:
-        if r[PHASE] == NOTICED:
+    while r[PHASE] != TRAINING or r[N_EVENTS] < MOST_FAILURES:
+        if r[PHASE] != TRAINING:
             end = way_back(h, course, way, trial, space, r)
             if end == WANTED:
                 return
@@ -146,12 +147,15 @@ def run_trial(h, course, way, trial, space, r):  # type: ignore[no-untyped-def]
                     want(r, WEATHER, 0, 0, 0)
                     return
                 slow = windy and course.weather.state[r[SPELL]] > 0
-                if course.alone or (slow and plans.size[r[ROWS]] == 0):
+                if course.alone or (slow and sizes[r[ROWS]] == 0):
                     want(r, ALONE, r[DONE], attempt[r[DONE]], edge)
                     return
                 until = min(until, edge)
         soft = returns or passes or edge < limit
-        if not advance(pool, slot, plans, attempt, words, upto, point, copy_every, copy_cost, seed, trial, stop, until, limit, soft, r):
+        begin, size = firsts[r[ROWS]], sizes[r[ROWS]]
+        if not advance(
+            pool, slot, of, begin, size, attempt, words, upto, point, copy_every, copy_cost, seed, trial, stop, until, limit, soft, r
+        ):  # fmt: skip
             if r[STATUS] == UNKNOWN:
                 return
             r[SLOWED] += r[USEFUL] + r[WASTED] - trained if slow else 0

@@ -7,7 +7,9 @@ from typing import Any
 from hops.checks import Infeasible, positive
 
 TICKS = 1e9  # a second
+MOST = 2.0**62  # ticks
 UNIT = 1 << 40  # the largest activation, in the whole numbers that memory is counted in
+LARGEST = 1e100  # of memory, in the unit of a user; 1 / LARGEST is the least: beyond them floats overflow
 GRACE = UNIT >> 20  # of a limit: what it is a sum of was rounded
 
 
@@ -69,11 +71,12 @@ def nominal(
         limit = [rounds * pp * keeps + more for keeps, more in zip(held, adds, strict=True)]
     else:
         limits = [positive("schedule.memory_limit", each) for each in _each("schedule.memory_limit", memory_limit, pp, "rank")]
-        limit = [round(each * unit) + GRACE for each in limits]
-        for rank, (keeps, more) in enumerate(zip(held, adds, strict=True)):
-            if refuses and limit[rank] < keeps + more:
-                asked = f"memory_limit={limits[rank]:g} is less than a microbatch takes on rank {rank}"
-                raise Infeasible(f"{name} cannot work: {asked} (try memory_limit={(keeps + more) / unit:g})")
+        limit = [round(min(each * unit, LARGEST**2)) + GRACE for each in limits]
+        needs = [keeps + more for keeps, more in zip(held, adds, strict=True)]
+        rank = max(range(pp), key=lambda rank: needs[rank] - limit[rank])
+        if refuses and limit[rank] < needs[rank]:
+            asked = f"memory_limit={limits[rank]:g} is less than a microbatch takes on rank {rank}"
+            raise Infeasible(f"{name} cannot work: {asked} (try memory_limit={needs[rank] / unit:g})")
     limit_f = tuple(each - more for each, more in zip(limit, adds, strict=True))
     after_w = tuple(-a - b for a, b in zip(after_f, after_i, strict=True))
     return Nominal(f, i, w, hops, tuple(after_f), tuple(after_i), after_w, tuple(limit), limit_f, unit)
@@ -88,13 +91,17 @@ def _memory(memory: Any, n_stages: int) -> tuple[list[float], list[float]]:
         numbers = all(isinstance(each, (int, float)) and not isinstance(each, bool) for each in (f, i, w))
         if not numbers or not (f >= 0 and w <= 0 and abs(f + i + w) <= 1e-6 * f):
             raise ValueError(f"schedule.memory must be after_f >= 0, after_i, and after_w <= 0, which make 0 together; got {[f, i, w]}")
-    if not max(changes[0]) > 0:
-        raise ValueError("schedule.memory must be above 0 after_f on a stage at least")
+    if not 1 / LARGEST <= max(changes[0]) <= LARGEST:
+        wanted = f"schedule.memory must be above 0 after_f on a stage at least, and from {1 / LARGEST:g} to {LARGEST:g}"
+        raise ValueError(f"{wanted}; got {max(changes[0])}")
     return changes[0], changes[1]
 
 
 def _ticks(key: str, value: Any, n: int, of: str, least: int) -> tuple[int, ...]:
-    return tuple(max(least, int(positive(key, each, zero=least == 0) * TICKS + 0.5)) for each in _each(key, value, n, of))
+    seconds = [positive(key, each, zero=least == 0) for each in _each(key, value, n, of)]
+    if max(seconds, default=0) * TICKS > MOST:
+        raise ValueError(f"{key} must be at most 2^62 ns (146 years), which the clock can count; got {max(seconds):g} s")
+    return tuple(max(least, int(each * TICKS + 0.5)) for each in seconds)
 
 
 def _each(key: str, value: Any, n: int, of: str) -> list[Any]:

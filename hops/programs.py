@@ -125,6 +125,9 @@ class Program:
         if min(stage) < 0 or min(microbatch) < 0 or not set(kind) <= set(KINDS):
             strange = next(op for ops in self.ops for op in ops if min(op.stage, op.microbatch) < 0 or op.kind not in set(KINDS))
             raise ValueError(f"schedule {self.name!r} runs {strange}: stages and microbatches count from 0, kinds are {KINDS}")
+        if max(*stage, *microbatch) >= len(stage):  # checked before there are arrays of so many
+            strange = next(op for ops in self.ops for op in ops if max(op.stage, op.microbatch) >= len(stage))
+            raise ValueError(f"schedule {self.name!r} runs {strange}, and has but {len(stage)} ops: some before it are not there")
         n_units = sum(map(len, self.ranks))
         widths = 1 if n_units == len(stage) else [len(members(unit)) for units in self.ranks for unit in units]
         return tabulate(list(map(len, self.ops)), stage, map(KINDS.index, kind), microbatch, n_units, widths)
@@ -194,8 +197,12 @@ class Program:
         Without ``placement`` the one that fits is found: which rank holds each stage.
         """
         path = Path(path)
-        cells = [[cell.strip() for cell in line.split(",")] for line in path.read_text().splitlines() if line.strip()]
-        ranks = _ranks([cell for cell in line if cell and not _ADDED.fullmatch(cell)] for line in cells)
+        try:
+            lines = [line for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
+            cells = [[cell.strip() for cell in line.split(",")] for line in lines]
+            ranks = _ranks([cell for cell in line if cell and not _ADDED.fullmatch(cell)] for line in cells)
+        except ValueError as error:  # or bytes that are no text
+            raise ValueError(f"{path} is not an order, one comma-separated line a rank: {error}") from None
         return cls(name or path.stem, ranks, placement or _placement(str(path), ranks))
 
     def validate(self) -> Self:
@@ -252,7 +259,8 @@ class Program:
         for rank, ops in enumerate(self.ops):
             if not ops:
                 raise ValueError(f"schedule {self.name!r} gives rank {rank} of {self.pp} nothing to run")
-        if not is_complete(self.table, self.stage_ranks, self.first_seats):
+        n_passes = 2 * self.n_stages * self.microbatches
+        if n_passes > self.n_ops or not is_complete(self.table, self.stage_ranks, self.first_seats):
             self._explain()
 
     def _explain(self) -> None:

@@ -114,11 +114,11 @@ def make_saved(n_iterations: int) -> Saved:
 
 
 @kernel
-def read_window(window, i, pool, slot, plans, plan, upto, r):  # type: ignore[no-untyped-def]
+def read_window(window, i, pool, slot, of, upto, r):  # type: ignore[no-untyped-def]
     """Sums over the first attempts at a window's iterations, (3, LANES + 1); False: those from ``i`` on are not known for this plan."""
     first, n = window * LANES, min(LANES, slot.shape[1] - window * LANES)
     for at in range(i, first + n):
-        if plans.of[slot[0, at]] != plan:
+        if of[slot[0, at]] != r[ROWS]:
             want(r, TIMES, i, 0, first + n)
             return False
     for at in range(n):
@@ -128,15 +128,15 @@ def read_window(window, i, pool, slot, plans, plan, upto, r):  # type: ignore[no
 
 
 @kernel
-def draw_window(window, i, pool, slot, plans, plan, seed, trial, words, upto, r):  # type: ignore[no-untyped-def]
+def draw_window(window, i, pool, slot, of, begin, size, seed, trial, words, upto, r):  # type: ignore[no-untyped-def]
     """Sums over the first attempts at a window's iterations, (3, LANES + 1), if they are known from ``i`` on."""
     if slot.shape[0]:
-        return read_window(window, i, pool, slot, plans, plan, upto, r)
+        return read_window(window, i, pool, slot, of, upto, r)
     for b in range(BLOCKS):
         words[0, b], words[1, b], words[2, b], words[3, b] = philox(
             np.uint32(window * BLOCKS + b), np.uint32(0), np.uint32(0), np.uint32(RESAMPLE_STREAM), np.uint32(seed), np.uint32(trial)
         )
-    n, base, at = np.uint64(plans.size[plan]), np.uint64(plans.first[plan]), 0
+    n, base, at = np.uint64(size), np.uint64(begin), 0
     time = busy = exposed = np.int64(0)
     for word in range(4):
         for b in range(BLOCKS):
@@ -150,16 +150,24 @@ def draw_window(window, i, pool, slot, plans, plan, seed, trial, words, upto, r)
 
 
 @kernel
-def row_of(i, attempt, slot, plans, plan, seed, trial):  # type: ignore[no-untyped-def]
-    """Row of the pool that an attempt at iteration i takes under a plan; -1: not known yet."""
-    if slot.shape[0]:
-        row = slot[attempt, i] if attempt < slot.shape[0] else np.int64(-1)
-        return row if row >= 0 and plans.of[row] == plan else np.int64(-1)
+def drawn(i, attempt, size, seed, trial):  # type: ignore[no-untyped-def]
+    """Which of ``size`` sampled iterations an attempt at iteration i is."""
     block = np.uint32(i // LANES * BLOCKS + i % BLOCKS)
     a, b, c, d = philox(block, np.uint32(attempt), np.uint32(0), np.uint32(RESAMPLE_STREAM), np.uint32(seed), np.uint32(trial))
     word = i // BLOCKS % 4
     bits = a if word == 0 else b if word == 1 else c if word == 2 else d
-    return plans.first[plan] + np.int64((np.uint64(bits) * np.uint64(plans.size[plan])) >> np.uint64(32))
+    return np.int64((np.uint64(bits) * np.uint64(size)) >> np.uint64(32))
+
+
+@inlined
+def row_of(i, attempt, slot, of, plan, begin, size, seed, trial):  # type: ignore[no-untyped-def]
+    """Row of the pool that an attempt at iteration i takes under a plan; -1: not known yet."""
+    row = np.int64(-1)
+    if slot.shape[0] == 0:
+        row = begin + drawn(i, attempt, size, seed, trial)
+    elif attempt < slot.shape[0] and slot[attempt, i] >= 0 and of[slot[attempt, i]] == plan:
+        row = slot[attempt, i]
+    return row
 
 
 @inlined
@@ -219,7 +227,7 @@ def forgo(r, n, whole, busy, exposed, point):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def advance(pool, slot, plans, attempt, words, upto, point, copy_every, copy_cost, seed, trial, stop, limit, hard, soft, r):  # type: ignore[no-untyped-def]
+def advance(pool, slot, of, begin, size, attempt, words, upto, point, copy_every, copy_cost, seed, trial, stop, limit, hard, soft, r):  # type: ignore[no-untyped-def]
     """Train until ``stop`` iterations are done, or until tick ``limit``; what is under way then is discarded. True: all are done.
 
     With a ``soft`` limit it is not even begun, and a copy is made until tick ``hard``.
@@ -231,7 +239,7 @@ def advance(pool, slot, plans, attempt, words, upto, point, copy_every, copy_cos
         if i < r[TOUCHED] or r[GIVEN]:
             begun, time, busy, exposed = r[NOW], r[GIVEN_TIME], r[GIVEN_BUSY], r[GIVEN_EXPOSED]
             if not r[GIVEN]:
-                row = row_of(i, attempt[i], slot, plans, r[ROWS], seed, trial)
+                row = row_of(i, attempt[i], slot, of, r[ROWS], begin, size, seed, trial)
                 if row < 0:
                     want(r, TIMES, i, attempt[i], min(r[TOUCHED], slot.shape[1]))
                     return False
@@ -245,7 +253,7 @@ def advance(pool, slot, plans, attempt, words, upto, point, copy_every, copy_cos
         else:
             window = i // LANES
             if r[WINDOW] != window:
-                if not draw_window(window, i, pool, slot, plans, r[ROWS], seed, trial, words, upto, r):
+                if not draw_window(window, i, pool, slot, of, begin, size, seed, trial, words, upto, r):
                     return False
                 r[WINDOW] = window
             first, done, end, copies = window * LANES, i, min(stop, (window + 1) * LANES), i // copy_every
@@ -303,8 +311,11 @@ def advance(pool, slot, plans, attempt, words, upto, point, copy_every, copy_cos
 def healthy(course, trial, saved, r):  # type: ignore[no-untyped-def]
     """The same trial without failures and checkpoints: ticks of all iterations; or how many fit, where only the horizon ends the run."""
     upto, now, done = saved.upto, np.int64(0), 0
+    plans, r[ROWS] = course.plans, 0
     while done < course.n_iterations:
-        draw_window(done // LANES, done, course.pool, course.slot, course.plans, 0, course.seed, trial, saved.words, upto, r)
+        draw_window(
+            done // LANES, done, course.pool, course.slot, plans.of, plans.first[0], plans.size[0], course.seed, trial, saved.words, upto, r
+        )
         n = min(LANES, course.n_iterations - done)
         if now + upto[TIME, n] > course.horizon:
             while now + upto[TIME, n] > course.horizon:

@@ -178,10 +178,12 @@ def nodes_of(case: Case) -> dict[int, int]:
 
 def _bound(course: Course) -> int:
     """Most iterations that the run can have."""
+    if course.horizon == NEVER:
+        return course.n_iterations
     shortest = int(course.pool[0, : course.plans.size[0]].min())
     if len(course.plans.size) > 1:  # see `Elasticity.shortest`
         shortest = max(1, shortest // 2)
-    return course.n_iterations if course.horizon == NEVER else course.horizon // shortest + 1
+    return course.horizon // shortest + 1
 
 
 def training_of(case: Case) -> tuple[Training, Hazards]:

@@ -127,10 +127,10 @@ class Scenario:
         tp, cp, ep = (count(key, config[key]) for key in ("tp", "cp", "ep"))
         dp = derived_dp(pp * tp * cp, config["gpus"], config["dp"])
         microbatches = derived_microbatches(dp, microbatch_size, config["global_batch_size"], config["microbatches"])
-        latency, hindrances = _latency(section_of("latency", config)), make_hindrances(config)
-        draws = count("draws", config["draws"], most=2**33)  # what fits the noise address
+        schedule, latency = _choice("schedule", section_of("schedule", config)), _latency(section_of("latency", config))
+        draws, hindrances = count("draws", config["draws"], most=2**33), make_hindrances(config)  # draws: what fits the noise address
         return cls(
-            schedule=_choice("schedule", section_of("schedule", config)),
+            schedule=schedule._replace(version=SCHEDULES[schedule.name].version(**schedule.kwargs)),
             topology=_choice("topology", section_of("topology", config)),
             model=_model(section_of("model", config)),
             efficiency=_efficiency(section_of("efficiency", config)),

@@ -15,6 +15,7 @@ class Choice(NamedTuple):
     name: str
     params: tuple[tuple[str, Any], ...] = ()
     types: Any = ()
+    version: str = ""  # of a file that a parameter names
 
     @property
     def kwargs(self) -> dict[str, Any]:

@@ -44,8 +44,8 @@ from hops.progress import (
     Course,
     Rows,
     Weather,
+    drawn,
     healthy,
-    row_of,
 )
 from hops.simulation import Case
 from hops.sky import LOOK, Sky
@@ -193,8 +193,7 @@ class Trial:
         if self.all.exact:
             self.check(attempt, i)
             return self.trial, attempt * MOST_EXACT + i
-        course = self.course
-        return 0, int(row_of(i, attempt, course.slot, course.plans, 0, course.seed, self.trial))
+        return 0, int(drawn(i, attempt, int(self.course.plans.size[0]), self.course.seed, self.trial))
 
     def alone(self, r: NDArray[np.int64]) -> None:
         """Evaluate the iteration that begins now, with all that disturbs it; or the pool of the state that it lies in."""

@@ -54,12 +54,21 @@ from hops.progress import (
 from hops.rollback import back_to, promote
 
 NONE = -1  # no checkpoint is being persisted
-TRAINING, NOTICED = range(2)  # PHASE
+TRAINING, NOTICED, WAITING = range(3)  # PHASE
 LOADED, KEPT_ALL, COPIED = range(3)  # SOURCE: the durable checkpoint, what those that are left have, copies in the memory of others
 THERE, AGAIN, WANTED = range(3)  # how a way ends: at its end, at another failure, or where something is not known
 
 
-@kernel
+@inlined
+def ahead(h, course, way, trial, until, space, r):  # type: ignore[no-untyped-def]
+    """Tick of the next failure that stops the way back, where it comes before ``until``."""
+    failure = np.int64(NEVER) if h.exposure else next_failure(space.clocks.tick, r[SHIFT])
+    if way.elastic and failure < until:
+        failure = coming(h, way, course.seed, trial, until, space, r)
+    return failure
+
+
+@inlined
 def notice(h, course, way, trial, space, r):  # type: ignore[no-untyped-def]
     """From a failure, at this tick, until it is known."""
     ends = space.clocks.tick
@@ -113,14 +122,14 @@ def wait_for_plan(h, course, way, trial, space, r):  # type: ignore[no-untyped-d
         if course.plans.status[missing] == PLANNED or r[NOW] >= course.horizon or r[N_EVENTS] >= MOST_FAILURES:
             return THERE
         until = min(r[RETURN], course.horizon)
-        failure = np.int64(NEVER) if h.exposure else coming(h, way, course.seed, trial, until, space, r)
+        failure = ahead(h, course, way, trial, until, space, r)
         if min(r[RETURN], course.horizon) == until:  # nobody who might come back has failed meanwhile
             book(r, QUEUEING, min(failure, until))
             if failure < until:
                 return AGAIN
 
 
-@kernel
+@inlined
 def pass_states(h, course, way, trial, first, last, space, r):  # type: ignore[no-untyped-def]
     """Pass states first <= . < last of the way, until the horizon, or until another failure: AGAIN."""
     for s in range(first, last):
@@ -138,18 +147,18 @@ def pass_states(h, course, way, trial, first, last, space, r):  # type: ignore[n
             r[VACANT] = 0
             space.vacant[:] = 0
         end = min(later(r[NOW], way.ticks[s]), course.horizon)
-        failure = np.int64(NEVER) if h.exposure else coming(h, way, course.seed, trial, end, space, r)
+        failure = ahead(h, course, way, trial, end, space, r)
         book(r, way.bucket[s], min(failure, end))
         if failure < end:
             return AGAIN
     return THERE
 
 
-@kernel
+@inlined
 def way_back(h, course, way, trial, space, r):  # type: ignore[no-untyped-def]
     """From when a failure is known until the job can train."""
     first, last, r[SOURCE] = 0, way.n_durable, LOADED
-    if way.elastic:
+    if way.elastic and r[PHASE] == NOTICED:
         cast(h, space, r)
         missing = n_missing(h, -1, space)
         if course.plans.status[missing] == NOT_ASKED:
@@ -159,15 +168,17 @@ def way_back(h, course, way, trial, space, r):  # type: ignore[no-untyped-def]
         if left and course.plans.status[missing] == PLANNED:
             first, last, r[SOURCE] = way.n_durable, way.n_back, KEPT_ALL
         else:
-            end = wait_for_plan(h, course, way, trial, space, r)
-            if end != THERE:
-                return end
-    elif way.n_back > way.n_durable and survived(h, space.hit):
+            r[PHASE] = WAITING  # and nothing that comes back meanwhile changes that the checkpoint is loaded
+    elif not way.elastic and way.n_back > way.n_durable and survived(h, space.hit):
         first, last, r[SOURCE] = way.n_durable, way.n_back, COPIED
+    if r[PHASE] == WAITING:
+        end = wait_for_plan(h, course, way, trial, space, r)
+        if end != THERE:
+            return end
     return pass_states(h, course, way, trial, first, last, space, r)
 
 
-@kernel
+@inlined
 def go_on(h, course, way, trial, space, r):  # type: ignore[no-untyped-def]
     """Train again, with what the way back has led to."""
     saved = space.saved

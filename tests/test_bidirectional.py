@@ -270,7 +270,10 @@ def test_file__of_any_number_of_pipelines_is_known(pipelines, tmp_path):
     [
         ({"pp": 6, "microbatches": 12, "pipelines": 4}, r"pp divisible by the number of pipelines; got pp=6 .* \(try pp=4 or 8\)"),
         ({"pp": 4, "microbatches": 6, "pipelines": 4}, r"microbatches divisible by pp .* \(try microbatches=4 or 8\)"),
-        ({"pp": 4, "microbatches": 4, "scaling": "forward_doubling"}, r"by 2 pp.* got pp=4 and microbatches=4 \(try microbatches=8\)"),
+        (
+            {"pp": 4, "microbatches": 4, "scaling": "forward_doubling"},
+            r"by 2 pp.* microbatches=4 with scaling=forward_doubling \(try microbatches=8\)",
+        ),
         ({"pp": 4, "microbatches": 8, "scaling": "forward_doubling", "pipelines": 4}, "two pipelines to double forwards"),
         ({"pp": 4, "microbatches": 8, "pipelines": 3}, "schedule.pipelines must be even, as half of them go either way; got 3"),
         ({"pp": 4, "microbatches": 8, "pipelines": 0}, "schedule.pipelines must be a whole number of at least 2; got 0"),

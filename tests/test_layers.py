@@ -16,6 +16,7 @@ DOORS = ("schedules", "topologies", "distributions", "recovery")
 LAYERS = [
     "checks",
     "garbage",
+    "memo",
     "registry",
     "sequence",
     "placements",

@@ -44,6 +44,17 @@ def test_backward_that_adds__leaves_less_room_for_forwards():
         nominal("x", LINE, memory=(1, 15, -16), memory_limit=8)
 
 
+def test_limit__that_is_too_small_names_the_rank_that_needs_most():
+    with pytest.raises(Infeasible, match=r"memory_limit=1 is less than a microbatch takes on rank 1 \(try memory_limit=3\)"):
+        nominal("x", LINE, memory=([2, 3, 1], 0, [-2, -3, -1]), memory_limit=1)
+
+
+def test_limit__however_large_is_none():
+    assert hops.program("zb_auto", pp=2, microbatches=3, memory_limit=1e308) == hops.program(
+        "zb_auto", pp=2, microbatches=3, memory_limit=9
+    )
+
+
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
@@ -59,6 +70,10 @@ def test_backward_that_adds__leaves_less_room_for_forwards():
         ({"memory": (True, 0, -1)}, r"which make 0 together; got \[True, 0, -1\]"),
         ({"memory": (1, False, -1)}, r"which make 0 together; got \[1, False, -1\]"),
         ({"memory": (1, 0, "-1")}, r"which make 0 together; got \[1, 0, '-1'\]"),
+        ({"forward": 1e300, "backward_input": 1, "backward_weight": 1}, r"schedule.forward must be at most 2\^62 ns .*; got 1e\+300 s"),
+        ({"hop": 1e10}, r"schedule.hop must be at most 2\^62 ns .*; got 1e\+10 s"),
+        ({"memory": (1e-300, 0, -1e-300)}, r"and from 1e-100 to 1e\+100; got 1e-300"),
+        ({"memory": (1e200, 0, -1e200)}, r"and from 1e-100 to 1e\+100; got 1e\+200"),
         ({"memory": (0, 0, 0)}, "schedule.memory must be above 0 after_f on a stage at least"),
         ({"memory": ([1, 1], 0, -1)}, "schedule.memory lists 2 values, one a stage; there are 4"),
         ({"memory_limit": "fits"}, "schedule.memory_limit must be a finite number above 0; got 'fits'"),

@@ -29,6 +29,35 @@ def test_csv__idle_cells_are_passed_over(tmp_path):
     assert program.to_csv() == "0F0,0B0\n1F0,1B0\n"
 
 
+@pytest.mark.parametrize("order", [b"0F0,0X0\n", b"0F0 0B0\n", b"rank 0: 0F0 0B0\n", b"\xff\xfe0"])
+def test_csv__what_is_no_order_is_refused_by_file(tmp_path, order):
+    path = tmp_path / "order.csv"
+    path.write_bytes(order)
+    with pytest.raises(ValueError, match="order.csv is not an order, one comma-separated line a rank: '"):
+        Program.from_csv(path)
+
+
+def test_csv__a_byte_order_mark_is_passed_over(tmp_path):
+    path = tmp_path / "order.csv"
+    path.write_text("0F0,0B0\n", "utf-8-sig")
+    assert Program.from_csv(path).to_csv() == "0F0,0B0\n"
+
+
+@pytest.mark.parametrize("op", ["0F99999999999999999999", "0F1000000000", "1000000000F0", "0F2"])
+def test_csv__numbers_beyond_the_ops_are_refused_before_arrays_are_made(tmp_path, op):
+    path = tmp_path / "order.csv"
+    path.write_text(f"0F0,{op}\n")
+    with pytest.raises(ValueError, match=f"runs {op}, and has but 2 ops"):
+        Program.from_csv(path)
+
+
+def test_validate__many_stages_and_microbatches_of_few_ops_are_missing_not_tabulated():
+    n = 40_000  # all pairs of them would take 51 GB
+    ops = [*(Op(0, "F", k) for k in range(n)), *(Op(stage, "F", 0) for stage in range(1, n))]
+    with pytest.raises(ValueError, match="never runs 0B0"):
+        Program("x", [ops], "loop").validate()
+
+
 def test_parse__a_line_without_a_rank_is_refused():
     with pytest.raises(ValueError, match="line 2 of program 'mine' must read 'rank 1: <ops>'; got '1F0 1B0'"):
         ranks("rank 0: 0F0 0B0", "1F0 1B0")

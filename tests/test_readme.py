@@ -5,12 +5,15 @@ import re
 import shlex
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import hops
+from hops.schedules import SCHEDULES
+from hops.schedules.chimera import SCALINGS
 
 README = Path(__file__).parents[1] / "README.md"
 SWEEPS = Path(__file__).parents[1] / "sweeps"
@@ -41,6 +44,14 @@ def folder(tmp_path_factory):
 def test_main_job__prints_what_readme_shows(folder):
     shown = next(text for language, text in BLOCKS if language == "text" and text.startswith("schedule"))
     assert STAMP.sub("<run>", folder[1]) == STAMP.sub("<run>", shown)
+
+
+def test_schedules__all_are_in_the_table():
+    (table,) = re.findall(r"^\| stages of a rank .*?\n\n", README.read_text(), re.MULTILINE | re.DOTALL)
+    planned = set(SCHEDULES["zb_auto"].parameters)
+    parameters = {key for record in SCHEDULES.values() for key in record.parameters} - planned
+    words = set(re.findall(r"\w+", table))
+    assert words >= {*SCHEDULES, *parameters, *SCALINGS}
 
 
 @pytest.mark.parametrize("i", [i for i, (language, _) in enumerate(BLOCKS) if language == "sh"])
@@ -138,6 +149,20 @@ def test_sweeps__the_answer_of_goodput_vs_scale_holds():
     figures = [round(float(kept.sel(recovery=name)[i])) for name in ("restart", "peer_memory") for i in (0, -1)]
     assert figures == [98, 75, 99, 90]
     assert float(cube["goodput_fraction_standard_error"].max()) < 0.003
+
+
+def test_sweeps__the_answer_of_which_recovery_holds():
+    """Standard errors are below 0.4 points."""
+    cube = hops.sweep_cube("+experiment=which_recovery")
+    kept = 100 * cube["goodput_fraction_mean"]
+    order = [kept.sel(recovery=name) for name in ("peer_memory", "just_in_time", "restart", "shrink_dp")]
+    for more, less in pairwise(order):
+        assert (more > less).all()
+    assert float(abs(kept.sel(recovery="spare", rate=1) - kept.sel(recovery="restart", rate=1))) < 0.05
+    assert (kept.sel(recovery="spare", rate=[10, 30]) < kept.sel(recovery="restart", rate=[10, 30])).all()
+    figures = {"peer_memory": (97.4, 88.1, 75.6), "shrink_dp": (88.4, 36.6, 6.7), "spare": (93.9, 56.9, 0.7)}
+    for name, found in figures.items():
+        assert kept.sel(recovery=name).values == pytest.approx(np.array(found), abs=0.06), name
 
 
 def test_sweeps__the_answer_of_nvlink_or_pcie_holds():

@@ -137,6 +137,25 @@ def test_file__runs_the_order_of_every_schedule(name, tmp_path):
     assert read.tolist() == ticks.tolist()
 
 
+def test_file__is_read_again_when_it_has_changed(tmp_path):
+    path = tmp_path / "order.csv"
+    scenario = ("schedule=file", f"schedule.path={path}", "pp=1", "microbatches=2", "model=explicit", "latency=none")
+    path.write_text("0F0,0F1,0B0,0B1\n")
+    first = hops.simulate(*scenario)
+    path.write_text("0F0,0B0,0F1,0B1\n")
+    second = hops.simulate(*scenario)
+    assert [int(each.peak_in_flight.max()) for each in (first, second)] == [2, 1]
+    assert first.attrs["orders"].startswith(f"{path}: blake2b ")
+    assert first.attrs["orders"] != second.attrs["orders"]
+
+
+def test_file__a_sentence_names_it(tmp_path):
+    path = tmp_path / "dead.csv"
+    path.write_text("0B0,0F0\n")
+    with pytest.raises(ValueError, match=r"dead.csv' deadlocks"):
+        hops.program("file", pp=1, microbatches=1, path=str(path))
+
+
 @every_schedule
 @settings(max_examples=40)
 @given(st.data())
@@ -269,8 +288,16 @@ def test_interleaved__refuses_short_groups_with_the_nearest_sizes():
         hops.program("interleaved", pp=4, microbatches=3)
     assert hops.program("interleaved", pp=4, microbatches=9, group_size=9).microbatches == 9
     assert hops.program("interleaved", pp=4, microbatches=14, group_size=5).microbatches == 14
-    with pytest.raises(Infeasible, match="got pp=4 and microbatches=9"):
+    with pytest.raises(Infeasible, match="got pp=4 and microbatches=9 with group_size=3"):
         hops.program("interleaved", pp=4, microbatches=9, group_size=3)
+
+
+@pytest.mark.parametrize("name", ["interleaved", "interleaved_overlap"])
+@pytest.mark.parametrize("broken", [0, 2.5, "x", True])
+def test_group_size__is_a_whole_number(name, broken):
+    with pytest.raises(ValueError, match="schedule.group_size must be a whole number of at least 1; got"):
+        hops.program(name, pp=2, microbatches=8, group_size=broken)
+    assert hops.program(name, pp=2, microbatches=8, group_size=4.0) == hops.program(name, pp=2, microbatches=8, group_size=4)
 
 
 def test_interleaved__groups_as_torch_makes_them():
@@ -280,7 +307,7 @@ def test_interleaved__groups_as_torch_makes_them():
     assert firsts(4, 10)[:10] == ["0F0", "0F1", "0F2", "0F3", "0F4", "4F0", "4F1", "4F2", "4F3", "4F4"]
     assert firsts(4, 3) == ["0F0", "0F1", "0F2", "4F0", "4F1", "4F2"]
     assert hops.program("interleaved", pp=4, microbatches=12, grouping="torch") == hops.program("interleaved", pp=4, microbatches=12)
-    with pytest.raises(Infeasible, match=r"interleaved needs groups of equal size.* and microbatches=9 \(try microbatches=8 or 10\)"):
+    with pytest.raises(Infeasible, match=r"interleaved needs groups of equal size.* and microbatches=9 with grouping=torch \(try"):
         hops.program("interleaved", pp=4, microbatches=9, grouping="torch")
     with pytest.raises(ValueError, match="group_size=5 says what grouping=torch decides itself"):
         hops.program("interleaved", pp=4, microbatches=10, grouping="torch", group_size=5)

@@ -119,3 +119,12 @@ def test_v__unequal_passes_idle_as_in_the_authors_search(pp, idle):
         model |= {"forward": 10e-6, "backward_input": 11e-6, "backward_weight": 7e-6}
         ticks, _ = run_ticks(prepare(scenario(schedule={"name": "zb_v_auto"}, pp=pp, microbatches=m, model=model)))
         assert ticks[1, 0] == 1000 * (2 * m * 28 + idle)
+
+
+@pytest.mark.parametrize("unit", [1, 100])
+def test_zb_v_auto__a_limit_that_no_order_keeps_is_refused_with_one_that_works(unit):
+    takes = [unit * each for each in (1, 2, 3, 1, 2, 3)]
+    given = {"pp": 3, "microbatches": 5, "memory": (takes, 0, [-each for each in takes])}
+    with pytest.raises(Infeasible, match=rf"finds no order that keeps memory_limit={4 * unit} \(try memory_limit={12 * unit}\)"):
+        hops.program("zb_v_auto", **given, memory_limit=4 * unit)
+    hops.program("zb_v_auto", **given, memory_limit=12 * unit)

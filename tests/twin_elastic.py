@@ -142,11 +142,14 @@ class Trial:
 
     def run(self):
         job, durable, writing, finished = self.job, 0, None, False
-        while not finished and self.now < job.horizon:
+        just_done = False
+        while not finished and (self.now < job.horizon or just_done):
             done, begun = len(self.path), self.now
             last = durable if writing is None else writing[0]
             due = min(last + job.every, job.n_iterations)
-            joins = False
+            joins, just_done = False, False
+            if self.now >= job.horizon and (done < due or job.every == NEVER):
+                break
             try:
                 if done >= due and job.every < NEVER:
                     # one piece of time: who fails harmlessly before its end fails, but a failure after that ends nothing
@@ -178,6 +181,7 @@ class Trial:
                         self.deaf = False
                 else:
                     self.iterate(done)
+                    just_done = True
             except Stopped:
                 if writing is not None and writing[1] <= self.now:
                     durable = writing[0]

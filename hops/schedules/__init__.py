@@ -74,6 +74,7 @@ class Schedule:
     updates_each: bool = False  # weights are updated after every microbatch, not once a batch
     weight_versions: Callable[..., int] | None = None  # (*sizes, rank) -> copies of its weights that a rank keeps; None: one
     parts: Callable[..., int] | None = None  # (**parameters) -> parts in which a microbatch passes a stage; None: it passes whole
+    version: Callable[..., str] = lambda **parameters: ""  # (**parameters) -> of a file that they name
     constraints: tuple[Constraint, ...] = ()
     makespan: Callable[..., int] | None = None  # (*sizes, Times)
     span: Callable[..., int] | None = None  # (*sizes, Times)
@@ -129,7 +130,8 @@ class Schedule:
                     nearest = (next((n for n in ns if constraint.holds(n, microbatches, *chunks, **params)), None) for ns in reaches)
                     others = [n for n in nearest if n is not None]
                     hint = f" (try pp={' or '.join(map(str, others))})" if others else ""
-                raise Infeasible(f"{self.name} needs {constraint.needs}; got {found}{hint}")
+                given = ", ".join(f"{key}={value}" for key, value in params.items() if value != self.parameters[key])
+                raise Infeasible(f"{self.name} needs {constraint.needs}; got {found}{f' with {given}' if given else ''}{hint}")
 
 
 def alternate(forward: list[Op], backward: list[Op], warmup: int) -> list[Op]:

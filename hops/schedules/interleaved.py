@@ -6,7 +6,7 @@ messages by it. Where pp does not divide the microbatches Megatron's last group 
 size instead, as many as pp goes into microbatches: ``grouping=torch``.
 """
 
-from hops.checks import one_of
+from hops.checks import count, one_of
 from hops.schedules import Constraint, Op, Program, alternate, schedule
 
 
@@ -16,13 +16,24 @@ def table(microbatches: int, vpp: int, size: int) -> list[tuple[int, int]]:
     return [(chunk, k) for group in groups for chunk in range(vpp) for k in group]
 
 
+def size_of(pp: int, group_size: int | None) -> int:
+    """Microbatches in a group."""
+    return pp if group_size is None else count("schedule.group_size", group_size)
+
+
 def groups_fit(pp: int, microbatches: int, vpp: int, group_size: int | None = None, grouping: str = "megatron") -> bool:
-    size = pp if group_size is None else group_size
+    size = size_of(pp, group_size)
     return grouping == "torch" or (pp <= size <= microbatches and (microbatches % size == 0 or microbatches % size >= pp))
 
 
 def groups_equal(pp: int, microbatches: int, vpp: int, group_size: int | None = None, grouping: str = "megatron") -> bool:
     return grouping != "torch" or microbatches % max(1, microbatches // pp) == 0
+
+
+FIT = Constraint(
+    groups_fit,
+    "microbatches divisible by group_size (default pp), or a last group of at least pp, and group_size from pp to microbatches",
+)
 
 
 @schedule(
@@ -31,10 +42,7 @@ def groups_equal(pp: int, microbatches: int, vpp: int, group_size: int | None = 
     default_vpp=2,
     source="Narayanan et al. 2021, Megatron-LM, fig. 4 bottom (arXiv:2104.04473); microbatch_group_size_per_vp_stage of Megatron-Core",
     constraints=(
-        Constraint(
-            groups_fit,
-            "microbatches divisible by group_size (default pp), or a last group of at least pp, and group_size from pp to microbatches",
-        ),
+        FIT,
         Constraint(groups_equal, "groups of equal size, as many as pp goes into microbatches"),
     ),
     makespan=lambda p, m, v, t: (v * m + p - 1) * (t.f + t.b) + 2 * (p * v - 1) * t.hop,
@@ -46,9 +54,7 @@ def interleaved(pp: int, microbatches: int, vpp: int, *, group_size: int | None 
     one_of("schedule.grouping", grouping, ("megatron", "torch"))
     if grouping == "torch" and group_size is not None:
         raise ValueError(f"schedule.group_size={group_size} says what grouping=torch decides itself (leave one of them out)")
-    size = pp if group_size is None else group_size
-    if grouping == "torch":
-        size = microbatches // max(1, microbatches // pp)
+    size = microbatches // max(1, microbatches // pp) if grouping == "torch" else size_of(pp, group_size)
     order = table(microbatches, vpp, size)
     ranks = []
     for rank in range(pp):

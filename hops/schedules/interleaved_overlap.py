@@ -4,20 +4,15 @@ As `interleaved` with one forward more ahead, so that forward and backward of a 
 while the other exchanges with its experts.
 """
 
-from hops.schedules import Constraint, Fused, Op, Program, Unit, schedule
-from hops.schedules.interleaved import groups_fit, table
+from hops.schedules import Fused, Op, Program, Unit, schedule
+from hops.schedules.interleaved import FIT, size_of, table
 
 
 @schedule(
     "interleaved_overlap",
     default_vpp=2,
     source="Megatron-Core, pipeline_parallel/schedules.py with --overlap-moe-expert-parallel-comm [code]",
-    constraints=(
-        Constraint(
-            groups_fit,
-            "microbatches divisible by group_size (default pp), or a last group of at least pp, and group_size from pp to microbatches",
-        ),
-    ),
+    constraints=(FIT,),
     makespan=lambda p, m, v, t: (  # ours: a hop more for every pair but those of warmup and cooldown
         (v * m + p - 1) * (t.f + t.b) + (2 * (p * v - 1) + v * m - (v - 1) * p - 2) * t.hop
     ),
@@ -26,7 +21,7 @@ from hops.schedules.interleaved import groups_fit, table
     messages=lambda p, m, v: 2 * m * (p * v - 1) if p > 1 else 0,
 )
 def interleaved_overlap(pp: int, microbatches: int, vpp: int, *, group_size: int | None = None) -> Program:
-    size = pp if group_size is None else group_size
+    size = size_of(pp, group_size)
     order = table(microbatches, vpp, size)
     ranks = list[tuple[Unit, ...]]()
     for rank in range(pp):

@@ -5,8 +5,12 @@ microbatches >= pp - 1). Microbatches go round in groups of equal size, as many 
 into them.
 """
 
-from hops.schedules import Constraint, Op, Program, schedule
+from hops.schedules import Constraint, Op, Program, Times, schedule
 from hops.schedules.interleaved import groups_equal, table
+
+
+def _span(p: int, m: int, v: int, t: Times) -> int:
+    return v * m * (t.f + t.b) + (p - 1) * (t.f + t.i - t.w) + (4 * (p - 1) + p * (v - 1)) * t.hop
 
 
 @schedule(
@@ -17,8 +21,8 @@ from hops.schedules.interleaved import groups_equal, table
     constraints=(
         Constraint(lambda p, m, v: groups_equal(p, m, v, grouping="torch"), "groups of equal size, as many as pp goes into microbatches"),
     ),
-    makespan=lambda p, m, v, t: v * m * (t.f + t.b) + (p - 1) * (t.f + t.i - t.w) + (4 * (p - 1) + p * (v - 1)) * t.hop,
-    span=lambda p, m, v, t: v * m * (t.f + t.b) + (p - 1) * (t.f + t.i - t.w) + (4 * (p - 1) + p * (v - 1)) * t.hop,
+    makespan=_span,
+    span=_span,
     exact_when=lambda p, m, v: p > 1 and m % p == 0 and m >= 2 * p,
     in_flight=lambda p, m, v, rank: min((v - 1) * (m // max(1, m // p)) + p, m * v),
     messages=lambda p, m, v: 2 * m * (p * v - 1) if p > 1 else 0,

@@ -4,15 +4,16 @@ from typing import Any
 
 from hops.nominal import nominal
 from hops.schedules import Program, schedule
-from hops.schedules.zb_auto import search, span_1p
+from hops.schedules.zb_auto import search
+from hops.schedules.zb_h1 import span
 
 
 @schedule(
     "zb_1p",
     source="Qi et al. 2023, Zero Bubble Pipeline Parallelism, sections 3.1 and 5.2 (arXiv:2401.10241)",
     plans="line",
-    makespan=span_1p,
-    span=span_1p,
+    makespan=span,
+    span=span,
     exact_when=lambda p, m: m >= 2 * p,
     in_flight=lambda p, m, rank: min(p, m),
     messages=lambda p, m: 2 * m * (p - 1),

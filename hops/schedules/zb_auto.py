@@ -11,24 +11,16 @@ from itertools import product
 from typing import Any
 
 from hops.nominal import Nominal, nominal
-from hops.schedules import Op, Program, Times, schedule
-
-SOURCE = (
-    "Qi et al. 2023, Zero Bubble Pipeline Parallelism, section 3.1 (arXiv:2401.10241); zero-bubble-pipeline-parallelism's auto_schedule"
-)
-
-
-def span_1p(p: int, m: int, t: Times) -> int:
-    """With 1F1B's memory and equal stages: that of ZB-H1, and the makespan too."""
-    return m * (t.f + t.b) + (p - 1) * (t.f + t.i - t.w) + 4 * (p - 1) * t.hop
+from hops.schedules import Op, Program, schedule
+from hops.schedules.zb_h1 import span
 
 
 @schedule(
     "zb_auto",
-    source=SOURCE,
+    source="Qi et al. 2023, Zero Bubble, section 3.1 (arXiv:2401.10241); zero-bubble-pipeline-parallelism's auto_schedule",
     plans="line",
-    makespan=span_1p,
-    span=span_1p,
+    makespan=span,  # with 1F1B's memory and equal stages as ZB-H1
+    span=span,
     exact_when=lambda p, m: m >= 2 * p,
     in_flight=lambda p, m, rank: min(p, m),
     messages=lambda p, m: 2 * m * (p - 1),

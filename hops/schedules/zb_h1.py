@@ -3,15 +3,19 @@
 The paper writes B for the backward for input (our I). Rank r keeps r weight passes in arrears.
 """
 
-from hops.schedules import Op, Program, schedule
+from hops.schedules import Op, Program, Times, schedule
+
+
+def span(p: int, m: int, t: Times) -> int:
+    return m * (t.f + t.b) + (p - 1) * (t.f + t.i - t.w) + 4 * (p - 1) * t.hop
 
 
 @schedule(
     "zb_h1",
     aliases=("zb",),
     source="Qi et al. 2023, Zero Bubble Pipeline Parallelism, fig. 3 top (arXiv:2401.10241)",
-    makespan=lambda p, m, t: m * (t.f + t.b) + (p - 1) * (t.f + t.i - t.w) + 4 * (p - 1) * t.hop,
-    span=lambda p, m, t: m * (t.f + t.b) + (p - 1) * (t.f + t.i - t.w) + 4 * (p - 1) * t.hop,
+    makespan=span,
+    span=span,
     exact_when=lambda p, m: m >= 2 * p,
     in_flight=lambda p, m, rank: min(p, m),
     messages=lambda p, m: 2 * m * (p - 1),

@@ -53,7 +53,8 @@ def zb_v_auto(
                 break
             approved = found.idle
     if best is None:
-        raise Infeasible(f"zb_v_auto finds no order that keeps memory_limit (try memory_limit={2 * pp})")
+        enough = max(nominal("zb_v_auto", ranks, memory=memory).limit) / plan.unit  # 1F1B's memory on the rank that takes most
+        raise Infeasible(f"zb_v_auto finds no order that keeps memory_limit={min(plan.limit) / plan.unit:g} (try memory_limit={enough:g})")
     return Program("zb_v_auto", best.ops, "wave")  # type: ignore[arg-type]
 
 
