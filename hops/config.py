@@ -26,6 +26,7 @@ from hops.topologies import TOPOLOGIES
 HERE = Path(__file__).resolve().parent
 
 # sections whose keys are the user's: any may be set, without a plus
+CALM = {"faults": {}, "rate": 1.0, "clock": "calendar", "script": None, "timeout": 600.0, "chaos": []}  # failure=none
 OPEN = (*(f"topology.overrides.{key}" for key in OVERRIDES), "topology.kinds", "topology.hops")
 
 HELP = """HOPS: how a pipeline-parallel training run will behave, as a distribution.
@@ -79,7 +80,7 @@ def register_options() -> None:
     for name, law in LAWS.items():
         op = {"law": name, **unused, **law.parameters}
         store.store(group="latency", name=name, node={**calm, "op": op}, provider="hops")
-    store.store(group="failure", name="none", node={"faults": {}, "rate": 1.0, "clock": "calendar", "script": None}, provider="hops")
+    store.store(group="failure", name="none", node=CALM, provider="hops")
     for path in sorted(folder("sweeps").glob("*.yaml")):
         store.store(group="experiment", name=path.stem, node=_experiment(path), package="_global_", provider="hops")
 

@@ -71,7 +71,7 @@ def _disturbance(item: Any) -> Disturbance:
     if not many:
         raise ValueError(f"disturbance.{scope} names nothing")
     which = tuple(_name(each) if scope == "link" else count(f"disturbance.{scope}", each, least=0) for each in many)
-    speed = _speed(f"disturbance.{word}", given[word], 1 if scope == "link" else FINEST)
+    speed = speed_of(f"disturbance.{word}", given[word], 1 if scope == "link" else FINEST)
     if not speed and duration == inf:
         raise ValueError(f"disturbance.{word}=0 of {scope} {asked} needs a duration: what stands still for ever never ends")
     replica = count("disturbance.replica", given["replica"], least=0) if "replica" in given else None
@@ -84,7 +84,7 @@ def _name(asked: Any) -> str:
     return asked
 
 
-def _speed(key: str, value: Any, most: int) -> Fraction:
+def speed_of(key: str, value: Any, most: int) -> Fraction:
     """The nearest fraction that the engine counts with."""
     number = positive(key, value, zero=True)
     if number > most or 0 < number < 1 / FINEST:

@@ -8,99 +8,53 @@ A trial that needs what is not known yet (the times of an attempt, the plan for 
 goes on from there when it is called again.
 """
 
+import numpy as np
+
+from hops.chaos import moments, start_chaos
 from hops.clocks import start_clocks
 from hops.jit import inlined, kernel
 from hops.kernels import NEVER
-from hops.places import MOST_FAILURES, cast, count_repairs, fail, harmless, n_missing, next_failure, settle, take_back, turn_to
+from hops.places import MOST_FAILURES, cast, count_repairs, fail, harmless, next_failure, settle, turn_to
 from hops.progress import (
+    ALONE,
     CHECKPOINT,
     DEGRADED,
     DONE,
     FINISHED,
     FREE,
+    GIVEN,
     HEALTHY,
-    MEMORY,
     N_CHECKPOINTS,
-    N_EPISODES,
     N_EVENTS,
-    N_FROM_MEMORY,
-    NO_PLAN,
-    NOT_ASKED,
+    N_INJECTED,
+    N_KNOWN,
     NOW,
     PENDING,
     PHASE,
     PLAN,
     RETURN,
-    SERVES,
+    ROWS,
     SHIFT,
     SINCE,
-    SOURCE,
+    SLOWED,
+    SPELL,
     STATUS,
-    STOPPED,
     STUCK,
     TOUCHED,
     UNKNOWN,
+    USEFUL,
+    WASTED,
+    WEATHER,
     WINDOW,
     advance,
-    back_to_checkpoint,
-    back_to_memory,
     book,
     healthy,
     later,
-    promote,
     save,
     want,
 )
-from hops.ways import AGAIN, COPIED, LOADED, THERE, TRAINING, WANTED, notice, pass_states, way_back
-
-NONE = -1  # no checkpoint is being persisted
-
-
-@kernel
-def interrupt(h, course, way, trial, space, r):  # type: ignore[no-untyped-def]
-    """Stop training, as something fails at this tick."""
-    if r[PENDING] != NONE and r[PENDING] <= r[NOW]:
-        promote(space.saved.point)
-    r[PENDING], r[STOPPED] = NONE, r[NOW]
-    r[N_EPISODES] += 1
-    notice(h, course, way, trial, space, r)
-
-
-@inlined
-def go_on(h, course, way, trial, space, r):  # type: ignore[no-untyped-def]
-    """Train again, with what the way back has led to."""
-    saved = space.saved
-    if r[SOURCE] == COPIED:
-        r[MEMORY] = max(r[MEMORY], saved.point[0, 0])
-        back_to_memory(course.pool, course.slot, course.plans, saved.attempt, course.seed, trial, r)
-    elif r[SOURCE] == LOADED:
-        back_to_checkpoint(saved.point, saved.attempt, r)
-    r[N_FROM_MEMORY] += r[SOURCE] != LOADED
-    if way.elastic:
-        turn_to(h, course.plans, n_missing(h, -1, space), course.horizon, space, r)
-    elif not way.pool:
-        space.vacant[:] = 0
-    space.hit[:] = 0
-    r[SHIFT] += r[NOW] - r[STOPPED] if h.exposure else 0
-    r[PHASE] = TRAINING
-
-
-@kernel
-def join(h, course, way, trial, space, r):  # type: ignore[no-untyped-def]
-    """Between two iterations, let all take their places that can; the job stops for that where a unit is whole again."""
-    missing, begun = n_missing(h, r[NOW], space), r[NOW]
-    if course.plans.status[missing] == NOT_ASKED:
-        want(r, SERVES, missing, 0, 0)
-        return WANTED
-    take_back(h, r[NOW], space, r)
-    if missing == r[PLAN] or course.plans.status[missing] == NO_PLAN:
-        return THERE
-    cast(h, space, r)
-    if pass_states(h, course, way, trial, way.n_back, way.ticks.size, space, r) == AGAIN:
-        return AGAIN
-    turn_to(h, course.plans, missing, course.horizon, space, r)
-    r[SHIFT] += r[NOW] - begun if h.exposure else 0
-    return THERE
+from hops.rollback import promote
+from hops.ways import AGAIN, NONE, TRAINING, WANTED, go_on, interrupt, join, log_cut, notice, way_back
 
 
 @inlined
@@ -123,32 +77,38 @@ def start(h, course, way, trial, space, r):  # type: ignore[no-untyped-def]
     """Begin a trial, with zeros in ``r``."""
     r[WINDOW], r[FREE], r[PENDING] = -1, way.spares, NONE
     start_clocks(h, course.seed, trial, space.clocks)
+    start_chaos(h, course.chaos, course.seed, trial, space)
     save(r, space.saved.point, 0)
+    save(r, space.saved.point, 2)
     cast(h, space, r)
     r[RETURN] = NEVER
     turn_to(h, course.plans, 0, course.horizon, space, r)
 
 
+@inlined
+def look(weather, r):  # type: ignore[no-untyped-def]
+    """Take the speeds of now; until which tick they last. Now, or earlier: it is not known."""
+    while r[SPELL] + 1 < weather.tick.size and weather.tick[r[SPELL] + 1] <= r[NOW]:
+        r[SPELL] += 1
+    if r[ROWS] != weather.state[r[SPELL]]:
+        r[ROWS], r[WINDOW] = weather.state[r[SPELL]], -1
+    return weather.tick[r[SPELL] + 1] if r[SPELL] + 1 < weather.tick.size else weather.tick[r[SPELL]]
+
+
 @kernel
 def run_trial(h, course, way, trial, space, r):  # type: ignore[no-untyped-def]
-    """One training run; leaves what became of it in ``r`` (55,), zeros before, or UNKNOWN where it is to go on.
+    """One training run; leaves what became of it in ``r`` (77,), zeros before, or UNKNOWN where it is to go on.
 
     Called again with what it wanted it does. At the end ``space`` is as it was before.
     """
     pool, slot, plans, saved = course.pool, course.slot, course.plans, space.saved
     attempt, words, upto, point = saved.attempt, saved.words, saved.upto, saved.point
-    of, firsts, sizes, ends, copy_every, copy_cost, seed = (
-        plans.of,
-        plans.first,
-        plans.size,
-        space.clocks.tick,
-        course.copy_every,
-        course.copy_cost,
-        course.seed,
-    )
+    ends, copy_every, copy_cost, seed = space.clocks.tick, course.copy_every, course.copy_cost, course.seed
+    of, firsts, sizes = plans.of, plans.first, plans.size
     if r[STATUS] != UNKNOWN:
         start(h, course, way, trial, space, r)
     r[STATUS], crossing = STUCK, False
+    windy = course.weather.tick.size > 0
     while r[PHASE] != TRAINING or r[N_EVENTS] < MOST_FAILURES:
         if r[PHASE] != TRAINING:
             end = way_back(h, course, way, trial, space, r)
@@ -163,10 +123,11 @@ def run_trial(h, course, way, trial, space, r):  # type: ignore[no-untyped-def]
         if r[NOW] >= course.horizon:
             r[STATUS] = FINISHED if course.n_iterations == NEVER else STUCK
             break
-        failure = next_failure(ends, r[SHIFT])
-        limit = min(failure, course.horizon)
         last = point[0, 0] if r[PENDING] == NONE else point[1, 0]
         due = last + course.every if course.every < course.n_iterations - last else course.n_iterations
+        stop = moments(h, course, due, trial, space, r) if course.chaos.times.size else due
+        failure = next_failure(ends, r[SHIFT])
+        limit = min(failure, course.horizon)
         if r[RETURN] <= r[NOW] < limit and r[DONE] < due:
             end = join(h, course, way, trial, space, r)
             if end == WANTED:
@@ -177,34 +138,41 @@ def run_trial(h, course, way, trial, space, r):  # type: ignore[no-untyped-def]
         # what stops nobody who takes part, and a node that comes back, lets the iteration that is under way come to its end
         passes = way.elastic and failure < course.horizon and harmless(h, seed, trial, space, r)
         returns = r[NOW] < r[RETURN] < limit and not crossing
-        until, stop, crossing = r[RETURN] if returns else limit, min(due, r[DONE] + 1) if crossing else due, False
+        until, stop, crossing = r[RETURN] if returns else limit, min(stop, r[DONE] + 1) if crossing else stop, False
+        edge, slow, trained = np.int64(NEVER), r[GIVEN] == 2, r[USEFUL] + r[WASTED]
+        if (windy or course.alone) and r[DONE] < due and r[NOW] < limit:
+            if r[GIVEN]:
+                stop = r[DONE] + 1
+            else:
+                edge = look(course.weather, r) if windy else edge
+                if edge <= r[NOW] or r[N_INJECTED] > r[N_KNOWN]:
+                    want(r, WEATHER, 0, 0, 0)
+                    return
+                slow = windy and course.weather.state[r[SPELL]] > 0
+                if course.alone or (slow and sizes[r[ROWS]] == 0):
+                    want(r, ALONE, r[DONE], attempt[r[DONE]], edge)
+                    return
+                until = min(until, edge)
+        soft = returns or passes or edge < limit
+        begin, size = firsts[r[ROWS]], sizes[r[ROWS]]
         if not advance(
-            pool,
-            slot,
-            of,
-            firsts[r[PLAN]],
-            sizes[r[PLAN]],
-            attempt,
-            words,
-            upto,
-            copy_every,
-            copy_cost,
-            seed,
-            trial,
-            stop,
-            until,
-            returns or passes,
-            r,
-        ):
+            pool, slot, of, begin, size, attempt, words, upto, point, copy_every, copy_cost, seed, trial, stop, until, limit, soft, r
+        ):  # fmt: skip
             if r[STATUS] == UNKNOWN:
                 return
+            r[SLOWED] += r[USEFUL] + r[WASTED] - trained if slow else 0
             if returns:
                 crossing = r[NOW] < r[RETURN]
+            elif edge < limit:
+                if r[NOW] < edge:  # its speeds change within the next iteration
+                    want(r, ALONE, r[DONE], attempt[r[DONE]], edge)
+                    return
             elif passes:
                 fail(h, way, seed, trial, failure, space, r)
             elif limit < course.horizon:
                 interrupt(h, course, way, trial, space, r)
             continue
+        r[SLOWED] += r[USEFUL] + r[WASTED] - trained if slow else 0
         if r[DONE] < due:
             continue
         over = r[DONE] == course.n_iterations
@@ -224,6 +192,7 @@ def run_trial(h, course, way, trial, space, r):  # type: ignore[no-untyped-def]
         if over:
             r[STATUS] = FINISHED
             break
+    log_cut(space, r)
     settle(way, r[NOW], space.away, r)
     count_repairs(h, r[NOW], space, r)
     r[DEGRADED] += r[NOW] - r[SINCE] if r[PLAN] else 0
@@ -233,7 +202,7 @@ def run_trial(h, course, way, trial, space, r):  # type: ignore[no-untyped-def]
 
 @kernel
 def run_trials(h, course, way, first, space, results):  # type: ignore[no-untyped-def]
-    """Trials ``first`` and following, one a row of ``results`` (trials, 55); up to one that is left UNKNOWN, or goes on from there."""
+    """Trials ``first`` and following, one a row of ``results`` (trials, 77); up to one that is left UNKNOWN, or goes on from there."""
     for k in range(results.shape[0]):
         if results[k, STATUS] != UNKNOWN:
             results[k] = 0

@@ -5,7 +5,7 @@ f = faults, c = components of all of them, k = clocks: one a component, or one f
 
 from collections.abc import Mapping, Sequence
 from math import gcd, isinf, lcm
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from hops.checks import Infeasible, no_such
 from hops.cluster import Cluster
 from hops.data_parallel import DataParallel
-from hops.faults import DEVICE, JOB, NODE, Fault
+from hops.faults import DEVICE, JOB, NODE, STOPS, Fault
 from hops.lanes import lanes, shard_size, sharers
 from hops.layout import Layout
 from hops.lifetimes import Lifetime
@@ -87,54 +87,68 @@ def hazards(training: Training, cluster: Cluster, layout: Layout, data_parallel:
             held = [(node, (node - 1) % len(nodes)) for node in range(len(nodes))]
     sizes = np.bincount([place[cluster.node(cluster.order[gpu])] for gpu in range(layout.n_gpus)], minlength=len(nodes))
     piece = gcd(layout.tp * layout.cp, *sizes.tolist())
+    stopping = [fault for fault in failures.faults if fault.stops]
+    found = [[[place[node] for node in group] for group in components(fault, cluster, layout, nodes)] for fault in stopping]
+    delays = [(fault.detection, fault.repair) for fault in stopping]
+    return Hazards(
+        **clockwork(stopping, found, delays, failures.rate, [line.nodes for lines in script for line in lines]),
+        script=np.array([(line.tick, line.detection, line.repair) for lines in script for line in lines], np.int64).reshape(-1, 3),
+        script_first=np.cumsum([0, *map(len, script)]),
+        group=np.cumsum([0, *map(len, held)]),
+        group_node=np.array([node for group in held for node in group], np.int64),
+        unit=np.cumsum([0, *map(len, lost)]),
+        unit_node=np.array([node for unit in lost for node in unit], np.int64),
+        unit_size=layout.dp // len(lost) if elastic is not None and elastic.unit == "replica" else 1,
+        node_size=sizes // piece,
+        piece=piece,
+        n_nodes=len(nodes),
+        exposure=failures.clock == "exposure",
+    )
+
+
+def clockwork(
+    faults: Sequence[Fault],
+    found: Sequence[Sequence[Sequence[int]]],
+    delays: Sequence[tuple[Lifetime, Lifetime]],
+    rate: float,
+    more: Sequence[Sequence[int]] = (),
+) -> dict[str, Any]:
+    """The clocks of faults whose components are ``found`` (members of each), and two times after each failure; the fields of `Hazards`."""
     laws: dict[int, tuple[int, Floats]] = {}
 
     def row(table: Floats) -> int:
         return laws.setdefault(id(table), (len(laws), table))[0]
 
     rows, clocks, groups, firsts = list[tuple[float, int, int, int, int]](), list[tuple[int, int]](), list[Sequence[int]](), [0]
-    for fault in failures.faults:
-        found = components(fault, cluster, layout, nodes)
-        groups += [[place[node] for node in group] for group in found]
-        superposed, mean = fault.lifetime.law == "exponential", _mean(fault.lifetime, failures.rate)
+    for fault, parts, each in zip(faults, found, delays, strict=True):
+        groups += parts
+        superposed, mean = fault.lifetime.law == "exponential", _mean(fault.lifetime, rate)
         if not isinf(mean):
-            clocks += [(len(rows), -1)] if superposed else [(len(rows), component) for component in range(len(found))]
-        (first, law), (_, detect), (_, repair) = (each.tables() for each in (fault.lifetime, fault.detection, fault.repair))
-        counted = mean / (len(found) if superposed else 1)
-        rows.append((counted, row(first), row(law), row(detect), row(repair)))
-        firsts.append(firsts[-1] + len(found))
-    groups += [line.nodes for lines in script for line in lines]
-    most = max((len(fault.batch) for fault in failures.faults), default=1)
-    batch = [np.append(np.cumsum(fault.batch)[:-1], np.ones(1 + most - len(fault.batch))) for fault in failures.faults]
+            clocks += [(len(rows), -1)] if superposed else [(len(rows), component) for component in range(len(parts))]
+        (first, law), (_, detect), (_, repair) = (lifetime.tables() for lifetime in (fault.lifetime, *each))
+        rows.append((mean / (len(parts) if superposed else 1), row(first), row(law), row(detect), row(repair)))
+        firsts.append(firsts[-1] + len(parts))
+    groups += more
+    most = max((len(fault.batch) for fault in faults), default=1)
+    batch = [np.append(np.cumsum(fault.batch)[:-1], np.ones(1 + most - len(fault.batch))) for fault in faults]
     means, first, law, detect, repair = np.array(rows, float).reshape(-1, 5).T
-    return Hazards(
-        np.array([fault.identity for fault in failures.faults], np.uint32),
-        np.array(firsts),
-        means.copy(),
-        first.astype(np.int64),
-        law.astype(np.int64),
-        np.array([_mean(fault.detection) for fault in failures.faults], float),
-        detect.astype(np.int64),
-        np.array([_mean(fault.repair) for fault in failures.faults], float),
-        repair.astype(np.int64),
-        np.array(batch, float).reshape(-1, most),
-        np.array([fault for fault, _ in clocks], np.int64),
-        np.array([component for _, component in clocks], np.int64),
-        np.cumsum([0, *map(len, groups)]),
-        np.array([node for group in groups for node in group], np.int64),
-        np.stack([table for _, table in laws.values()]) if laws else np.zeros((1, 1, 2)),
-        np.array([(line.tick, line.detection, line.repair) for lines in script for line in lines], np.int64).reshape(-1, 3),
-        np.cumsum([0, *map(len, script)]),
-        np.cumsum([0, *map(len, held)]),
-        np.array([node for group in held for node in group], np.int64),
-        np.cumsum([0, *map(len, lost)]),
-        np.array([node for unit in lost for node in unit], np.int64),
-        layout.dp // len(lost) if elastic is not None and elastic.unit == "replica" else 1,
-        sizes // piece,
-        piece,
-        len(nodes),
-        failures.clock == "exposure",
-    )
+    return {
+        "identity": np.array([fault.identity for fault in faults], np.uint32),
+        "first": np.array(firsts),
+        "mean": means.copy(),
+        "first_law": first.astype(np.int64),
+        "law": law.astype(np.int64),
+        "detect": np.array([_mean(each) for each, _ in delays], float),
+        "detect_law": detect.astype(np.int64),
+        "repair": np.array([_mean(each) for _, each in delays], float),
+        "repair_law": repair.astype(np.int64),
+        "batch": np.array(batch, float).reshape(-1, most),
+        "clock_fault": np.array([fault for fault, _ in clocks], np.int64),
+        "clock_component": np.array([component for _, component in clocks], np.int64),
+        "member": np.cumsum([0, *map(len, groups)]),
+        "node": np.array([node for group in groups for node in group], np.int64),
+        "tables": np.stack([table for _, table in laws.values()]) if laws else np.zeros((1, 1, 2)),
+    }
 
 
 def components(fault: Fault, cluster: Cluster, layout: Layout, nodes: Sequence[int]) -> list[Sequence[int]]:
@@ -215,7 +229,7 @@ def _script(script: Script | None, n_trials: int, n_nodes: int) -> Script:
     unknown = [node for lines in script for line in lines for node in line.nodes if node >= n_nodes]
     if unknown:
         raise ValueError(f"failure.script lets node {unknown[0]} fail; the job has nodes 0 to {n_nodes - 1}")
-    return script
+    return tuple(tuple(line for line in lines if line.kind == STOPS) for lines in script)
 
 
 def _mean(lifetime: Lifetime, rate: float = 1.0) -> float:

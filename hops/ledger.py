@@ -16,23 +16,28 @@ from hops.progress import (
     DEGRADED,
     DETECTION,
     DONE,
+    EXECUTED,
     EXPOSED_HIGH,
     EXPOSED_LOW,
     HALF,
     HEALTHY,
     IDLE,
     LOST,
+    LOST_HIGH,
+    LOST_LOW,
     N_CHECKPOINTS,
     N_EPISODES,
     N_FAILURES,
     N_FROM_MEMORY,
     N_PLANS,
+    N_SPELLS,
     NOW,
     QUEUEING,
     RECOVERING,
     REPAIRED,
     REPLAY,
     SAMPLES,
+    SLOWED,
     STANDING_BY,
     USEFUL,
     WASTED,
@@ -44,7 +49,7 @@ BUCKETS = ("useful", "exposed", "bubble", "wasted", "checkpoint", "detection", "
 
 
 def ledger(results: NDArray[np.int64], n_gpus: int, gpus_a_lane: int, spares: int, gpus_a_node: int, piece: int = 1) -> NDArray[np.object_]:
-    """Device-ticks by bucket, (n, b) Python ints, from results (n, 55); they add up to (n_gpus + spares x gpus_a_node) x NOW.
+    """Device-ticks by bucket, (n, b) Python ints, from results (n, 77); they add up to (n_gpus + spares x gpus_a_node) x NOW.
 
     Busy and exposed ticks of the pool are of ranks and lanes, each ``gpus_a_lane`` GPUs. Of iterations that count, "useful" is
     computing, "exposed" waiting that transfers add, "bubble" all other waiting; "wasted" is whatever was discarded. Of the
@@ -64,10 +69,11 @@ def ledger(results: NDArray[np.int64], n_gpus: int, gpus_a_lane: int, spares: in
 type Ratio = tuple[Floats, Floats]  # numerators and denominators, each (n,)
 
 
-def run_metrics(results: NDArray[np.int64], samples: int, pieces: int, iterations: int | None) -> dict[str, Ratio]:
+def run_metrics(results: NDArray[np.int64], samples: int, pieces: int, iterations: int | None, a_lane: int = 1) -> dict[str, Ratio]:
     """Metrics of every trial as numerators and denominators: their mean over trials is a ratio of means.
 
-    ``samples`` of an iteration of the whole job, whose GPUs are so many ``pieces``. `HEALTHY` counts ticks of all ``iterations``;
+    ``samples`` of an iteration of the whole job, whose GPUs are so many ``pieces``; ``a_lane`` as `ledger`'s.
+    `HEALTHY` counts ticks of all ``iterations``;
     where only the horizon ends the run, iterations.
     """
 
@@ -102,6 +108,9 @@ def run_metrics(results: NDArray[np.int64], samples: int, pieces: int, iteration
         "mttr_replay": (column(REPLAY), episodes),
         "lost_work": (column(WASTED), one),
         "lost_iterations": (results[:, LOST].astype(float), one),
+        "lost_busy": (a_lane * (column(LOST_HIGH) * 2**HALF + column(LOST_LOW) + column(EXECUTED)), one),
+        "slowed_time": (column(SLOWED), wall),
+        "n_slowdowns": (results[:, N_SPELLS].astype(float), one),
     }
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hops.clocks import DETECT_STREAM, REPAIR_STREAM, Clocks, delay, end_lifetime, make_clocks, mark_victims
+from hops.clocks import DETECT_STREAM, REPAIR_STREAM, Clocks, delay, end_lifetime, make_clocks, mark_victims, n_drawn, upcoming
 from hops.hazards import Hazards
 from hops.jit import inlined, kernel
 from hops.kernels import NEVER
@@ -17,6 +17,7 @@ from hops.progress import (
     DEGRADED,
     EACH,
     FREE,
+    GIVEN,
     HARMLESS,
     N_AWAY,
     N_EVENTS,
@@ -28,6 +29,7 @@ from hops.progress import (
     REPAIRED,
     REPAIRED_UNTIL,
     RETURN,
+    ROWS,
     SETTLED,
     SHIFT,
     SINCE,
@@ -73,14 +75,19 @@ class Space(NamedTuple):
     out: NDArray[np.int8]  # (n_nodes,) it has no work in the plan that is on
     seen: NDArray[np.int8]  # (n_nodes,) scratch of scratch: 0
     used: NDArray[np.int8]  # (k,) plans that were on
+    injected: NDArray[np.int64]  # (most, 2) what chaos slows: row, tick
+    cuts: NDArray[np.int64]  # (cuts, 5) of a trial, where asked for: iteration, attempt, when it began, was cut, and that was known
 
 
-def make_space(n_iterations: int, h: Hazards, spares: int, n_logged: int = 0) -> Space:
-    """Scratch for runs of at most so many iterations."""
-    clocks = make_clocks(1 if len(h.script) else h.clock_fault.size)
+def make_space(n_iterations: int, h: Hazards, spares: int, n_logged: int = 0, n_forced: int = 0) -> Space:
+    """Scratch for runs of at most so many iterations, of which so many failures and cuts are logged."""
+    clocks = make_clocks(h, n_forced)
     hit, vacant, part, out, seen = (np.zeros(h.n_nodes, np.int8) for _ in range(5))
     away, log, back = np.empty(spares + h.n_nodes, np.int64), np.empty((n_logged, 5), np.int64), np.empty(h.n_nodes, np.int64)
-    return Space(make_saved(n_iterations), clocks, hit, vacant, away, log, back, part, out, seen, np.zeros(h.unit.size, np.int8))
+    used, cuts = np.zeros(h.unit.size, np.int8), np.empty((n_logged, 5), np.int64)
+    return Space(
+        make_saved(n_iterations), clocks, hit, vacant, away, log, back, part, out, seen, used, np.empty((MOST_FAILURES, 2), np.int64), cuts
+    )
 
 
 @inlined
@@ -93,8 +100,12 @@ def next_failure(ends, shift):  # type: ignore[no-untyped-def]
 def fail(h, way, seed, trial, tick, space, r):  # type: ignore[no-untyped-def]
     """Let what fails next fail at ``tick``; ticks until that is known. Nodes that are away cannot: a failure of none but these is none."""
     clock, n = end_lifetime(h, seed, trial, space.clocks)
-    known = delay(h, h.detect, h.detect_law, clock, n, DETECT_STREAM, seed, trial)
-    repaired = delay(h, h.repair, h.repair_law, clock, n, REPAIR_STREAM, seed, trial)
+    forced = clock - n_drawn(h)
+    if forced >= 0:
+        known, repaired = space.clocks.forced[forced, 1], space.clocks.forced[forced, 2]
+    else:
+        known = delay(h, h.detect, h.detect_law, clock, n, DETECT_STREAM, seed, trial)
+        repaired = delay(h, h.repair, h.repair_law, clock, n, REPAIR_STREAM, seed, trial)
     r[N_EVENTS] += 1
     if way.elastic:
         mark_victims(h, clock, n, seed, trial, space.seen, space.seen)
@@ -235,7 +246,8 @@ def turn_to(h, plans, missing, horizon, space, r):  # type: ignore[no-untyped-de
     """Train by the plan for so many missing units from here on."""
     count_repairs(h, r[NOW], space, r)
     r[DEGRADED] += r[NOW] - r[SINCE] if r[PLAN] else 0
-    r[PLAN], r[SINCE], r[EACH], r[OUT], r[WINDOW] = missing, r[NOW], plans.samples[missing], plans.idle[missing], -1
+    r[PLAN], r[ROWS], r[WINDOW], r[GIVEN] = missing, missing, -1, 0
+    r[SINCE], r[EACH], r[OUT] = r[NOW], plans.samples[missing], plans.idle[missing]
     if r[NOW] < horizon and not space.used[missing]:
         space.used[missing] = 1
         r[N_PLANS] += 1
@@ -247,8 +259,9 @@ def turn_to(h, plans, missing, horizon, space, r):  # type: ignore[no-untyped-de
 def harmless(h, seed, trial, space, r):  # type: ignore[no-untyped-def]
     """Whether what fails next stops nobody who takes part."""
     if r[HARMLESS] == ASK:
-        clock, tick = space.clocks.clock[0], next_failure(space.clocks.tick, r[SHIFT])
-        mark_victims(h, clock, space.clocks.n_ended[clock], seed, trial, space.seen, space.seen)
+        tick = next_failure(space.clocks.tick, r[SHIFT])
+        clock, n = upcoming(h, space.clocks)
+        mark_victims(h, clock, n, seed, trial, space.seen, space.seen)
         r[HARMLESS] = 1
         for node in range(h.n_nodes):
             if space.seen[node] and space.part[node] and (space.vacant[node] == 0 or space.back[node] <= tick):

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from hops.clocks import NO_CHAOS, Chaos
 from hops.jit import inlined, kernel
 from hops.kernels import NEVER
 from hops.noise import BLOCKS, LANES, philox
@@ -25,10 +26,20 @@ IDLE = 29  # and the five after: the first six, times the GPUs that have no work
 (PENDING, SHIFT, PHASE, STOPPED, SOURCE, WANT, ARGUMENT, ATTEMPT, LAST) = range(35, 44)
 # of the plan that is on: units missing, GPUs without work, samples of an iteration; and since when
 (PLAN, OUT, EACH, SINCE, DEGRADED, REPAIRED, REPAIRED_UNTIL, RETURN, HARMLESS, N_PLANS, N_EVENTS) = range(44, 55)
-N_RESULTS = 55
+# what was asked for: an iteration that was evaluated alone (2: disturbed), its three rows; and of the weather: the piece that is
+# on, the rows of the pool that it takes, when training last began, ticks of disturbed iterations, spells that have begun
+(GIVEN, GIVEN_TIME, GIVEN_BUSY, GIVEN_EXPOSED, SPELL, ROWS, RESUMED, SLOWED, N_SPELLS) = range(55, 64)
+# of what was discarded: computing of iterations that were rolled back, ticks of those that were cut; of the last one that was:
+# iteration + 1, attempt, when it began
+(LOST_HIGH, LOST_LOW, PARTIAL, CUT, CUT_ATTEMPT, CUT_BEGUN, N_CUTS, CUTS_OPEN) = range(64, 72)
+ENTERED, ENTERED_AT = range(72, 74)  # iteration + 1 whose checkpoint, or which itself, was last entered (`hops.chaos`)
+EXECUTED, N_INJECTED, N_KNOWN = range(74, 77)  # ticks computed in iterations that were cut; what chaos slows, and of that what is known
+N_RESULTS = 77
 KEPT = (USEFUL, BUSY_HIGH, BUSY_LOW, EXPOSED_HIGH, EXPOSED_LOW, SAMPLES, IDLE + USEFUL)  # what a rollback takes back
 FINISHED, STUCK, UNKNOWN = range(3)  # STATUS; unknown: what it WANTs
-TIMES, SERVES = range(2)  # WANT: ticks of attempt ATTEMPT at iterations ARGUMENT to LAST; the plan for so many units missing, ARGUMENT
+# WANT: ticks of attempt ATTEMPT at iterations ARGUMENT to LAST; the plan for so many units missing, ARGUMENT; attempt ATTEMPT at
+# iteration ARGUMENT alone, which begins now and may be disturbed until tick LAST; the weather from now on
+TIMES, SERVES, ALONE, WEATHER = range(4)
 HALF = 32  # busy ticks of all GPUs pass 2^63 in 54 days of 16,384: they are counted in halves of so many bits
 
 
@@ -56,6 +67,18 @@ def one_plan(n: int, samples: int = 1) -> Plans:
     return Plans(0 * one, n * one, PLANNED * one, samples * one, 0 * one, one > 0, np.zeros(0, np.int64))
 
 
+class Weather(NamedTuple):
+    """What the job meets that slows it; e = pieces of time. No pieces: there is never any."""
+
+    tick: NDArray[np.int64]  # (e,) when a piece begins, the first at 0; the last says until when all is known
+    state: NDArray[
+        np.int64
+    ]  # (e,) which speeds it has, 0: the usual ones; its iterations are rows first[state] .. of the pool, see `Plans`
+
+
+CALM = Weather(np.zeros(0, np.int64), np.zeros(0, np.int64))
+
+
 class Course(NamedTuple):
     """A run as it should go."""
 
@@ -70,6 +93,9 @@ class Course(NamedTuple):
     seed: int
     slot: NDArray[np.int64]  # (attempts, i) rows of the pool, -1: not known yet; of no attempts: drawn at random
     plans: Plans
+    weather: Weather = CALM
+    chaos: Chaos = NO_CHAOS
+    alone: bool = False  # every iteration is evaluated alone
 
 
 class Saved(NamedTuple):
@@ -78,13 +104,13 @@ class Saved(NamedTuple):
     attempt: NDArray[np.int32]  # (i,) how often an iteration was begun; 0 from TOUCHED on
     words: NDArray[np.uint32]  # (4, BLOCKS)
     upto: NDArray[np.int64]  # (3, LANES + 1) sums of the pool over the first attempts at the iterations of window WINDOW, from its first on
-    point: NDArray[np.int64]  # (2, 1 + 7) durable checkpoint, and one that is being persisted: iterations done, `KEPT`
+    point: NDArray[np.int64]  # (3, 1 + 7) durable checkpoint, one that is being persisted, copy in others' memory: iterations done, `KEPT`
 
 
 def make_saved(n_iterations: int) -> Saved:
     """Memory for runs of at most so many iterations."""
     words, upto = np.empty((4, BLOCKS), np.uint32), np.zeros((3, LANES + 1), np.int64)
-    return Saved(np.zeros(n_iterations + 1, np.int32), words, upto, np.zeros((2, 1 + len(KEPT)), np.int64))
+    return Saved(np.zeros(n_iterations + 1, np.int32), words, upto, np.zeros((3, 1 + len(KEPT)), np.int64))
 
 
 @kernel
@@ -92,7 +118,7 @@ def read_window(window, i, pool, slot, of, upto, r):  # type: ignore[no-untyped-
     """Sums over the first attempts at a window's iterations, (3, LANES + 1); False: those from ``i`` on are not known for this plan."""
     first, n = window * LANES, min(LANES, slot.shape[1] - window * LANES)
     for at in range(i, first + n):
-        if of[slot[0, at]] != r[PLAN]:
+        if of[slot[0, at]] != r[ROWS]:
             want(r, TIMES, i, 0, first + n)
             return False
     for at in range(n):
@@ -179,25 +205,51 @@ def keep(r, n, whole, busy, exposed):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def advance(pool, slot, of, begin, size, attempt, words, upto, copy_every, copy_cost, seed, trial, stop, limit, soft, r):  # type: ignore[no-untyped-def]
+def save(r, point, row):  # type: ignore[no-untyped-def]
+    """Write what is done into a checkpoint."""
+    point[row, 0] = r[DONE]
+    for k, kept in enumerate(KEPT):
+        point[row, 1 + k] = r[kept]
+
+
+@inlined
+def forgo(r, n, whole, busy, exposed, point):  # type: ignore[no-untyped-def]
+    """Take ``n`` iterations that were done later out of the copy in others' memory; as `KEPT` has them."""
+    mask = np.int64((1 << HALF) - 1)
+    point[2, 0] = r[MEMORY]
+    point[2, 1] -= whole
+    point[2, 2] -= busy >> HALF
+    point[2, 3] -= busy & mask
+    point[2, 4] -= exposed >> HALF
+    point[2, 5] -= exposed & mask
+    point[2, 6] -= n * r[EACH]
+    point[2, 7] -= r[OUT] * whole
+
+
+@inlined
+def advance(pool, slot, of, begin, size, attempt, words, upto, point, copy_every, copy_cost, seed, trial, stop, limit, hard, soft, r):  # type: ignore[no-untyped-def]
     """Train until ``stop`` iterations are done, or until tick ``limit``; what is under way then is discarded. True: all are done.
 
-    With a ``soft`` limit it is not even begun. The parts of `Course` and `Saved` one by one: as tuples they took 200 ns a call, in
+    With a ``soft`` limit it is not even begun, and a copy is made until tick ``hard``.
+    The parts of `Course` and `Saved` one by one: as tuples they took 200 ns a call, in
     which numba counts references.
     """
     while r[DONE] < stop:
         i = r[DONE]
-        if i < r[TOUCHED]:
-            row, begun = row_of(i, attempt[i], slot, of, r[PLAN], begin, size, seed, trial), r[NOW]
-            if row < 0:
-                want(r, TIMES, i, attempt[i], min(r[TOUCHED], slot.shape[1]))
-                return False
-            done = i + (begun + pool[TIME, row] <= limit)
+        if i < r[TOUCHED] or r[GIVEN]:
+            begun, time, busy, exposed = r[NOW], r[GIVEN_TIME], r[GIVEN_BUSY], r[GIVEN_EXPOSED]
+            if not r[GIVEN]:
+                row = row_of(i, attempt[i], slot, of, r[ROWS], begin, size, seed, trial)
+                if row < 0:
+                    want(r, TIMES, i, attempt[i], min(r[TOUCHED], slot.shape[1]))
+                    return False
+                time, busy, exposed = pool[TIME, row], pool[BUSY, row], pool[EXPOSED, row]
+            done = i + (begun + time <= limit)
             if done > i:
-                keep(r, 1, pool[TIME, row], pool[BUSY, row], pool[EXPOSED, row])
-            if done > i or not soft:
-                r[REPLAY] += min(begun + pool[TIME, row], limit) - begun
-            end = i + 1
+                keep(r, 1, time, busy, exposed)
+            if i < r[TOUCHED] and (done > i or not soft):
+                r[REPLAY] += min(begun + time, limit) - begun
+            end, r[GIVEN] = i + 1, r[GIVEN] if soft and done == i else 0
         else:
             window = i // LANES
             if r[WINDOW] != window:
@@ -222,18 +274,32 @@ def advance(pool, slot, of, begin, size, attempt, words, upto, copy_every, copy_
                 keep(r, done - i, upto[TIME, b] - upto[TIME, a], upto[BUSY, b] - upto[BUSY, a], upto[EXPOSED, b] - upto[EXPOSED, a])
                 made = (done - 1) // copy_every - copies
                 book(r, CHECKPOINT, r[NOW] + made * copy_cost)
-                r[MEMORY] = max(r[MEMORY], (done - 1) // copy_every * copy_every)
+                if made > 0:
+                    r[MEMORY] = (done - 1) // copy_every * copy_every
+                    save(r, point, 2)
+                    at = r[MEMORY] - first
+                    forgo(
+                        r,
+                        done - r[MEMORY],
+                        upto[TIME, b] - upto[TIME, at],
+                        upto[BUSY, b] - upto[BUSY, at],
+                        upto[EXPOSED, b] - upto[EXPOSED, at],
+                        point,
+                    )
         r[DONE] = done
         if done > i and done % copy_every == 0:
             copied = r[NOW] + copy_cost
-            book(r, CHECKPOINT, min(copied, limit))
-            if copied > limit:
+            book(r, CHECKPOINT, min(copied, hard))
+            if copied > hard:
                 return False
             r[MEMORY] = done
+            save(r, point, 2)
         if done < end and soft:
             return False
         if done < end:
             if limit > r[NOW]:  # what would begin at the tick of a failure has not begun
+                r[CUT], r[CUT_ATTEMPT], r[CUT_BEGUN] = done + 1, attempt[done], r[NOW]
+                r[PARTIAL] += limit - r[NOW]
                 attempt[done] += 1
                 r[TOUCHED] = max(r[TOUCHED], done + 1)
             book(r, WASTED, limit)
@@ -241,64 +307,11 @@ def advance(pool, slot, of, begin, size, attempt, words, upto, copy_every, copy_
     return True
 
 
-@inlined
-def save(r, point, row):  # type: ignore[no-untyped-def]
-    """Write what is done into a checkpoint."""
-    point[row, 0] = r[DONE]
-    for k, kept in enumerate(KEPT):
-        point[row, 1 + k] = r[kept]
-
-
-@inlined
-def promote(point):  # type: ignore[no-untyped-def]
-    """What was being persisted is durable."""
-    for k in range(point.shape[1]):
-        point[0, k] = point[1, k]
-
-
-@kernel
-def forget(done, attempt, r):  # type: ignore[no-untyped-def]
-    """Iterations from ``done`` on have been for nothing, and will be attempted again."""
-    r[LOST] += r[DONE] - done
-    for i in range(done, r[DONE]):
-        attempt[i] += 1
-    r[TOUCHED] = max(r[TOUCHED], r[DONE])
-    r[DONE] = done
-
-
-@kernel
-def back_to_memory(pool, slot, plans, attempt, seed, trial, r):  # type: ignore[no-untyped-def]
-    """Go back to the last copy in the memory of others; all iterations since are of the plan that is on."""
-    mask, of, begin, size = np.int64((1 << HALF) - 1), plans.of, plans.first[r[PLAN]], plans.size[r[PLAN]]
-    for i in range(r[MEMORY], r[DONE]):
-        row = row_of(i, attempt[i], slot, of, r[PLAN], begin, size, seed, trial)
-        r[USEFUL] -= pool[TIME, row]
-        r[WASTED] += pool[TIME, row]
-        r[BUSY_HIGH] -= pool[BUSY, row] >> HALF
-        r[BUSY_LOW] -= pool[BUSY, row] & mask
-        r[EXPOSED_HIGH] -= pool[EXPOSED, row] >> HALF
-        r[EXPOSED_LOW] -= pool[EXPOSED, row] & mask
-        r[SAMPLES] -= r[EACH]
-    forget(r[MEMORY], attempt, r)
-
-
-@kernel
-def back_to_checkpoint(point, attempt, r):  # type: ignore[no-untyped-def]
-    """Go back to the durable checkpoint."""
-    useful, idle = r[USEFUL], r[IDLE + USEFUL]
-    for k, kept in enumerate(KEPT):
-        r[kept] = point[0, 1 + k]
-    r[WASTED] += useful - r[USEFUL]
-    r[IDLE + WASTED] += idle - r[IDLE + USEFUL]
-    forget(point[0, 0], attempt, r)
-    r[MEMORY] = r[DONE]
-
-
 @kernel
 def healthy(course, trial, saved, r):  # type: ignore[no-untyped-def]
     """The same trial without failures and checkpoints: ticks of all iterations; or how many fit, where only the horizon ends the run."""
     upto, now, done = saved.upto, np.int64(0), 0
-    plans, r[PLAN] = course.plans, 0
+    plans, r[ROWS] = course.plans, 0
     while done < course.n_iterations:
         draw_window(
             done // LANES, done, course.pool, course.slot, plans.of, plans.first[0], plans.size[0], course.seed, trial, saved.words, upto, r

@@ -7,46 +7,43 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from hops.chaos import chaos_of
 from hops.checks import Infeasible
-from hops.clocks import mark_victims
+from hops.clocks import mark_victims, n_drawn
 from hops.elastic import Elasticity, move_time, samples_of
-from hops.episodes import run_trial, run_trials
-from hops.executor import Team, evaluate_iterations
+from hops.episodes import run_trials
+from hops.executor import Team
 from hops.hazards import Hazards
 from hops.kernels import NEVER
 from hops.ledger import Ratio, ledger, run_metrics
-from hops.places import Space, Way, make_space
+from hops.places import Way
 from hops.progress import (
     ARGUMENT,
-    ATTEMPT,
     DONE,
-    HEALTHY,
-    LAST,
     N_FAILURES,
     N_RESULTS,
     NOW,
-    PLAN,
     QUEUEING,
     RECOVERING,
     SERVES,
     STATUS,
     STUCK,
-    UNKNOWN,
     WANT,
     Course,
     Rows,
-    healthy,
     one_plan,
 )
 from hops.recovery import QUEUE, Machine
 from hops.renewal import expected
 from hops.scripts import Line, Script
 from hops.simulation import Case
-from hops.training import DAY, MOST_EXACT, Training
+from hops.sky import Sky
+from hops.spells import slowing, told
+from hops.training import DAY, Training
+from hops.trials import Trials
 from hops.weights import TICKS
 
 MOST_ITERATIONS = 1 << 27  # of a run; each takes 4 bytes a thread
-MOST_ATTEMPTS = 127  # at an iteration of a run of tier "exact"
 TRIALS = 8  # a task
 
 
@@ -56,7 +53,7 @@ class Outcomes(NamedTuple):
     case: Case
     course: Course
     pool: Rows  # (3, m), sampled
-    results: NDArray[np.int64]  # (n, 55), see `hops.progress`; none of a run of tier "analytic"
+    results: NDArray[np.int64]  # (n, 77), see `hops.progress`; none of a run of tier "analytic"
 
     @property
     def metrics(self) -> Mapping[str, Ratio]:
@@ -66,43 +63,60 @@ class Outcomes(NamedTuple):
         if training.run.tier == "analytic":
             return expected(training, h, self.course, samples)
         nodes = int(h.node_size.sum())
-        return run_metrics(self.results, int(self.course.plans.samples[0]), nodes, training.run.iterations)
+        return run_metrics(self.results, int(self.course.plans.samples[0]), nodes, training.run.iterations, self.a_lane)
+
+    @property
+    def a_lane(self) -> int:
+        """GPUs that one of the ticks stands for which are counted by ranks and lanes."""
+        s, (training, h) = self.case.scenario, training_of(self.case)
+        n_lanes = self.case.weights.variant.size if training.failures.slows else self.case.n_lanes
+        return h.piece if training.machine.elastic else s.layout.n_gpus // (s.pp * n_lanes)
 
     @property
     def ledger(self) -> NDArray[np.object_]:
         """Device-ticks by bucket, (n, b) Python ints."""
         s, (training, h) = self.case.scenario, training_of(self.case)
         spares, node = training.machine.spares, self.case.weights.cluster.nodes[0][0]
-        a_lane = h.piece if training.machine.elastic else s.layout.n_gpus // (s.pp * self.case.n_lanes)
-        return ledger(self.results, s.layout.n_gpus, a_lane, spares, node.n_gpus, h.piece)
+        return ledger(self.results, s.layout.n_gpus, self.a_lane, spares, node.n_gpus, h.piece)
 
 
 def run_case(case: Case, pool: Rows, team: Team) -> Outcomes:
     """Evaluate all trials of a cell whose sampled iterations are ``pool`` (3, m)."""
     training, h = training_of(case)
-    elastic, course = make_course(case, pool)
     if training.run.tier == "analytic":
-        return Outcomes(case, course, pool, np.zeros((0, N_RESULTS), np.int64))
-    way, bound = way_of(training.machine, move_time(case)), _bound(course)
-    if bound > MOST_ITERATIONS:
-        raise Infeasible(f"the run has up to {bound:.3g} iterations; at most {MOST_ITERATIONS} are possible (try fewer, or fewer days)")
+        return Outcomes(case, make_course(case, pool)[1], pool, np.zeros((0, N_RESULTS), np.int64))
+    trials = make_trials(case, pool)
     results = np.zeros((training.trials, N_RESULTS), np.int64)
 
     def task(first: int, last: int) -> None:
-        space, own, at = make_space(bound, h, way.spares), course, first
+        space, at = trials.space(), first
+        if not trials.plain:
+            for trial in range(first, last):
+                trials.run(trial, space, results[trial])
+            return
+        own = trials.course
         while at < last:
-            at += run_trials(h, own, way, at, space, results[at:last])
+            at += run_trials(h, own, trials.way, at, space, results[at:last])
             if at < last:
-                own = _served(elastic, own, results[at])
+                own = _served(trials.elastic, own, results[at])
+        for r in results[first:last]:
+            trials.count_shares(r)
 
-    def one(trial: int) -> None:
-        exact_trial(case, elastic, course, trial, results[trial])
+    size = TRIALS if trials.plain else 1
+    team.run(task, ((at, min(at + size, training.trials)) for at in range(0, training.trials, size)))
+    return _ended(Outcomes(case, trials.course, pool, results), h)
 
-    if training.run.tier == "exact":
-        team.run(one, ((trial,) for trial in range(training.trials)))
-    else:
-        team.run(task, ((at, min(at + TRIALS, training.trials)) for at in range(0, training.trials, TRIALS)))
-    return _ended(Outcomes(case, course, pool, results), h)
+
+def make_trials(case: Case, pool: Rows) -> Trials:
+    """All that the trials of a cell have in common."""
+    training, h = training_of(case)
+    sky = Sky(case, slowing(training, case.weights.cluster, case.scenario.layout), True if training.run.engine == "event" else None)
+    elastic, course = make_course(case, sky.all_lanes(pool))
+    course, bound = course._replace(alone=training.run.engine == "event", chaos=chaos_of(training, h)), _bound(course)
+    if bound > MOST_ITERATIONS:
+        raise Infeasible(f"the run has up to {bound:.3g} iterations; at most {MOST_ITERATIONS} are possible (try fewer, or fewer days)")
+    way = way_of(training.machine, move_time(case))
+    return Trials(case, h, course, way, elastic, sky, training.run.tier == "exact", bound)
 
 
 def make_course(case: Case, pool: Rows) -> tuple[Elasticity | None, Course]:
@@ -124,44 +138,6 @@ def _served(elastic: Elasticity | None, course: Course, r: NDArray[np.int64]) ->
     return elastic.serve(course, int(r[ARGUMENT]))
 
 
-def exact_trial(case: Case, elastic: Elasticity | None, course: Course, trial: int, r: NDArray[np.int64], n_logged: int = 0) -> Space:
-    """Run a trial whose every attempt at an iteration is evaluated by the pipeline's own kernel, when it asks for it; what it leaves."""
-    (training, h), n = training_of(case), course.n_iterations
-    way, space = way_of(training.machine, move_time(case)), make_space(n, h, training.machine.spares, n_logged)
-
-    def rows(missing: int, first: int, n: int) -> Rows:
-        return (
-            evaluate_iterations(case, trial, first, n) if elastic is None else elastic.found[missing].iterations(trial, first, n, h.piece)
-        )
-
-    pool, slot, of = rows(0, 0, n), np.arange(n)[None], np.zeros(n, np.int64)
-
-    def knowing(course: Course) -> Course:
-        return course._replace(pool=pool, slot=slot, plans=course.plans._replace(of=of))
-
-    course, r[:] = knowing(course), 0
-    r[HEALTHY] = healthy(course, trial, space.saved, r)
-    while True:
-        run_trial(h, course, way, trial, space, r)
-        if r[STATUS] != UNKNOWN:
-            return space
-        if r[WANT] == SERVES:
-            course = _served(elastic, course, r)
-            continue
-        missing, attempt, first, last = (int(r[each]) for each in (PLAN, ATTEMPT, ARGUMENT, LAST))
-        if attempt > MOST_ATTEMPTS:
-            raise Infeasible(f"trial {trial} attempts iteration {first} more often than run.tier=exact can, {MOST_ATTEMPTS} times")
-        if attempt == len(slot):
-            slot = np.concatenate([slot, np.full((1, n), -1)])
-        if missing == 0 and attempt == 0:
-            slot[0, first:last] = np.arange(first, last)  # those before were of another plan
-        else:
-            slot[attempt, first:last] = pool.shape[1] + np.arange(last - first)
-            more = rows(missing, attempt * MOST_EXACT + first, last - first)
-            pool, of = np.concatenate([pool, more], axis=1), np.append(of, np.full(last - first, missing))
-        course = knowing(course)
-
-
 def _ended(outcomes: Outcomes, h: Hazards) -> Outcomes:
     """The outcomes, if all trials have come to an end."""
     stuck = np.flatnonzero(outcomes.results[:, STATUS] == STUCK)
@@ -173,27 +149,30 @@ def _ended(outcomes: Outcomes, h: Hazards) -> Outcomes:
 def failures_of(outcomes: Outcomes) -> Script:
     """The failures that each trial met, by running it once more; replayed (``failure=file``) they give the same results."""
     training, h = training_of(outcomes.case)
-    names, way = [fault.name for fault in training.failures.faults], way_of(training.machine, move_time(outcomes.case))
-    elastic, course = make_course(outcomes.case, outcomes.pool)
-    script = []
+    names = [fault.name for fault in training.failures.faults if fault.stops]
+    trials = make_trials(outcomes.case, outcomes.pool)
+    nodes, script = nodes_of(outcomes.case), []
     for trial, r in enumerate(outcomes.results):
-        again, n_logged = np.zeros_like(r), int(r[N_FAILURES])
-        if training.run.tier == "exact":
-            space = exact_trial(outcomes.case, elastic, course, trial, again, n_logged)
-        else:
-            space = make_space(_bound(course), h, way.spares, n_logged)
-            run_trial(h, course, way, trial, space, again)
-            while again[STATUS] == UNKNOWN:
-                course = _served(elastic, course, again)
-                run_trial(h, course, way, trial, space, again)
+        again, space = np.zeros_like(r), trials.space(int(r[N_FAILURES]))
+        one = trials.run(trial, space, again)
         lines = []
-        for tick, clock, n, known, repaired in space.log.tolist():
+        for tick, clock, n, known, repaired in space.log[: r[N_FAILURES]].tolist():
             hit = np.zeros(h.n_nodes, np.int8)
             mark_victims(h, clock, n, outcomes.course.seed, trial, hit, hit.copy())
-            name = names[h.clock_fault[clock]] if names else "script"
+            forced = clock >= n_drawn(h)
+            name = "forced" if forced else names[h.clock_fault[clock]] if names else "script"
             lines.append(Line(tick, tuple(np.flatnonzero(hit).tolist()), known, repaired, name))
+        if one.forecast is not None:
+            begun = [spell for spell in one.forecast.found if spell.begin < r[NOW]]
+            lines = sorted([*lines, *told(one.forecast.spells, begun, nodes)], key=lambda line: line.tick)
         script.append(tuple(lines))
     return tuple(script)
+
+
+def nodes_of(case: Case) -> dict[int, int]:
+    """Place in the job of every node of it."""
+    cluster, n = case.weights.cluster, case.scenario.layout.n_gpus
+    return {node: i for i, node in enumerate(sorted({cluster.node(cluster.order[gpu]) for gpu in range(n)}))}
 
 
 def _bound(course: Course) -> int:

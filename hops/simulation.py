@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from hops.chaos import chaos_of
 from hops.checks import Infeasible
 from hops.contention import meeting, planned
 from hops.distributions import TERMS
@@ -31,6 +32,7 @@ from hops.scenario import Scenario
 from hops.schedules import SCHEDULES, program
 from hops.sections import Choice
 from hops.speeds import MOST_DEN
+from hops.spells import slowing
 from hops.weights import TICKS, Floats, Question, Weights, check_clock, question, weights
 
 MOST_PASSES = 1 << 20  # of a microbatch through a stage; lowering takes 2.1 kB each at its peak (ZB-H1, tracemalloc), so about 2 GB
@@ -177,6 +179,12 @@ def prepare(scenario: Scenario) -> Case:
     found = None if s.training is None else hazards(s.training, numbers.cluster, s.layout, s.data_parallel)
     if s.training is not None and found is not None:
         s.training.checkpoint.seconds(found.mtbf)  # an interval that cannot be is refused here
+        chaos_of(s.training, found)
+        slowed = slowing(s.training, numbers.cluster, s.layout) is not None
+        if slowed and s.contention == "fair":
+            raise ValueError("contention=fair divides links by rates of its own, which no fault can change (try contention=fifo)")
+        if slowed and s.hindrances.disturbances:
+            raise Infeasible("disturbance is of every iteration, and a fault that slows the job of some: both at once are not modelled")
     case = Case(s, numbers, tables, found)
     check_clock(most_ticks(case) * (MOST_DEN if s.hindrances.disturbances else 1))
     check_room(numbers.costs, numbers.room, *sharers(s.layout, s.data_parallel, built.graph.pipelines), s.data_parallel.zero)

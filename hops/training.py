@@ -9,6 +9,7 @@ from hops.recovery import Machine
 from hops.sections import Frozen, check_keys, remember, values_of
 
 TIERS = ("resampled", "exact", "analytic")
+ENGINES = ("hybrid", "event")
 DAY = 86400.0  # seconds
 MOST_EXACT = 1 << 26  # iterations; attempt a at iteration i is draw a x this + i
 
@@ -19,12 +20,13 @@ class Run:
 
     ``tier`` says where the times of its iterations come from: "resampled" draws each from the cell's sampled iterations; "exact"
     evaluates the pipeline for each (those of trial 0 are the cell's own draws); "analytic" gives, in place of trials, the exact
-    mean where failures are exponential.
+    mean where failures are exponential. By ``engine`` "event" every iteration goes through the event loop, one by one: slow, to check.
     """
 
     iterations: int | None
     days: float | None
     tier: str = "resampled"
+    engine: str = "hybrid"
 
 
 @dataclass(frozen=True)
@@ -42,15 +44,18 @@ class Training:
 def make_run(section: Frozen) -> Run | None:
     """Check the config section ``run``; None where no run is asked for."""
     values = values_of("run", section)
-    check_keys("run", "run", values, ("iterations", "days", "tier"))
+    check_keys("run", "run", values, ("iterations", "days", "tier", "engine"))
     iterations, days = values.get("iterations"), values.get("days")
     tier = one_of("run.tier", values.get("tier", "resampled"), TIERS)
+    engine = one_of("run.engine", values.get("engine", "hybrid"), ENGINES)
     if iterations is None and days is None:
         return None
+    if engine == "event" and tier != "exact":
+        raise ValueError(f"run.engine=event evaluates every iteration; got run.tier={tier} (try run.tier=exact)")
     if iterations is not None and days is not None:
         raise ValueError(f"run.iterations={iterations} and run.days={days} are both given (leave one of them out)")
     if days is not None and tier == "exact":
         raise ValueError("run.tier=exact evaluates every iteration, so it needs their number (set run.iterations in place of run.days)")
     if days is not None:
-        return Run(None, positive("run.days", days), tier)
-    return Run(count("run.iterations", iterations, most=MOST_EXACT if tier == "exact" else None), None, tier)
+        return Run(None, positive("run.days", days), tier, engine)
+    return Run(count("run.iterations", iterations, most=MOST_EXACT if tier == "exact" else None), None, tier, engine)

@@ -77,6 +77,14 @@ VARIABLES = {
     "mttr_replay": Variable("trial", "s", "time after that in iterations that had begun before, an interruption"),
     "lost_work": Variable("trial", "s", "time of training that was discarded", "iterations that were cut or rolled back"),
     "lost_iterations": Variable("trial", "1", "iterations that were rolled back"),
+    "lost_busy": Variable(
+        "trial",
+        "s",
+        "computing of all GPUs that was discarded",
+        "of iterations that were cut: exact in run.tier=exact, else their mean share",
+    ),
+    "slowed_time": Variable("trial", "1", "share of the wall time in iterations that something slowed"),
+    "n_slowdowns": Variable("trial", "1", "times that something began to be slow, or to stand still"),
     "ledger": Variable("trial bucket", "s", "time of all GPUs by what became of it", "adds up to GPUs x wall time: hops/ledger.py"),
 }
 

@@ -105,6 +105,8 @@ def both(pool, faults, machine, trials, scripts=None, clock="calendar", **course
         one = {name: int(r[at]) for name, at in COLUMNS.items()}
         one["busy"] = int(r[progress.BUSY_HIGH]) * 2**32 + int(r[progress.BUSY_LOW])
         one["exposed"] = int(r[progress.EXPOSED_HIGH]) * 2**32 + int(r[progress.EXPOSED_LOW])
+        one["lost busy"] = int(r[progress.LOST_HIGH]) * 2**32 + int(r[progress.LOST_LOW])
+        one |= {"slowed": int(r[progress.SLOWED]), "spells": int(r[progress.N_SPELLS])}
         found.append(one | {"finished": bool(r[progress.STATUS] == FINISHED)})
     return found, wanted_results
 

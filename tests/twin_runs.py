@@ -45,20 +45,27 @@ class Failures:
             for who in [0xFFFFFFFF] if fault.one_clock else range(len(fault.nodes)):
                 first = self.lifetime(fault, who, 0)
                 self.clocks.append([first, len(self.clocks), fault, who, None if fault.one_clock else who, 0])
-        self.shift = 0
+        self.shift, self.forced = 0, []  # (tick, which chaos or 10**6 for a stall, node, ticks until known, until repaired)
 
     def lifetime(self, fault, who, n):
         mean, first, later = fault.lifetime
         return max(1, fault.time(self.seed, self.trial, who, n, 16, mean, later if n else first))
 
-    def next(self):
+    def drawn(self):
+        """When what nobody forces comes next."""
         if self.script is not None:
             return self.script[0][0] if self.script else NEVER
         return min(min((clock[0] for clock in self.clocks), default=NEVER) + self.shift, NEVER)
 
+    def next(self):
+        return min([self.drawn(), *(each[0] for each in self.forced)])
+
     def take(self):
         """The next failure, which then has been: (nodes, ticks until known, ticks until repaired)."""
         found = self.look()
+        if self.drawn() > self.next():
+            self.forced.remove(min(self.forced))
+            return found
         if self.script is not None:
             self.script.pop(0)
             return found
@@ -70,6 +77,9 @@ class Failures:
 
     def look(self):
         """The next failure."""
+        if self.drawn() > self.next():
+            _, _, node, known, repaired = min(self.forced)
+            return {node}, known, repaired
         if self.script is not None:
             _, nodes, known, repaired = self.script[0]
             return set(nodes), known, repaired
@@ -108,6 +118,68 @@ class Job:
     spares: int = 0
     exposure: bool = False
     seed: int = 0
+    sky: object = None  # what slows: `Sky`
+    chaos: list = field(default_factory=list)  # dicts: state, or iteration; node; known; repaired; times; budget
+    n_nodes: int = 1
+
+
+class Sky:
+    """Spells of one trial: [begin, end, part, ticks of repair]; ``iterate(draw, now, times of parts)`` is an iteration under them.
+
+    ``draw`` is what `draw` says; times are {part: [(begin, end)]}; an iteration is ticks, busy, exposed, and when something is slow in it.
+    """
+
+    def __init__(self, spells, nodes, stands, timeout, iterate):
+        self.spells, self.nodes, self.stands, self.timeout, self.iterate = spells, nodes, stands, timeout, iterate
+
+    def times(self):
+        """Of every part from when to when, those that overlap as one."""
+        found = {}
+        for begin, end, part, repair in sorted(self.spells):
+            own = found.setdefault(part, [])
+            if own and begin <= own[-1][1]:
+                own[-1][1] = max(own[-1][1], end)
+            else:
+                own.append([begin, end, repair])
+        return found
+
+    def given_up(self, now, ends, resumed):
+        """What stands still for too long within an iteration: (tick, part, repair), the first of it."""
+        found = []
+        for part, own in self.times().items():
+            for begin, end, repair in own:
+                tick = max(now, max(begin, resumed) + self.timeout)
+                if self.stands[part] and end > now and tick < min(end, ends):
+                    found.append((tick, part, repair))
+        return min(found, default=None)
+
+    def give_up(self, tick, part):
+        for spell in self.spells:
+            if spell[2] == part and spell[0] < tick < spell[1]:
+                spell[1] = tick
+
+
+def drawn_spells(faults, seed, trial, until):
+    """Spells of `Fault`s whose detection is how long one lasts, and whose nodes are parts, until a tick."""
+    found = []
+    for fault in faults:
+        for who in [0xFFFFFFFF] if fault.one_clock else range(len(fault.nodes)):
+            mean, first, later = fault.lifetime
+            tick, n = 0, 0
+            while True:
+                tick += max(1, fault.time(seed, trial, who, n, 16, mean, later if n else first))
+                if tick >= until:
+                    break
+                length, repair = (
+                    fault.time(seed, trial, who, n, stream, *each) for stream, each in ((21, fault.detection), (19, fault.repair))
+                )
+                chosen = [who]
+                if fault.one_clock:
+                    a, *_ = bits(seed, trial, who, n, crc32(fault.name.encode()), 17)
+                    chosen = [a * len(fault.nodes) // 2**32]
+                found += [[tick, tick + max(1, length), part, repair] for each in chosen for part in fault.nodes[each]]
+                n += 1
+    return found
 
 
 def healthy(job, trial):
@@ -128,8 +200,11 @@ def draw(job, trial, i, attempt):
 def run(job, failures, trial):
     """One trial: dict of ticks by bucket, and counts."""
     book = dict.fromkeys(("useful", "wasted", "checkpoint", "detection", "recovery", "queue"), 0)
-    found = dict.fromkeys(("failures", "episodes", "lost", "replay", "checkpoints", "from_memory", "standby", "busy", "exposed"), 0)
-    now, path, begun = 0, [], {}  # path: pool rows of the iterations that are done
+    found = dict.fromkeys(
+        ("failures", "episodes", "lost", "replay", "checkpoints", "from_memory", "standby", "busy", "exposed", "slowed", "lost busy"), 0
+    )
+    now, resumed, path, begun = 0, 0, [], {}  # path: (ticks, busy, exposed) of the iterations that are done
+    left, fired, entered = [each["times"] for each in job.chaos], [0] * len(job.chaos), set()
     durable, writing, copied = 0, None, 0  # iterations that a checkpoint has; (iterations, tick when durable); iterations that peers have
     pool_changes, free, away, vacant = [(0, job.spares)], job.spares, [], set()
     uses_pool = any(acquires for _, _, acquires in job.states + (job.memory_states or []))
@@ -141,6 +216,18 @@ def run(job, failures, trial):
         book[bucket] += min(end, until) - now
         now = min(end, until)
         return end <= until
+
+    def enter(state, hit=()):
+        """Let fail now what chaos wants to fail in this state."""
+        for j, each in enumerate(job.chaos):
+            wanted = each.get("state") == state and each.get("iteration", len(path)) == len(path)
+            if wanted and left[j] and len(hit) < each.get("budget", 10**9) and now < job.horizon:
+                node = each.get("node")
+                if node is None:
+                    node = bits(job.seed, trial, j, fired[j], 0, 22)[0] * job.n_nodes // 2**32
+                left[j] -= 1
+                fired[j] += 1
+                failures.forced = [other for other in failures.forced if other[1] != j] + [(now, j, node, each["known"], each["repaired"])]
 
     def return_nodes(tick):
         nonlocal free
@@ -166,12 +253,15 @@ def run(job, failures, trial):
         while now < job.horizon:
             known, nodes = strike(now)
             hit |= nodes
+            enter("detection", hit)
             known = min(NEVER, now + known)
             while not job.exposure and failures.next() <= known and failures.next() < job.horizon:
                 hit |= strike(failures.next())[1]
             spend("detection", known - now, job.horizon)
+            enter("recovery", hit)
             helps = job.memory_states is not None and all(set(group) - hit for group in job.groups)
-            for bucket, ticks, acquires in job.memory_states if helps else job.states:
+            for at, (bucket, ticks, acquires) in enumerate(job.memory_states if helps else job.states):
+                enter(("memory" if helps else "durable", at), hit)
                 stop = min(job.horizon, NEVER if job.exposure else failures.next())
                 if acquires:
                     return_nodes(now)
@@ -193,10 +283,14 @@ def run(job, failures, trial):
 
     finished = False
     while not finished:
-        stop = min(failures.next(), job.horizon)
         done = len(path)
         last = durable if writing is None else writing[0]
         due = done >= min(last + job.every, job.n_iterations) and job.every < NEVER
+        state = "checkpoint" if due else "iteration"
+        if (state, done) not in entered and (due or done < job.n_iterations):
+            entered.add((state, done))
+            enter(state)
+        stop = min(failures.next(), job.horizon)
         if due:
             waited = writing is None or spend("checkpoint", max(0, writing[1] - now), stop)
             if waited and spend("checkpoint", job.cost, stop):
@@ -211,12 +305,23 @@ def run(job, failures, trial):
             finished = True
         elif now < stop or stop == NEVER:
             attempt = begun.get(done, 0)
-            row = draw(job, trial, done, attempt)
-            ticks = job.pool[row][0]
+            where, slow = draw(job, trial, done, attempt), None
+            row = None if job.sky else job.pool[where]
+            if job.sky:
+                *row, slow = job.sky.iterate(where, now, job.sky.times())
+                given_up = job.sky.given_up(now, min(now + row[0], stop), resumed)
+                if given_up is not None:
+                    tick, part, repair = given_up
+                    failures.forced.append((tick, 10**6, job.sky.nodes[part], 0, repair))
+                    job.sky.give_up(tick, part)
+                    stop = tick
+            ticks = row[0]
             before, committed = now, now + ticks <= stop
             spend("useful" if committed else "wasted", ticks, stop)
             if attempt:
                 found["replay"] += now - before
+            if slow is not None and slow < min(before + ticks, stop):
+                found["slowed"] += now - before
             begun[done] = attempt + 1
             if committed:
                 path.append(row)
@@ -229,22 +334,25 @@ def run(job, failures, trial):
             break
         if writing is not None and writing[1] <= now:
             durable = writing[0]
-        writing, failed = None, now
+        writing, failed, entered = None, now, set()
         helps = recover()
         to = max(durable, copied) if helps else durable
         copied = to
         found["from_memory"] += helps
         found["lost"] += len(path) - to
         for row in path[to:]:
-            book["useful"] -= job.pool[row][0]
-            book["wasted"] += job.pool[row][0]
+            book["useful"] -= row[0]
+            book["wasted"] += row[0]
+            found["lost busy"] += row[1]
         del path[to:]
+        resumed = now
         if job.exposure:
             failures.shift += now - failed
     return_nodes(now)
     pool_changes.sort(key=lambda each: each[0])
     for (tick, n), (until, _) in zip(pool_changes, [*pool_changes[1:], (now, 0)], strict=True):
         found["standby"] += min(n, job.spares) * (until - tick)
-    found["busy"] = sum(job.pool[row][1] for row in path)
-    found["exposed"] = sum(job.pool[row][2] for row in path)
+    found["busy"] = sum(row[1] for row in path)
+    found["exposed"] = sum(row[2] for row in path)
+    found["spells"] = sum(begin < now for begin, *_ in job.sky.spells) if job.sky else 0
     return book | found | {"now": now, "done": len(path), "healthy": healthy(job, trial), "finished": finished or job.n_iterations == NEVER}

@@ -1,0 +1,283 @@
+"""Spells: what slows a job for a while and does not stop it, in one trial: from when to when, in int64 ticks.
+
+They follow the calendar, whatever the job does, so that they can be known ahead; all are addressed as lifetimes are (`hops.clocks`).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from hops.checks import Infeasible, no_such
+from hops.clocks import CHAOS_STREAM, DURATION_STREAM, REPAIR_STREAM, choose, delay, end_lifetime, make_clocks, start_clocks
+from hops.cluster import Cluster
+from hops.disturbances import Disturbance
+from hops.faults import BANDWIDTH, DEVICE, JOB, NODE, SLOW, STALL, STOPS, Fault
+from hops.hazards import Hazards, clockwork, components
+from hops.injections import Injection
+from hops.jit import kernel
+from hops.kernels import NEVER
+from hops.layout import Layout
+from hops.lifetimes import Lifetime
+from hops.noise import philox
+from hops.overrides import find_link
+from hops.paths import PATH_CLASSES
+from hops.scripts import LONGEST, Line
+from hops.training import Training
+from hops.weights import TICKS
+
+ROWS = 4096  # spells found at a time
+FAR = 1 << 61  # later than all of them
+
+
+class Part(NamedTuple):
+    """Something that can be slow, and how slow it is then."""
+
+    fault: str
+    kind: str
+    disturbance: Disturbance
+    node: int  # in the job: the one that fails where this stands still for too long
+
+
+class Spell(NamedTuple):
+    """A part is slow."""
+
+    begin: int
+    end: int
+    part: int
+    repair: int  # of its node, where it comes to that
+
+
+class Spells(NamedTuple):
+    """What can be slow in a run; c = parts."""
+
+    parts: tuple[Part, ...]
+    h: Hazards  # of parts in place of nodes; what it calls detection is how long a spell lasts
+    script: tuple[tuple[Spell, ...], ...]  # of every trial, or of all; none: drawn
+    timeout: int  # ticks of training that something may stand still
+    injected: tuple[tuple[Injection, int, int] | None, ...] = ()  # of every injection that slows: it, its first part, how many
+
+
+def slowing(training: Training, cluster: Cluster, layout: Layout) -> Spells | None:
+    """What can slow a run, if anything; ``ValueError`` for scopes that the cluster does not have."""
+    failures = training.failures
+    if not failures.slows:
+        return None
+    if training.run.tier == "analytic":
+        raise Infeasible("run.tier=analytic has no formula for what slows a job and does not stop it (try run.tier=resampled)")
+    if training.machine.elastic is not None:
+        raise Infeasible(
+            "what slows a job (slow, bandwidth, stall) is not modelled for one that goes on with fewer nodes (try recovery=restart)"
+        )
+    nodes = sorted({cluster.node(cluster.order[gpu]) for gpu in range(layout.n_gpus)})
+    faults = [fault for fault in failures.faults if not fault.stops]
+    parts, found = list[Part](), list[list[list[int]]]()
+    for fault in faults:
+        own = parts_of(fault, cluster, layout, nodes)
+        found.append([[len(parts) + i] for i in range(len(own))])
+        parts += own
+    injected = list[tuple[Injection, int, int] | None]()
+    for i, each in enumerate(failures.chaos):
+        if each.stops:
+            injected.append(None)
+            continue
+        asked = Fault(f"chaos{i}", each.what, each.scope, None, Lifetime(), Lifetime(), Lifetime(), speed=each.speed)
+        own = parts_of(asked, cluster, layout, nodes, f"failure.chaos[{i}].scope")
+        if each.who is not None and each.who >= len(own):
+            raise ValueError(f"failure.chaos[{i}].who={each.who}; there are {len(own)} of {each.scope}, 0 to {len(own) - 1}")
+        injected.append((each, len(parts), len(own)))
+        parts += own
+    script, known = list[tuple[Spell, ...]](), dict[Part, int]()
+    known |= {part: i for i, part in enumerate(parts)} if failures.script else {}
+    for lines in failures.script or ():
+        spells = list[Spell]()
+        for line in lines:
+            if line.kind != STOPS:
+                part = known.setdefault(_part(line, cluster, nodes), len(known))
+                spells.append(Spell(line.tick, line.tick + max(1, line.duration), part, line.repair))
+        script.append(tuple(spells))
+    empty = np.zeros(0, np.int64)
+    h = Hazards(
+        **clockwork(faults, found, [(fault.duration, fault.repair) for fault in faults], failures.rate),
+        script=np.zeros((0, 3), np.int64),
+        script_first=np.zeros(1, np.int64),
+        group=empty,
+        group_node=empty,
+        unit=empty,
+        unit_node=empty,
+        unit_size=1,
+        node_size=empty,
+        piece=1,
+        n_nodes=len(parts),
+        exposure=False,
+    )
+    timeout = NEVER if failures.timeout is None else round(failures.timeout * TICKS)
+    return Spells(tuple(known) if script else tuple(parts), h, tuple(script), timeout, tuple(injected))
+
+
+def parts_of(fault: Fault, cluster: Cluster, layout: Layout, nodes: Sequence[int], key: str | None = None) -> list[Part]:
+    """Everything of its scope, which is config ``key``, that belongs to the job."""
+    key = key or f"failure.faults.{fault.name}.scope"
+    place, scope = {node: i for i, node in enumerate(nodes)}, fault.scope.replace("_", " ").lower()
+    links = {name.lower(): name for name in cluster.links}
+
+    def part(of: str, which: tuple[int | str, ...], node: int) -> Part:
+        return Part(fault.name, fault.kind, Disturbance(of, which, fault.speed, bandwidth=fault.kind == BANDWIDTH), node)
+
+    if fault.kind != SLOW and scope in links:
+        name = links[scope]
+        _, between, n = cluster.links[name]
+        if between:
+            return [part("link", (name,), 0)]
+        at = [cluster.node(cluster.member(name, i)) for i in range(n)]
+        return [part("link", (f"{name} {i}",), place[node]) for i, node in enumerate(at) if node in place]
+    if fault.kind != SLOW and scope.upper() in PATH_CLASSES:
+        return [part("link", (scope.upper(),), 0)]
+    if fault.kind == BANDWIDTH:
+        raise no_such(key, fault.scope, [*links.values(), *PATH_CLASSES])
+    if fault.scope == DEVICE:
+        devices = [cluster.order[gpu] for gpu in range(layout.n_gpus)]
+        return [part("device", (device,), place[cluster.node(device)]) for device in devices]
+    levels = {level.name for level in cluster.network}
+    if fault.kind == STALL and fault.size is None and fault.scope not in (NODE, JOB, *levels):
+        raise no_such(key, fault.scope, [DEVICE, NODE, JOB, *levels, *links.values(), *PATH_CLASSES])
+    return [part("node", tuple(group), place[group[0]]) for group in components(fault, cluster, layout, nodes)]
+
+
+def _part(line: Line, cluster: Cluster, nodes: Sequence[int]) -> Part:
+    """What a line of a script is of."""
+    speed, bandwidth = line.speed, line.kind == BANDWIDTH
+    if line.link is not None:
+        name = line.link.upper() if line.link.upper() in PATH_CLASSES else find_link(cluster, "failure.script", line.link)
+        return Part(line.fault, line.kind, Disturbance("link", (name,), speed, bandwidth=bandwidth), _home(cluster, nodes, name))
+    if line.device is not None:
+        if line.device >= cluster.n_devices:
+            raise ValueError(f"failure.script slows device {line.device}; the cluster has devices 0 to {cluster.n_devices - 1}")
+        node = cluster.node(line.device)
+        return Part(line.fault, line.kind, Disturbance("device", (line.device,), speed), nodes.index(node) if node in nodes else 0)
+    places = tuple(nodes[node] for node in line.nodes)  # which of them there are is known by now
+    return Part(line.fault, line.kind, Disturbance("node", places, speed), line.nodes[0])
+
+
+def _home(cluster: Cluster, nodes: Sequence[int], name: str) -> int:
+    """The job's node that a link belongs to; of what is of none the first."""
+    family, _, number = name.removesuffix(" out").removesuffix(" in").rpartition(" ")
+    if family in cluster.links and number.isdigit():
+        node = cluster.node(cluster.member(family, int(number)))
+        return nodes.index(node) if node in nodes else 0
+    return 0
+
+
+@kernel
+def philox_word(a, b, c, d, seed, trial):  # type: ignore[no-untyped-def]
+    """The first word of an address."""
+    return np.int64(philox(np.uint32(a), np.uint32(b), np.uint32(c), np.uint32(d), np.uint32(seed), np.uint32(trial))[0])
+
+
+@kernel
+def find_spells(h, seed, trial, until, clocks, rows):  # type: ignore[no-untyped-def]
+    """Fill ``rows`` (n, 4) with the next spells that begin before tick ``until``: begin, end, part, repair; how many."""
+    n, most = 0, h.batch.shape[1]
+    while clocks.tick.size and clocks.tick[0] < until and n + most <= rows.shape[0]:
+        begin = clocks.tick[0]
+        clock, k = end_lifetime(h, seed, trial, clocks)
+        fault = h.clock_fault[clock]
+        end = min(np.int64(FAR), begin + max(np.int64(1), delay(h, h.detect, h.detect_law, clock, k, DURATION_STREAM, seed, trial)))
+        repair = delay(h, h.repair, h.repair_law, clock, k, REPAIR_STREAM, seed, trial)
+        component, at_once = choose(h, clock, k, seed, trial)
+        for i in range(at_once):
+            part = h.first[fault] + (component + i) % (h.first[fault + 1] - h.first[fault])
+            rows[n, 0], rows[n, 1], rows[n, 2], rows[n, 3] = begin, end, part, repair
+            n += 1
+    return n
+
+
+class Forecast:
+    """The spells of one trial, as far as they have been asked for; a part that is slow twice at once is so once."""
+
+    def __init__(self, spells: Spells, seed: int, trial: int) -> None:
+        self.spells, self.seed, self.trial, self.known = spells, seed, trial, 0
+        self.found = list[Spell]()
+        if spells.script:
+            self.found += spells.script[min(trial, len(spells.script) - 1)]
+        self.clocks = make_clocks(spells.h)
+        start_clocks(spells.h, seed, trial, self.clocks)
+        self.n_injected = [0] * len(spells.injected)
+        for j, each in enumerate(spells.injected):
+            if each is not None and each[0].at is not None:
+                at, every = (round((seconds or 0.0) * TICKS) for seconds in (each[0].at, each[0].every))
+                for n in range(each[0].times):
+                    if at + n * every > LONGEST:
+                        break
+                    self.inject(j, at + n * every)
+
+    def inject(self, j: int, tick: int) -> None:
+        """Let a row of chaos slow what it slows, at ``tick``."""
+        injection, first, size = self.spells.injected[j] or (Injection(), 0, 1)
+        who = injection.who
+        if who is None:
+            word = philox_word(j, self.n_injected[j], 0, CHAOS_STREAM, self.seed, self.trial)
+            who = word * size >> 32
+        self.n_injected[j] += 1
+        self.found.append(Spell(tick, tick + max(1, round(injection.duration * TICKS)), first + who, round(injection.repair * TICKS)))
+
+    def extend(self, until: int) -> None:
+        """Know all that begin before tick ``until``."""
+        rows, n = np.empty((max(ROWS, len(self.spells.parts)), 4), np.int64), -1
+        while n:
+            n = find_spells(self.spells.h, self.seed, self.trial, until, self.clocks, rows)
+            self.found += [Spell(*row) for row in rows[:n].tolist()]
+        self.known = until
+
+    def give_up(self, part: int, tick: int) -> None:
+        """End what a part is in at ``tick``."""
+        self.found = [each._replace(end=tick) if each.part == part and each.begin < tick < each.end else each for each in self.found]
+
+    def standing(self, begin: int, end: int) -> list[Spell]:
+        """Times from ``begin`` to ``end`` or longer in which a part stands still, whole: of spells that overlap one."""
+        found = list[Spell]()
+        by_part: dict[int, list[Spell]] = {}
+        for spell in sorted(self.found):
+            if not self.spells.parts[spell.part].disturbance.speed and spell.begin < end:
+                by_part.setdefault(spell.part, []).append(spell)
+        for each in by_part.values():
+            whole = each[0]
+            for spell in each[1:]:
+                if spell.begin > whole.end:
+                    found.append(whole)
+                    whole = spell
+                else:
+                    whole = whole._replace(end=max(whole.end, spell.end))
+            found.append(whole)
+        return [each for each in found if each.end > begin and each.begin < end]
+
+    def pieces(self) -> list[tuple[int, frozenset[int]]]:
+        """From when on which parts are slow, until what is known; the first from 0 on."""
+        edges: dict[int, list[tuple[int, int]]] = {}
+        for spell in self.found:
+            edges.setdefault(spell.begin, []).append((1, spell.part))
+            edges.setdefault(spell.end, []).append((-1, spell.part))
+        active: dict[int, int] = {}
+        found = [(0, frozenset[int]())]
+        for tick in sorted(edge for edge in edges if edge < self.known):
+            for change, part in edges[tick]:
+                active[part] = active.get(part, 0) + change
+            now = frozenset(part for part, n in active.items() if n)
+            active = {part: active[part] for part in now}
+            found = [*found[:-1], (0, now)] if tick == 0 else found
+            if tick > 0:
+                found.append((tick, now))
+        return found
+
+
+def told(spells: Spells, found: Sequence[Spell], place: Mapping[int, int]) -> list[Line]:
+    """Lines of a script that say so; ``place`` in the job of every node."""
+    lines = []
+    for spell in found:
+        part = spells.parts[spell.part]
+        which, of = part.disturbance.which, part.disturbance.scope
+        nodes = tuple(place[int(node)] for node in which) if of == "node" else ()
+        device, link = int(which[0]) if of == "device" else None, str(which[0]) if of == "link" else None
+        speed, length = part.disturbance.speed, spell.end - spell.begin
+        lines.append(Line(spell.begin, nodes, 0, spell.repair, part.fault, part.kind, speed, length, device, link))
+    return lines
