@@ -10,12 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hops import progress
+from hops.chaos import chaos_of
 from hops.checkpoints import Checkpoint
 from hops.checks import Infeasible
 from hops.data_parallel import DataParallel
 from hops.episodes import run_trials
 from hops.faults import Failures, Fault
 from hops.hazards import hazards
+from hops.injections import Injection
 from hops.kernels import NEVER
 from hops.layout import Layout
 from hops.lifetimes import SHAPES, Lifetime
@@ -64,11 +66,11 @@ def state(name, ticks, bucket="recovery", acquires=False):
     return State(name, ticks / 1e9, bucket, acquires)
 
 
-def both(pool, faults, machine, trials, scripts=None, clock="calendar", **course):
+def both(pool, faults, machine, trials, scripts=None, clock="calendar", chaos=(), **course):
     """Results of the engine, a dict of ticks and counts a trial; and those of the twin."""
     ours, theirs = zip(*faults, strict=True) if faults else ((), ())
     lines = None if scripts is None else tuple(tuple(Line(tick, tuple(nodes), *rest) for tick, nodes, *rest in each) for each in scripts)
-    training = Training(Run(1, None), trials, Failures(ours, 1.0, clock, lines), machine, Checkpoint())
+    training = Training(Run(1, None), trials, Failures(ours, 1.0, clock, lines, None, tuple(chaos)), machine, Checkpoint())
     h = hazards(training, CLUSTER, LAYOUT, DataParallel(zero=0))
     wanted = {"n_iterations": NEVER, "horizon": NEVER, "every": NEVER, "cost": 0, "persist": 0, **course}
     memory = machine.memory
@@ -82,10 +84,11 @@ def both(pool, faults, machine, trials, scripts=None, clock="calendar", **course
         seed=seed,
         slot=np.zeros((0, 1), np.int64),
         plans=one_plan(len(pool)),
+        chaos=chaos_of(training, h),
     )
     bound = plan.n_iterations if plan.horizon == NEVER else plan.horizon // min(each[0] for each in pool) + 1
     results = np.zeros((trials, progress.N_RESULTS), np.int64)
-    run_trials(h, plan, way, 0, make_space(bound, h, way.spares), results)
+    run_trials(h, plan, way, 0, make_space(bound, h, way.spares, 0, len(chaos)), results)
 
     def states(of):
         return [(each.bucket, round(each.seconds * 1e9), each.acquires) for each in of]
@@ -94,11 +97,13 @@ def both(pool, faults, machine, trials, scripts=None, clock="calendar", **course
         pool, states(machine.states), **wanted, memory_states=None if memory is None else states(memory.states),
         copy_every=copies[0], copy_cost=copies[1],
         groups=[h.group_node[a:b].tolist() for a, b in zip(h.group[:-1], h.group[1:], strict=True)],
-        spares=machine.spares, exposure=clock == "exposure", seed=seed,
+        spares=machine.spares, exposure=clock == "exposure", seed=seed, n_nodes=N_NODES,
+        chaos=[told(each, machine) for each in chaos],
     )  # fmt: skip
     wanted_results = []
     for trial in range(trials):
         failures = twin_runs.Failures(theirs, seed, trial, None if scripts is None else list(scripts[trial]))
+        failures.forced = [one for j, each in enumerate(chaos) for one in timed(each, j, seed, trial)]
         wanted_results.append(twin_runs.run(job, failures, trial))
     found = []
     for r in results:
@@ -109,6 +114,22 @@ def both(pool, faults, machine, trials, scripts=None, clock="calendar", **course
         one |= {"slowed": int(r[progress.SLOWED]), "spells": int(r[progress.N_SPELLS])}
         found.append(one | {"finished": bool(r[progress.STATUS] == FINISHED)})
     return found, wanted_results
+
+
+def told(each, machine):
+    """An injection as the twin takes it; by the clock it has no states."""
+    ways = {"durable": machine.states, "memory": machine.memory.states if machine.memory else ()}
+    states = [each.state, *((way, i) for way, of in ways.items() for i, one in enumerate(of) if one.name == each.state)]
+    where = {} if each.iteration is None else {"iteration": each.iteration}
+    found = {"states": ["iteration"] if where else states, "known": round(each.detection * 1e9), "repaired": round(each.repair * 1e9)}
+    return found | where | {"node": each.who, "times": each.times, "budget": each.budget}
+
+
+def timed(each, j, seed, trial):
+    """Failures of an injection by the clock: (tick, which, node, ticks until known, until repaired)."""
+    for n in range(each.times if each.at is not None else 0):
+        node = twin_runs.bits(seed, trial, j, n, 0, 22)[0] * N_NODES // 2**32 if each.who is None else each.who
+        yield round((each.at + n * (each.every or 0)) * 1e9), j, node, round(each.detection * 1e9), round(each.repair * 1e9)
 
 
 def check(found, wanted):
@@ -204,6 +225,31 @@ def test_run__windows_and_what_is_attempted_again_come_from_one_address():
     found, wanted = both(POOL, [fault(mean=9000)], MACHINES["restart"], 4, n_iterations=900, every=37, cost=4)
     check(found, wanted)
     assert min(one["lost"] for one in found) > 0
+
+
+def moments(machine):
+    """All states that a run with this machine can enter."""
+    names = [each.name for each in (*machine.states, *(machine.memory.states if machine.memory else ()))]
+    return ["detection", "recovery", "checkpoint", *dict.fromkeys(names)]
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("who", [1, None])
+def test_chaos__a_failure_in_every_state_equals_the_twin(machine, who):
+    """And in two states at once, in an iteration, and by the clock; the ledger closes, and nothing is negative."""
+    scripts = [[(25, (0,), 3, 30), (26, (2,), 1, 5), (140, (3,), 2, 9)]] * 3
+    job = {"n_iterations": 14, "every": 3, "cost": 3, "persist": 4}
+    ns = {"detection": 2e-9, "repair": 9e-9, "who": who}
+    rows = [Injection(state=state, times=2, **ns) for state in moments(MACHINES[machine])]
+    rows += [Injection(iteration=5, **ns), Injection(at=31e-9, **ns), Injection(at=20e-9, every=33e-9, times=4, **ns)]
+    rows += [Injection(state="recovery", times=5, budget=2, **ns)]
+    plain, _ = both(POOL, [], MACHINES[machine], 3, scripts=scripts, **job)
+    for at, row in enumerate(rows):
+        found, wanted = both(POOL, [], MACHINES[machine], 3, scripts=scripts, chaos=[row], **job)
+        check(found, wanted)
+        assert row.state not in (None, "detection", "recovery", "checkpoint") or found[0]["failures"] > plain[0]["failures"]
+        check(*both(POOL, [], MACHINES[machine], 3, scripts=scripts, chaos=[row, rows[at - 1]], **job))
+        check(*both(POOL, LAWS["exponential"], MACHINES[machine], 6, chaos=[row], **job))
 
 
 def test_run__that_cannot_end_says_so():

@@ -119,7 +119,7 @@ class Job:
     exposure: bool = False
     seed: int = 0
     sky: object = None  # what slows: `Sky`
-    chaos: list = field(default_factory=list)  # dicts: state, or iteration; node; known; repaired; times; budget
+    chaos: list = field(default_factory=list)  # dicts: states, iteration; node; known; repaired; times; budget
     n_nodes: int = 1
 
 
@@ -220,7 +220,7 @@ def run(job, failures, trial):
     def enter(state, hit=()):
         """Let fail now what chaos wants to fail in this state."""
         for j, each in enumerate(job.chaos):
-            wanted = each.get("state") == state and each.get("iteration", len(path)) == len(path)
+            wanted = state in each.get("states", ()) and each.get("iteration", len(path)) == len(path)
             if wanted and left[j] and len(hit) < each.get("budget", 10**9) and now < job.horizon:
                 node = each.get("node")
                 if node is None:
