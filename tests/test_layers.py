@@ -85,6 +85,7 @@ LAYERS = [
     "hazards",
     "clocks",
     "spells",
+    "course",
     "progress",
     "chaos",
     "rollback",
