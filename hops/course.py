@@ -30,8 +30,11 @@ IDLE = 29  # and the five after: the first six, times the GPUs that have no work
 (LOST_HIGH, LOST_LOW, PARTIAL, CUT, CUT_ATTEMPT, CUT_BEGUN, N_CUTS, CUTS_OPEN) = range(64, 72)
 ENTERED, ENTERED_AT = range(72, 74)  # iteration + 1 whose checkpoint, or which itself, was last entered (`hops.chaos`)
 EXECUTED, N_INJECTED, N_KNOWN = range(74, 77)  # ticks computed in iterations that were cut; what chaos slows, and of that what is known
-N_RESULTS = 77
-KEPT = (USEFUL, BUSY_HIGH, BUSY_LOW, EXPOSED_HIGH, EXPOSED_LOW, SAMPLES, IDLE + USEFUL)  # what a rollback takes back
+# when the last iteration came to count, entries of the journal (`hops.commits`); percentiles and longest of the intervals, ticks of
+# training in the worst hour
+COMMITTED, N_GAPS, INTERVALS, LONGEST, WORST = 77, 78, 79, 82, 83
+N_RESULTS = 84
+KEPT = (USEFUL, BUSY_HIGH, BUSY_LOW, EXPOSED_HIGH, EXPOSED_LOW, SAMPLES, IDLE + USEFUL, COMMITTED)  # what a rollback takes back
 FINISHED, STUCK, UNKNOWN = range(3)  # STATUS; unknown: what it WANTs
 # WANT: ticks of attempt ATTEMPT at iterations ARGUMENT to LAST; the plan for so many units missing, ARGUMENT; attempt ATTEMPT at
 # iteration ARGUMENT alone, which begins now and may be disturbed until tick LAST; the weather from now on
@@ -67,12 +70,11 @@ class Weather(NamedTuple):
     """What the job meets that slows it; e = pieces of time. No pieces: there is never any."""
 
     tick: NDArray[np.int64]  # (e,) when a piece begins, the first at 0; the last says until when all is known
-    state: NDArray[
-        np.int64
-    ]  # (e,) which speeds it has, 0: the usual ones; its iterations are rows first[state] .. of the pool, see `Plans`
+    state: NDArray[np.int64]  # (e,) which speeds it has, 0: the usual ones; its iterations are rows first[state] .. of the pool
 
 
-CALM = Weather(np.zeros(0, np.int64), np.zeros(0, np.int64))
+NONE = np.zeros(0, np.int64)
+CALM = Weather(NONE, NONE)
 
 
 class Course(NamedTuple):
@@ -92,6 +94,7 @@ class Course(NamedTuple):
     weather: Weather = CALM
     chaos: Chaos = NO_CHAOS
     alone: bool = False  # every iteration is evaluated alone
+    ordered: NDArray[np.int64] = NONE  # (m,) times of the pool, of each plan in rising order; none: not found yet
 
 
 class Saved(NamedTuple):
@@ -100,7 +103,7 @@ class Saved(NamedTuple):
     attempt: NDArray[np.int32]  # (i,) how often an iteration was begun; 0 from TOUCHED on
     words: NDArray[np.uint32]  # (4, BLOCKS)
     upto: NDArray[np.int64]  # (3, LANES + 1) sums of the pool over the first attempts at the iterations of window WINDOW, from its first on
-    point: NDArray[np.int64]  # (3, 1 + 7) durable checkpoint, one that is being persisted, copy in others' memory: iterations done, `KEPT`
+    point: NDArray[np.int64]  # (3, 1 + 8) durable checkpoint, one that is being persisted, copy in others' memory: iterations done, `KEPT`
 
 
 def make_saved(n_iterations: int) -> Saved:

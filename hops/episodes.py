@@ -44,6 +44,7 @@ from hops.course import (
     WEATHER,
     WINDOW,
 )
+from hops.intervals import describe
 from hops.jit import inlined, kernel
 from hops.kernels import NEVER
 from hops.places import MOST_FAILURES, cast, count_repairs, fail, harmless, next_failure, settle, turn_to
@@ -99,7 +100,7 @@ def look(weather, r):  # type: ignore[no-untyped-def]
 
 @kernel
 def run_trial(h, course, way, trial, space, r):  # type: ignore[no-untyped-def]
-    """One training run; leaves what became of it in ``r`` (77,), zeros before, or UNKNOWN where it is to go on.
+    """One training run; leaves what became of it in ``r`` (r,), zeros before, or UNKNOWN where it is to go on.
 
     Called again with what it wanted it does. At the end ``space`` is as it was before.
     """
@@ -158,7 +159,8 @@ def run_trial(h, course, way, trial, space, r):  # type: ignore[no-untyped-def]
         soft = returns or passes or edge < limit
         begin, size = firsts[r[ROWS]], sizes[r[ROWS]]
         if not advance(
-            pool, slot, of, begin, size, attempt, words, upto, point, copy_every, copy_cost, seed, trial, stop, until, limit, soft, r
+            pool, slot, of, begin, size, attempt, words, upto, point, space.gaps, copy_every, copy_cost, seed, trial, stop, until, limit,
+            soft, r,
         ):  # fmt: skip
             if r[STATUS] == UNKNOWN:
                 return
@@ -198,13 +200,15 @@ def run_trial(h, course, way, trial, space, r):  # type: ignore[no-untyped-def]
     settle(way, r[NOW], space.away, r)
     count_repairs(h, r[NOW], space, r)
     r[DEGRADED] += r[NOW] - r[SINCE] if r[PLAN] else 0
+    if r[STATUS] == FINISHED:
+        describe(course, trial, attempt, space.gaps, r)
     attempt[: r[TOUCHED]] = 0
     space.hit[:] = space.vacant[:] = space.out[:] = space.used[:] = 0
 
 
 @kernel
 def run_trials(h, course, way, first, space, results):  # type: ignore[no-untyped-def]
-    """Trials ``first`` and following, one a row of ``results`` (trials, 77); up to one that is left UNKNOWN, or goes on from there."""
+    """Trials ``first`` and following, one a row of ``results`` (trials, r); up to one that is left UNKNOWN, or goes on from there."""
     for k in range(results.shape[0]):
         if results[k, STATUS] != UNKNOWN:
             results[k] = 0

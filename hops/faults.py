@@ -36,7 +36,7 @@ KEYS: dict[str, Any] = {  # of a fault, with their defaults; None: must be given
     "duration_shape": None,
 }
 AT_ONCE = Lifetime("constant", 0.0, None, FRESH)
-TIMEOUT = 600.0  # s: what a collective waits before it gives up, about 10 min by default (failures.md 1.3: ByteRobust, as cited)
+TIMEOUT = 600.0  # s: what a collective waits before it gives up, about 10 min by default (ByteRobust, as cited)
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,13 @@ from hops.course import (
     HALF,
     HEALTHY,
     IDLE,
+    INTERVALS,
+    LONGEST,
     LOST,
     LOST_HIGH,
     LOST_LOW,
     N_CHECKPOINTS,
+    N_CUTS,
     N_EPISODES,
     N_FAILURES,
     N_FROM_MEMORY,
@@ -41,7 +44,9 @@ from hops.course import (
     STANDING_BY,
     USEFUL,
     WASTED,
+    WORST,
 )
+from hops.intervals import PERCENTS, WINDOW
 from hops.weights import TICKS, Floats
 
 BOOKED = (USEFUL, WASTED, CHECKPOINT, DETECTION, RECOVERING, QUEUEING)
@@ -49,7 +54,7 @@ BUCKETS = ("useful", "exposed", "bubble", "wasted", "checkpoint", "detection", "
 
 
 def ledger(results: NDArray[np.int64], n_gpus: int, gpus_a_lane: int, spares: int, gpus_a_node: int, piece: int = 1) -> NDArray[np.object_]:
-    """Device-ticks by bucket, (n, b) Python ints, from results (n, 77); they add up to (n_gpus + spares x gpus_a_node) x NOW.
+    """Device-ticks by bucket, (n, b) Python ints, from results (n, N_RESULTS); they add up to (n_gpus + spares x gpus_a_node) x NOW.
 
     Busy and exposed ticks of the pool are of ranks and lanes, each ``gpus_a_lane`` GPUs. Of iterations that count, "useful" is
     computing, "exposed" waiting that transfers add, "bubble" all other waiting; "wasted" is whatever was discarded. Of the
@@ -84,7 +89,7 @@ def run_metrics(results: NDArray[np.int64], samples: int, pieces: int, iteration
     wall, useful, done = column(NOW), column(USEFUL), results[:, DONE].astype(float)
     down = column(DETECTION) + column(RECOVERING) + column(QUEUEING)
     lost = a_lane * ((results[:, LOST_HIGH].astype(object) << HALF) + results[:, LOST_LOW] + results[:, EXECUTED]) / TICKS
-    episodes = results[:, N_EPISODES].astype(float)
+    episodes, undone = results[:, N_EPISODES].astype(float), results[:, LOST].astype(float)
     failures = results[:, N_FAILURES].astype(float)
     kept, healthy = results[:, SAMPLES].astype(float), results[:, HEALTHY].astype(float)
     return {
@@ -108,7 +113,11 @@ def run_metrics(results: NDArray[np.int64], samples: int, pieces: int, iteration
         "mttr_recovery": (column(RECOVERING), episodes),
         "mttr_replay": (column(REPLAY), episodes),
         "lost_work": (column(WASTED), one),
-        "lost_iterations": (results[:, LOST].astype(float), one),
+        "lost_iterations": (undone, one),
+        "commit_ratio": (done + undone, done + undone + results[:, N_CUTS].astype(float)),
+        **{f"commit_interval_p{percent}": (column(INTERVALS + q), one) for q, percent in enumerate(PERCENTS)},
+        "commit_interval_max": (column(LONGEST), one),
+        "ettr_worst_hour": (column(WORST), np.minimum(wall, WINDOW / TICKS)),
         "lost_busy": (lost.astype(float), one),
         "slowed_time": (column(SLOWED), wall),
         "n_slowdowns": (results[:, N_SPELLS].astype(float), one),

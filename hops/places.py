@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hops.clocks import DETECT_STREAM, REPAIR_STREAM, Clocks, delay, end_lifetime, make_clocks, mark_victims, n_drawn, upcoming
+from hops.commits import make_journal
 from hops.course import (
     DEGRADED,
     EACH,
@@ -78,6 +79,7 @@ class Space(NamedTuple):
     seen: NDArray[np.int8]  # (n_nodes,) scratch of scratch: 0
     used: NDArray[np.int8]  # (k,) plans that were on
     injected: NDArray[np.int64]  # (most, 2) what chaos slows: row, tick
+    gaps: NDArray[np.int64]  # (i, 5) the journal of commits
     cuts: NDArray[np.int64]  # (cuts, 5) of a trial, where asked for: iteration, attempt, when it began, was cut, and that was known
 
 
@@ -87,9 +89,8 @@ def make_space(n_iterations: int, h: Hazards, spares: int, n_logged: int = 0, n_
     hit, vacant, part, out, seen = (np.zeros(h.n_nodes, np.int8) for _ in range(5))
     away, log, back = np.empty(spares + h.n_nodes, np.int64), np.empty((n_logged, 5), np.int64), np.empty(h.n_nodes, np.int64)
     used, cuts = np.zeros(h.unit.size, np.int8), np.empty((n_logged, 5), np.int64)
-    return Space(
-        make_saved(n_iterations), clocks, hit, vacant, away, log, back, part, out, seen, used, np.empty((MOST_FAILURES, 2), np.int64), cuts
-    )
+    injected, gaps = np.empty((MOST_FAILURES, 2), np.int64), make_journal(n_iterations)
+    return Space(make_saved(n_iterations), clocks, hit, vacant, away, log, back, part, out, seen, used, injected, gaps, cuts)
 
 
 @inlined

@@ -6,6 +6,7 @@ sums, so that many are done at once; what is attempted again is drawn one by one
 
 import numpy as np
 
+from hops.commits import commit
 from hops.course import (
     ARGUMENT,
     ATTEMPT,
@@ -13,6 +14,7 @@ from hops.course import (
     BUSY_HIGH,
     BUSY_LOW,
     CHECKPOINT,
+    COMMITTED,
     CUT,
     CUT_ATTEMPT,
     CUT_BEGUN,
@@ -153,7 +155,7 @@ def save(r, point, row):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def forgo(r, n, whole, busy, exposed, point):  # type: ignore[no-untyped-def]
+def forgo(r, n, whole, busy, exposed, copy_cost, point):  # type: ignore[no-untyped-def]
     """Take ``n`` iterations that were done later out of the copy in others' memory; as `KEPT` has them."""
     mask = np.int64((1 << HALF) - 1)
     point[2, 0] = r[MEMORY]
@@ -164,10 +166,11 @@ def forgo(r, n, whole, busy, exposed, point):  # type: ignore[no-untyped-def]
     point[2, 5] -= exposed & mask
     point[2, 6] -= n * r[EACH]
     point[2, 7] -= r[OUT] * whole
+    point[2, 8] -= whole + copy_cost
 
 
 @inlined
-def advance(pool, slot, of, begin, size, attempt, words, upto, point, copy_every, copy_cost, seed, trial, stop, limit, hard, soft, r):  # type: ignore[no-untyped-def]
+def advance(pool, slot, of, begin, size, attempt, words, upto, point, gaps, copy_every, copy_cost, seed, trial, stop, limit, hard, soft, r):  # type: ignore[no-untyped-def]
     """Train until ``stop`` iterations are done, or until tick ``limit``; what is under way then is discarded. True: all are done.
 
     With a ``soft`` limit it is not even begun, and a copy is made until tick ``hard``.
@@ -186,7 +189,9 @@ def advance(pool, slot, of, begin, size, attempt, words, upto, point, copy_every
                 time, busy, exposed = pool[TIME, row], pool[BUSY, row], pool[EXPOSED, row]
             done = i + (begun + time <= limit)
             if done > i:
+                commit(r, gaps, done, begun, time, copy_every, copy_cost)
                 keep(r, 1, time, busy, exposed)
+                r[COMMITTED] = r[NOW]
             if i < r[TOUCHED] and (done > i or not soft):
                 r[REPLAY] += min(begun + time, limit) - begun
             end, r[GIVEN] = i + 1, r[GIVEN] if soft and done == i else 0
@@ -211,9 +216,11 @@ def advance(pool, slot, of, begin, size, attempt, words, upto, point, copy_every
                         cut = middle
             if done > i:
                 a, b = i - first, done - first
+                commit(r, gaps, i + 1, r[NOW], upto[TIME, a + 1] - upto[TIME, a], copy_every, copy_cost)
                 keep(r, done - i, upto[TIME, b] - upto[TIME, a], upto[BUSY, b] - upto[BUSY, a], upto[EXPOSED, b] - upto[EXPOSED, a])
                 made = (done - 1) // copy_every - copies
                 book(r, CHECKPOINT, r[NOW] + made * copy_cost)
+                r[COMMITTED] = r[NOW]
                 if made > 0:
                     r[MEMORY] = (done - 1) // copy_every * copy_every
                     save(r, point, 2)
@@ -224,6 +231,7 @@ def advance(pool, slot, of, begin, size, attempt, words, upto, point, copy_every
                         upto[TIME, b] - upto[TIME, at],
                         upto[BUSY, b] - upto[BUSY, at],
                         upto[EXPOSED, b] - upto[EXPOSED, at],
+                        copy_cost,
                         point,
                     )
         r[DONE] = done

@@ -1,5 +1,6 @@
 """Rollback: what a trial goes back to, and what that makes of all it has done since."""
 
+from hops.commits import uncommit
 from hops.course import (
     BUSY_HIGH,
     BUSY_LOW,
@@ -35,7 +36,7 @@ def forget(done, attempt, r):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def back_to(row, point, attempt, r):  # type: ignore[no-untyped-def]
+def back_to(row, point, attempt, gaps, r):  # type: ignore[no-untyped-def]
     """Go back to a row of ``point``: the durable checkpoint, or the copy in the memory of others."""
     useful, idle, high, low = r[USEFUL], r[IDLE + USEFUL], r[BUSY_HIGH], r[BUSY_LOW]
     for k, kept in enumerate(KEPT):
@@ -45,6 +46,7 @@ def back_to(row, point, attempt, r):  # type: ignore[no-untyped-def]
     r[LOST_HIGH] += high - r[BUSY_HIGH]
     r[LOST_LOW] += low - r[BUSY_LOW]
     forget(point[row, 0], attempt, r)
+    uncommit(r, gaps, r[DONE])
     r[MEMORY] = r[DONE]
     for k in range(point.shape[1]):
         point[2, k] = point[row, k]

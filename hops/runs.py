@@ -21,6 +21,7 @@ from hops.course import (
     SERVES,
     STATUS,
     STUCK,
+    TIME,
     WANT,
     Course,
     Rows,
@@ -53,7 +54,7 @@ class Outcomes(NamedTuple):
     case: Case
     course: Course
     pool: Rows  # (3, m), sampled
-    results: NDArray[np.int64]  # (n, 77), see `hops.course`; none of a run of tier "analytic"
+    results: NDArray[np.int64]  # (n, N_RESULTS), see `hops.course`; none of a run of tier "analytic"
 
     @property
     def metrics(self) -> Mapping[str, Ratio]:
@@ -209,6 +210,7 @@ def course_of(training: Training, h: Hazards, pool: Rows, seed: int, samples: in
         seed,
         np.zeros((0, 1), np.int64),
         one_plan(pool.shape[1], samples),
+        ordered=np.sort(pool[TIME]),
     )
 
 

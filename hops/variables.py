@@ -15,6 +15,7 @@ class Variable(NamedTuple):
     source: str = ""
 
 
+COMMITS = "those of iterations that are done in a row are as the iterations that they are drawn from"
 VARIABLES = {
     "iteration_time": Variable(
         "draw",
@@ -77,6 +78,12 @@ VARIABLES = {
     "mttr_replay": Variable("trial", "s", "time after that in iterations that had begun before, an interruption"),
     "lost_work": Variable("trial", "s", "time of training that was discarded", "iterations that were cut or rolled back"),
     "lost_iterations": Variable("trial", "1", "iterations that were rolled back"),
+    "commit_ratio": Variable("trial", "1", "iterations that came to their end, of all that were begun", "as torchft counts"),
+    "commit_interval_p50": Variable("trial", "s", "half of the intervals between iterations that count are not longer", COMMITS),
+    "commit_interval_p95": Variable("trial", "s", "95 % of the intervals between iterations that count are not longer", COMMITS),
+    "commit_interval_p99": Variable("trial", "s", "99 % of the intervals between iterations that count are not longer", COMMITS),
+    "commit_interval_max": Variable("trial", "s", "longest interval between two iterations that count", COMMITS),
+    "ettr_worst_hour": Variable("trial", "1", "training time of the hour of the run that has least of it", "sliding ETTR of ByteRobust"),
     "lost_busy": Variable(
         "trial",
         "s",

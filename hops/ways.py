@@ -95,7 +95,7 @@ def log_cut(space, r):  # type: ignore[no-untyped-def]
             for k, value in enumerate((r[CUT] - 1, r[CUT_ATTEMPT], r[CUT_BEGUN], r[NOW], r[NOW])):
                 space.cuts[r[N_CUTS], k] = value
             r[CUTS_OPEN] = 1
-            r[N_CUTS] += 1
+        r[N_CUTS] += 1
         r[CUT] = 0
 
 
@@ -185,9 +185,9 @@ def go_on(h, course, way, trial, space, r):  # type: ignore[no-untyped-def]
     """Train again, with what the way back has led to."""
     saved = space.saved
     if r[SOURCE] == COPIED:
-        back_to(2 if r[MEMORY] > saved.point[0, 0] else 0, saved.point, saved.attempt, r)
+        back_to(2 if r[MEMORY] > saved.point[0, 0] else 0, saved.point, saved.attempt, space.gaps, r)
     elif r[SOURCE] == LOADED:
-        back_to(0, saved.point, saved.attempt, r)
+        back_to(0, saved.point, saved.attempt, space.gaps, r)
     r[N_FROM_MEMORY] += r[SOURCE] != LOADED
     if way.elastic:
         turn_to(h, course.plans, n_missing(h, -1, space), course.horizon, space, r)

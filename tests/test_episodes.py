@@ -42,7 +42,7 @@ COLUMNS = {
     "recovery": columns.RECOVERING, "queue": columns.QUEUEING, "now": columns.NOW, "done": columns.DONE,
     "failures": columns.N_FAILURES, "episodes": columns.N_EPISODES, "lost": columns.LOST, "replay": columns.REPLAY,
     "checkpoints": columns.N_CHECKPOINTS, "from_memory": columns.N_FROM_MEMORY, "standby": columns.STANDING_BY,
-    "healthy": columns.HEALTHY,
+    "healthy": columns.HEALTHY, "trained": columns.WORST,
 }  # fmt: skip
 
 
@@ -110,6 +110,7 @@ def both(pool, faults, machine, trials, scripts=None, clock="calendar", chaos=()
         failures = twin_runs.Failures(theirs, seed, trial, None if scripts is None else list(scripts[trial]))
         failures.forced = [one for j, each in enumerate(chaos) for one in timed(each, j, seed, trial)]
         wanted_results.append(twin_runs.run(job, failures, trial))
+        assert len(wanted_results[-1].pop("intervals")) in (wanted_results[-1]["done"], 0)
     found = []
     for r in results:
         one = {name: int(r[at]) for name, at in COLUMNS.items()}
@@ -117,6 +118,7 @@ def both(pool, faults, machine, trials, scripts=None, clock="calendar", chaos=()
         one["exposed"] = int(r[columns.EXPOSED_HIGH]) * 2**32 + int(r[columns.EXPOSED_LOW])
         one["lost busy"] = int(r[columns.LOST_HIGH]) * 2**32 + int(r[columns.LOST_LOW])
         one |= {"slowed": int(r[columns.SLOWED]), "spells": int(r[columns.N_SPELLS])}
+        one["gaps"] = int(r[columns.N_GAPS]) if r[columns.STATUS] == FINISHED else 0
         found.append(one | {"finished": bool(r[columns.STATUS] == FINISHED)})
     return found, wanted_results
 

@@ -46,7 +46,7 @@ COLUMNS = {
     "recovery": columns.RECOVERING, "queue": columns.QUEUEING, "now": columns.NOW, "done": columns.DONE,
     "failures": columns.N_FAILURES, "episodes": columns.N_EPISODES, "lost": columns.LOST, "replay": columns.REPLAY,
     "checkpoints": columns.N_CHECKPOINTS, "from_memory": columns.N_FROM_MEMORY, "standby": columns.STANDING_BY,
-    "healthy": columns.HEALTHY, "slowed": columns.SLOWED, "spells": columns.N_SPELLS,
+    "healthy": columns.HEALTHY, "slowed": columns.SLOWED, "spells": columns.N_SPELLS, "trained": columns.WORST,
 }  # fmt: skip
 
 
@@ -136,6 +136,9 @@ def check(case, runs, spells):
     for trial, r in enumerate(runs.results):
         wanted = twin_of(case, runs.course, stops(case, trial), spells, trial)
         assert {name: int(r[at]) for name, at in COLUMNS.items()} == {name: wanted[name] for name in COLUMNS}, trial
+        if case.scenario.training.run.tier == "exact":
+            known = [wanted["intervals"][-(-percent * wanted["done"] // 100) - 1] for percent in (50, 95, 99, 100)]
+            assert r[columns.INTERVALS : columns.LONGEST + 1].tolist() == known
         assert wanted["busy"] == int(r[columns.BUSY_HIGH]) * 2**32 + int(r[columns.BUSY_LOW])
         assert wanted["exposed"] == int(r[columns.EXPOSED_HIGH]) * 2**32 + int(r[columns.EXPOSED_LOW])
         assert wanted["lost busy"] == int(r[columns.LOST_HIGH]) * 2**32 + int(r[columns.LOST_LOW])

@@ -229,6 +229,7 @@ class Trial:
         return book | self.found | {
             "now": self.now, "done": len(self.path), "finished": finished, "repaired": repaired, "plans": len(self.used),
             "degraded": sum(end - begun for _, begun, end, plan in self.pieces if plan),
+            "trained": book["useful"] if finished else 0,
             "samples": sum(samples for _, _, samples in self.path),
             "busy": sum(row[1] for row in rows), "exposed": sum(row[2] for row in rows),
             "healthy": twin_runs.healthy(replace_pool(self.job, self.job.pools[0]), self.trial),

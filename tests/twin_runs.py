@@ -204,6 +204,7 @@ def run(job, failures, trial):
         ("failures", "episodes", "lost", "replay", "checkpoints", "from_memory", "standby", "busy", "exposed", "slowed", "lost busy"), 0
     )
     now, resumed, path, begun = 0, 0, [], {}  # path: (ticks, busy, exposed) of the iterations that are done
+    stamps = []  # when each of them was, and its ticks
     left, fired, entered = [each["times"] for each in job.chaos], [0] * len(job.chaos), set()
     durable, writing, copied = 0, None, 0  # iterations that a checkpoint has; (iterations, tick when durable); iterations that peers have
     pool_changes, free, away, vacant = [(0, job.spares)], job.spares, [], set()
@@ -325,6 +326,7 @@ def run(job, failures, trial):
             begun[done] = attempt + 1
             if committed:
                 path.append(row)
+                stamps.append((now, ticks))
                 if (done + 1) % job.copy_every:
                     continue
                 if spend("checkpoint", job.copy_cost, stop):
@@ -344,7 +346,7 @@ def run(job, failures, trial):
             book["useful"] -= row[0]
             book["wasted"] += row[0]
             found["lost busy"] += row[1]
-        del path[to:]
+        del path[to:], stamps[to:]
         resumed = now
         if job.exposure:
             failures.shift += now - failed
@@ -355,4 +357,15 @@ def run(job, failures, trial):
     found["busy"] = sum(row[1] for row in path)
     found["exposed"] = sum(row[2] for row in path)
     found["spells"] = sum(begin < now for begin, *_ in job.sky.spells) if job.sky else 0
-    return book | found | {"now": now, "done": len(path), "healthy": healthy(job, trial), "finished": finished or job.n_iterations == NEVER}
+    finished = finished or job.n_iterations == NEVER
+    found |= commits(job, stamps, now) if finished else {"gaps": 0, "trained": 0, "intervals": []}
+    return book | found | {"now": now, "done": len(path), "healthy": healthy(job, trial), "finished": finished}
+
+
+def commits(job, stamps, now):
+    """Intervals between iterations that count; before how many something but a copy came; training time, copies in a row with it."""
+    ends = [0, *(at for at, _ in stamps)]
+    idle = [at - ticks - before for (at, ticks), before in zip(stamps, ends, strict=False)]
+    late = [k for k, ticks in enumerate(idle) if ticks != (job.copy_cost if k and k % job.copy_every == 0 else 0)]
+    intervals = sorted(at - before for (at, _), before in zip(stamps, ends, strict=False))
+    return {"gaps": len(late), "trained": ends[-1] - sum(idle[k] for k in late), "intervals": intervals}
