@@ -47,14 +47,14 @@ def shard_size(layout: Layout, data_parallel: DataParallel) -> int:
     return n
 
 
-def sharers(layout: Layout, data_parallel: DataParallel, pipelines: int = 1) -> tuple[int, int]:
-    """GPUs that share the states of what they all hold: outside the experts, and of experts. Those of all pipelines of a replica do."""
+def sharers(layout: Layout, data_parallel: DataParallel, n_ranks: int = 1) -> tuple[int, int]:
+    """GPUs that share the states of what they all hold: outside the experts, and of experts. Those of all ``n_ranks`` of a replica do."""
     n_groups = layout.dp // shard_size(layout, data_parallel)
     if layout.n_expert_replicas % n_groups:
         raise Infeasible(
             f"dp_shard={data_parallel.shard} makes {n_groups} groups of the {layout.n_expert_replicas} GPUs with the same experts"
         )
-    return pipelines * layout.n_replicas // n_groups, pipelines * layout.n_expert_replicas // n_groups
+    return n_ranks * layout.n_replicas // n_groups, n_ranks * layout.n_expert_replicas // n_groups
 
 
 type Gpus = tuple[int, ...]
@@ -65,6 +65,11 @@ def holding(rank: int, stage_ranks: Sequence[int], pipelines: int) -> tuple[int,
     """Ranks that hold the stages of ``rank``: itself, and of several pipelines one of each."""
     stage = stage_ranks.index(rank)
     return tuple(sorted({*stage_ranks[stage % (len(stage_ranks) // pipelines) :: len(stage_ranks) // pipelines]}))
+
+
+def n_holders(stage_ranks: Sequence[int], pipelines: int) -> int:
+    """Ranks of a replica that hold a stage at least."""
+    return 1 if pipelines == 1 else min(len(holding(rank, stage_ranks, pipelines)) for rank in set(stage_ranks))
 
 
 def rank_rings(
