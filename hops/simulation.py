@@ -146,6 +146,9 @@ def prepare(scenario: Scenario) -> Case:
     if passes > MOST_PASSES:
         sizes = f"pp={s.pp} and microbatches={s.microbatches}"
         raise Infeasible(f"{sizes} make {passes} passes of a microbatch through a stage; at most {MOST_PASSES} are possible")
+    if record.routes is not None and s.data_parallel.overlap_param_gather:
+        several = f"{record.name} lets a rank begin its stage with the microbatches of any pipeline"
+        raise Infeasible(f"{several}, and which of them waits for its weights is not modelled (try overlap_param_gather=false)")
     if record.steady is not None and s.training is not None:
         raise Infeasible(
             f"{s.schedule.name} has no flush, so its iterations do not end one by one, and a failure cannot cut a single one "

@@ -1,7 +1,7 @@
 """ReCycle: replicas take over the microbatches of a rank that is gone, those that hold its stage in turn; nothing moves, nobody restarts.
 
-Backwards are decoupled, so that weight passes fill what gaps 1F1B leaves (``hops.schedules.rerouted``); where their activations do not
-fit, fewer microbatches are in flight, and else backwards stay whole: the fastest plan that fits counts. The iteration under way is done
+Backwards are decoupled, so that weight passes fill what gaps 1F1B leaves (``hops.schedules.rerouted``), with all microbatches in flight,
+or twice as many as 1F1B has, or as many; or backwards stay whole: the fastest plan that fits memory counts. The iteration under way is done
 again. Peers of a stage can stand for each other, and states can be copied, so which ranks are gone counts for less than how many: a
 plan is for failures that are spread over pipelines and stages as evenly as can be. The last stage fails first, where it costs most: its
 peers begin last. A stage that nobody holds ends it: then the job waits for a repair.
@@ -43,7 +43,7 @@ class Rerouted:
         if gone > s.pp * (s.dp - 1):
             return []
         failed = spread(gone, s.dp, s.pp)
-        ways: list[dict[str, Any]] = [{"decoupled": True}, {"decoupled": True, "rounds": 1}] if self.decoupled else []
+        ways: list[dict[str, Any]] = [{}, {"rounds": 2}, {"rounds": 1}] if self.decoupled else []
         redundant = s.dp - -(-gone // s.pp) > 1
         cells = [rerouted(s, failed, way) for way in (*ways, {"decoupled": False})]
         return [Plan((cell,), redundant=redundant) for cell in cells]
@@ -60,9 +60,7 @@ def check(s: Any) -> None:
         )
     if shared.zero:
         shard = shared.shard or "null"
-        raise Infeasible(
-            f"recovery=recycle needs replicas that hold all states; got zero={shared.zero} and dp_shard={shard} (try zero=0)"
-        )
+        raise Infeasible(f"recovery=recycle needs replicas that hold all states; got zero={shared.zero} and dp_shard={shard} (try zero=0)")
     if s.ep > 1:
         raise Infeasible(f"recovery=recycle has no peers for experts that replicas share; got ep={s.ep} (try ep=1)")
 

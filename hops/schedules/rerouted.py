@@ -63,6 +63,11 @@ def routes(pp: int, microbatches: int, pipelines: int = 1, failed: Any = (), **p
             "failed to name ranks of its pipelines and stages, both counted from 0",
         ),
     ),
+    makespan=lambda p, m, t: m * (t.f + t.b) + (p - 1) * (t.f + t.hop),  # of one pipeline: weight passes outlast the way back
+    exact_when=lambda p, m: m >= 2 * p - 1,
+    unit_bubble=lambda p, m: 0,
+    unit_when=lambda p, m: m >= 2 * p - 1,
+    messages=lambda p, m: 2 * m * (p - 1),
 )
 def rerouted(
     pp: int,
