@@ -17,7 +17,7 @@ from hops.schedules import SCHEDULES
 
 
 def spread(n: int, pipelines: int, stages: int) -> tuple[tuple[int, int], ...]:
-    """Pipelines and stages of ``n`` ranks that are gone, over both as evenly as can be: stages from the last on, each in another pipeline."""
+    """Pipelines and stages of ``n`` ranks that are gone, evenly over both: from the last stage on, each in another pipeline."""
     found = set[tuple[int, int]]()
     for i in range(n):
         stage = stages - 1 - i % stages

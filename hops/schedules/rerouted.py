@@ -107,10 +107,10 @@ def rerouted(
         now = events[0][0]
         awake = set()
         while events and events[0][0] == now:
-            _, rank, kind, *which = heappop(events)
+            _, rank, kind, turn, k = heappop(events)
             awake.add(rank)
             if kind:
-                heappush(ready[rank][kind], (now, *which))
+                heappush(ready[rank][kind], (now, turn, k))
         for rank in sorted(awake):
             waiting = ready[rank]
             full = held[rank] >= limit[rank]
