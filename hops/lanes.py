@@ -80,10 +80,14 @@ def rank_rings(
     ``holders``: of every rank those that hold the same stages, if it is not the only one; these are in the same rings.
     """
     found: Rings = {}
+    known: dict[tuple[int, tuple[int, ...]], tuple[Ring, Ring]] = {}  # of 127 ranks each anew took 33 s for 2,047
     for kind in range(1 + experts):
         for rank, ranks in enumerate(holders or [(rank,) for rank in range(layout.pp)]):
-            sharing, among = shard_groups(layout, data_parallel, kind, ranks)
-            found[kind, rank] = ring(cluster, sharing[0], sharing[1:]), ring(cluster, among[0], among[1:])
+            key = kind, tuple(ranks)
+            if key not in known:
+                sharing, among = shard_groups(layout, data_parallel, kind, ranks)
+                known[key] = ring(cluster, sharing[0], sharing[1:]), ring(cluster, among[0], among[1:])
+            found[kind, rank] = known[key]
     return found
 
 

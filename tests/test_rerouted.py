@@ -22,6 +22,7 @@ from hops.recovery import RECOVERIES
 from hops.recovery.recycle import spread
 from hops.routes import named, reroute, routes_of
 from hops.scenario import Scenario
+from hops.schedules import SCHEDULES
 from hops.sections import Choice
 from hops.simulation import prepare
 from hops.trace import timeline_frame
@@ -220,6 +221,40 @@ def test_plan__ends_where_a_stage_has_no_peer_left():
     redundant = [elastic.plans(s, k, 96 - 8 * k)[0].redundant for k in (1, 4, 5, 8)]
     assert redundant == [True, True, False, False]
     assert [len(elastic.plans(s, k, 96 - 16 * k)[0].cells[0].schedule.kwargs["failed"]) for k in (1, 2)] == [2, 4]  # nodes of two ranks
+
+
+def test_rerouted__states_are_shared_by_those_that_hold_them():
+    """With ZeRO 1 by two where one of three is gone: the fewest count for all."""
+    schedule = ("schedule=rerouted", "schedule.pipelines=3", "schedule.failed=[[0,3]]")
+    one = ("pp=11", "dp=1", "microbatches=24")
+    alone, shared = (prepare(job(*schedule, *one, f"zero={zero}")) for zero in (0, 1))
+    for a, b in zip(alone.memory, shared.memory, strict=True):
+        assert (b.weights, b.optimizer) == (a.weights, pytest.approx(a.optimizer / 2))
+    assert SCHEDULES["rerouted"].n_stages(11, 24, None, {"pipelines": 3, "failed": [[0, 3]]}) == 4
+
+
+def test_rerouted__is_planned_on_the_times_of_every_stage():
+    """With weight passes that take long nobody waits for them, with links that do forwards run ahead."""
+    sizes = {"pp": 5, "microbatches": 12}
+    gone = {"pipelines": 2, "failed": [[1, 2]]}
+    usual = hops.program("rerouted", **sizes, **gone)
+    for changes in ({"model__backward_input": 0.3}, {"topology__latency": 2.0}):
+        case = prepare(scenario(schedule={"name": "rerouted"} | gone, **sizes, **changes))
+        assert case.program != usual
+        ticks = [run_ticks(each)[0][0, 0] for each in (case, replaced(case, usual))]
+        assert ticks[0] <= ticks[1]
+
+
+def replaced(case, program):
+    """The case with the order of ``program``, which is planned on equal times and hops of a thousandth."""
+    told = {"forward": 1.0, "backward_input": 1.0, "backward_weight": 1.0, "hop": 0.001}
+    given = {"pipelines": 2, "failed": ((1, 2),)} | told
+    types = {"pipelines": int, "failed": ((int, int),)} | dict.fromkeys(told, float)
+    keys = sorted(given)
+    choice = Choice("rerouted", tuple((key, given[key]) for key in keys), tuple(types[key] for key in keys))
+    other = prepare(replace(case.scenario, schedule=choice))
+    assert other.program == program
+    return other
 
 
 @pytest.mark.parametrize(

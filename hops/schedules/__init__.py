@@ -72,7 +72,7 @@ class Schedule:
     default_vpp: int | None = None  # chunks a rank where vpp=null; None: always one
     fixed_vpp: bool = False  # no other number of chunks is possible
     plans: str | None = None  # placement of a schedule whose order depends on times and memory, see `hops.nominal`; None: on sizes only
-    routes: Callable[..., Routes] | None = None  # (*sizes, **parameters) of pipelines side by side; None: ranks are those of one
+    routes: Callable[..., Routes] | None = None  # (*sizes, **parameters) through pipelines side by side; None: ranks are those of one
     steady: Callable[..., Steady] | None = None  # (*sizes, **parameters); None: a batch ends with a flush
     updates_each: bool = False  # weights are updated after every microbatch, not once a batch
     weight_versions: Callable[..., int] | None = None  # (*sizes, rank) -> copies of its weights that a rank keeps; None: one

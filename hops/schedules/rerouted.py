@@ -45,7 +45,7 @@ def routes(pp: int, microbatches: int, pipelines: int = 1, failed: Any = (), **p
     "rerouted",
     source="Gandhi et al. 2024, ReCycle (SOSP; arXiv:2405.14009, from memory): peers of a failed worker take over, backwards decoupled; "
     "the order is ours",
-    plans="rerouted",
+    plans="line",
     routes=routes,
     constraints=(
         Constraint(
