@@ -9,6 +9,11 @@ import numpy as np
 import pytest
 
 from hops.checkpoints import Checkpoint
+from hops.course import (
+    DONE,
+    N_FAILURES,
+    N_RESULTS,
+)
 from hops.data_parallel import DataParallel
 from hops.episodes import run_trials
 from hops.executor import Team
@@ -16,7 +21,6 @@ from hops.faults import make_failures
 from hops.hazards import hazards
 from hops.layout import Layout
 from hops.places import make_space
-from hops.progress import DONE, N_FAILURES, N_RESULTS
 from hops.recovery import RECOVERIES
 from hops.runs import course_of, way_of
 from hops.sections import frozen

@@ -8,11 +8,18 @@ import numpy as np
 
 from hops.checks import Infeasible, no_such
 from hops.clocks import Chaos, force, victim
+from hops.course import (
+    DONE,
+    ENTERED,
+    ENTERED_AT,
+    N_INJECTED,
+    NOW,
+    SHIFT,
+)
 from hops.hazards import Hazards
 from hops.injections import MOMENTS
-from hops.jit import kernel
+from hops.jit import inlined, kernel
 from hops.kernels import NEVER
-from hops.progress import DONE, ENTERED, ENTERED_AT, N_INJECTED, NOW, SHIFT
 from hops.training import Training
 from hops.weights import TICKS
 
@@ -60,6 +67,12 @@ def moments(h, course, due, trial, space, r):  # type: ignore[no-untyped-def]
         if course.chaos.iteration[j] > r[DONE] and space.clocks.forced[j, 3] > 0:
             due = min(due, course.chaos.iteration[j])
     return due
+
+
+@inlined
+def entered(course, r):  # type: ignore[no-untyped-def]
+    """Whether chaos, if there is any, knows that a checkpoint is due."""
+    return course.chaos.times.size == 0 or course.every == NEVER or r[ENTERED] == r[DONE] + 1
 
 
 def chaos_of(training: Training, h: Hazards) -> Chaos:

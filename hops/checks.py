@@ -2,7 +2,10 @@
 
 import difflib
 from collections.abc import Iterable, Sequence
+from fractions import Fraction
 from math import inf
+
+FINEST = 1000  # speeds are fractions with denominators up to this
 
 
 class Infeasible(ValueError):
@@ -47,6 +50,14 @@ def positive(key: str, value: object, *, zero: bool = False, infinite: bool = Fa
         wanted = "at least 0" if zero else "above 0"
         raise ValueError(f"{key} must be a {'' if infinite else 'finite '}number {wanted}; got {value!r}")
     return float(value)  # type: ignore[arg-type]
+
+
+def speed_of(key: str, value: object, most: int) -> Fraction:
+    """The nearest fraction that the engine counts with."""
+    number = positive(key, value, zero=True)
+    if number > most or 0 < number < 1 / FINEST:
+        raise ValueError(f"{key} must be 0, or from {1 / FINEST} to {most}; got {value!r}")
+    return Fraction(number).limit_denominator(FINEST)
 
 
 def flag(key: str, value: object) -> bool:

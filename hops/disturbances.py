@@ -10,11 +10,10 @@ from fractions import Fraction
 from math import inf
 from typing import Any
 
-from hops.checks import count, no_such, positive
+from hops.checks import FINEST, count, no_such, positive, speed_of
 from hops.sections import is_section
 
 SCOPES = ("device", "node", "rank", "link")
-FINEST = 1000  # speeds are fractions with denominators up to this
 
 
 @dataclass(frozen=True)
@@ -82,11 +81,3 @@ def _name(asked: Any) -> str:
     if not isinstance(asked, str) or not asked:
         raise ValueError(f"disturbance.link takes names of links or classes of paths, such as NIC or NET; got {asked!r}")
     return asked
-
-
-def speed_of(key: str, value: Any, most: int) -> Fraction:
-    """The nearest fraction that the engine counts with."""
-    number = positive(key, value, zero=True)
-    if number > most or 0 < number < 1 / FINEST:
-        raise ValueError(f"{key} must be 0, or from {1 / FINEST} to {most}; got {value!r}")
-    return Fraction(number).limit_denominator(FINEST)

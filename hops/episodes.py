@@ -10,12 +10,9 @@ goes on from there when it is called again.
 
 import numpy as np
 
-from hops.chaos import moments, start_chaos
+from hops.chaos import entered, moments, start_chaos
 from hops.clocks import start_clocks
-from hops.jit import inlined, kernel
-from hops.kernels import NEVER
-from hops.places import MOST_FAILURES, cast, count_repairs, fail, harmless, next_failure, settle, turn_to
-from hops.progress import (
+from hops.course import (
     ALONE,
     CHECKPOINT,
     DEGRADED,
@@ -46,6 +43,11 @@ from hops.progress import (
     WASTED,
     WEATHER,
     WINDOW,
+)
+from hops.jit import inlined, kernel
+from hops.kernels import NEVER
+from hops.places import MOST_FAILURES, cast, count_repairs, fail, harmless, next_failure, settle, turn_to
+from hops.progress import (
     advance,
     book,
     healthy,
@@ -173,7 +175,7 @@ def run_trial(h, course, way, trial, space, r):  # type: ignore[no-untyped-def]
                 interrupt(h, course, way, trial, space, r)
             continue
         r[SLOWED] += r[USEFUL] + r[WASTED] - trained if slow else 0
-        if r[DONE] < due:
+        if r[DONE] < due or not entered(course, r):
             continue
         over = r[DONE] == course.n_iterations
         if course.every < NEVER:

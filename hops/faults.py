@@ -5,8 +5,7 @@ from fractions import Fraction
 from typing import Any
 from zlib import crc32
 
-from hops.checks import count, one_of, positive
-from hops.disturbances import speed_of
+from hops.checks import count, one_of, positive, speed_of
 from hops.injections import Injection, make_injections
 from hops.lifetimes import FRESH, STATIONARY, Lifetime, make_lifetime
 from hops.scripts import Script, read_script

@@ -9,9 +9,9 @@ from fractions import Fraction
 from itertools import pairwise
 from math import inf, prod
 
-from hops.checks import Infeasible
+from hops.checks import FINEST, Infeasible
 from hops.cluster import Cluster
-from hops.disturbances import FINEST, Disturbance
+from hops.disturbances import Disturbance
 from hops.joint import Resources
 from hops.lanes import Lane, holding, lanes, rank_rings
 from hops.messages import Message, messages

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from hops.checks import count, no_such, one_of, positive
-from hops.disturbances import speed_of
+from hops.checks import count, no_such, one_of, positive, speed_of
 from hops.scripts import KINDS
 from hops.sections import is_section
 

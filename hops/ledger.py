@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hops.progress import (
+from hops.course import (
     BUSY_HIGH,
     BUSY_LOW,
     CHECKPOINT,
@@ -83,6 +83,7 @@ def run_metrics(results: NDArray[np.int64], samples: int, pieces: int, iteration
     one = np.ones(len(results))
     wall, useful, done = column(NOW), column(USEFUL), results[:, DONE].astype(float)
     down = column(DETECTION) + column(RECOVERING) + column(QUEUEING)
+    lost = a_lane * ((results[:, LOST_HIGH].astype(object) << HALF) + results[:, LOST_LOW] + results[:, EXECUTED]) / TICKS
     episodes = results[:, N_EPISODES].astype(float)
     failures = results[:, N_FAILURES].astype(float)
     kept, healthy = results[:, SAMPLES].astype(float), results[:, HEALTHY].astype(float)
@@ -108,7 +109,7 @@ def run_metrics(results: NDArray[np.int64], samples: int, pieces: int, iteration
         "mttr_replay": (column(REPLAY), episodes),
         "lost_work": (column(WASTED), one),
         "lost_iterations": (results[:, LOST].astype(float), one),
-        "lost_busy": (a_lane * (column(LOST_HIGH) * 2**HALF + column(LOST_LOW) + column(EXECUTED)), one),
+        "lost_busy": (lost.astype(float), one),
         "slowed_time": (column(SLOWED), wall),
         "n_slowdowns": (results[:, N_SPELLS].astype(float), one),
     }

@@ -10,10 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hops.clocks import DETECT_STREAM, REPAIR_STREAM, Clocks, delay, end_lifetime, make_clocks, mark_victims, n_drawn, upcoming
-from hops.hazards import Hazards
-from hops.jit import inlined, kernel
-from hops.kernels import NEVER
-from hops.progress import (
+from hops.course import (
     DEGRADED,
     EACH,
     FREE,
@@ -37,8 +34,13 @@ from hops.progress import (
     VACANT,
     WINDOW,
     Saved,
-    later,
     make_saved,
+)
+from hops.hazards import Hazards
+from hops.jit import inlined, kernel
+from hops.kernels import NEVER
+from hops.progress import (
+    later,
 )
 
 MOST_FAILURES = 1 << 20  # of a trial

@@ -1,7 +1,6 @@
 """Rollback: what a trial goes back to, and what that makes of all it has done since."""
 
-from hops.jit import inlined, kernel
-from hops.progress import (
+from hops.course import (
     BUSY_HIGH,
     BUSY_LOW,
     DONE,
@@ -15,6 +14,7 @@ from hops.progress import (
     USEFUL,
     WASTED,
 )
+from hops.jit import inlined, kernel
 
 
 @inlined

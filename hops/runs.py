@@ -10,14 +10,7 @@ from numpy.typing import NDArray
 from hops.chaos import chaos_of
 from hops.checks import Infeasible
 from hops.clocks import mark_victims, n_drawn
-from hops.elastic import Elasticity, move_time, samples_of
-from hops.episodes import run_trials
-from hops.executor import Team
-from hops.hazards import Hazards
-from hops.kernels import NEVER
-from hops.ledger import Ratio, ledger, run_metrics
-from hops.places import Way
-from hops.progress import (
+from hops.course import (
     ARGUMENT,
     DONE,
     N_FAILURES,
@@ -33,6 +26,13 @@ from hops.progress import (
     Rows,
     one_plan,
 )
+from hops.elastic import Elasticity, move_time, samples_of
+from hops.episodes import run_trials
+from hops.executor import Team
+from hops.hazards import Hazards
+from hops.kernels import NEVER
+from hops.ledger import Ratio, ledger, run_metrics
+from hops.places import Way
 from hops.recovery import QUEUE, Machine
 from hops.renewal import expected
 from hops.scripts import Line, Script
@@ -53,7 +53,7 @@ class Outcomes(NamedTuple):
     case: Case
     course: Course
     pool: Rows  # (3, m), sampled
-    results: NDArray[np.int64]  # (n, 77), see `hops.progress`; none of a run of tier "analytic"
+    results: NDArray[np.int64]  # (n, 77), see `hops.course`; none of a run of tier "analytic"
 
     @property
     def metrics(self) -> Mapping[str, Ratio]:
@@ -110,7 +110,8 @@ def run_case(case: Case, pool: Rows, team: Team) -> Outcomes:
 def make_trials(case: Case, pool: Rows) -> Trials:
     """All that the trials of a cell have in common."""
     training, h = training_of(case)
-    sky = Sky(case, slowing(training, case.weights.cluster, case.scenario.layout), True if training.run.engine == "event" else None)
+    spells = slowing(training, case.weights.cluster, case.scenario.layout, case.scenario.hindrances.retry.seconds)
+    sky = Sky(case, spells, True if training.run.engine == "event" else None)
     elastic, course = make_course(case, sky.all_lanes(pool))
     course, bound = course._replace(alone=training.run.engine == "event", chaos=chaos_of(training, h)), _bound(course)
     if bound > MOST_ITERATIONS:

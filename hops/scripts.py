@@ -15,8 +15,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hops.checks import count, no_such, one_of
-from hops.disturbances import speed_of
+from hops.checks import count, no_such, one_of, speed_of
 
 KEYS = ("trial", "t_ns", "fault", "nodes", "detection_ns", "repair_ns")
 SLOWING = ("kind", "device", "link", "magnitude", "duration_ns")  # of what does not stop the job

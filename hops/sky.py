@@ -11,12 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hops.clocks import Clocks, force
+from hops.course import (
+    TIME,
+    Course,
+    Rows,
+    Weather,
+)
 from hops.disturbed import Bench, disturbed_iterations, executed_ticks, make_bench
 from hops.hazards import Hazards
 from hops.impact import speeds_of
 from hops.kernels import NEVER
 from hops.lanes import lanes
-from hops.progress import TIME, Course, Rows, Weather
 from hops.simulation import Case
 from hops.speeds import Piece, Speeds, make_speeds, stopped
 from hops.spells import Forecast, Spells
@@ -165,9 +170,9 @@ class Sky:
 
         What no rank and no message of the job needs may stand still.
         """
-        timeout, found = forecast.spells.timeout, list[tuple[int, int, int]]()
-        for spell in forecast.standing(now, end) if timeout < NEVER else ():
-            tick = max(now, max(spell.begin, resumed) + timeout)
+        found = list[tuple[int, int, int]]()
+        for spell in forecast.standing(now, end):
+            tick = max(now, max(spell.begin, resumed) + forecast.spells.timeout[spell.part])
             if tick < min(spell.end, end, limit) and self.state(frozenset((spell.part,))):
                 found.append((tick, spell.part, spell.repair))
         if not found:

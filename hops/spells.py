@@ -4,11 +4,13 @@ They follow the calendar, whatever the job does, so that they can be known ahead
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from hops.checks import Infeasible, no_such
+from hops.checks import Infeasible, no_such, speed_of
 from hops.clocks import CHAOS_STREAM, DURATION_STREAM, REPAIR_STREAM, choose, delay, end_lifetime, make_clocks, start_clocks
 from hops.cluster import Cluster
 from hops.disturbances import Disturbance
@@ -54,12 +56,14 @@ class Spells(NamedTuple):
     parts: tuple[Part, ...]
     h: Hazards  # of parts in place of nodes; what it calls detection is how long a spell lasts
     script: tuple[tuple[Spell, ...], ...]  # of every trial, or of all; none: drawn
-    timeout: int  # ticks of training that something may stand still
+    timeout: tuple[int, ...]  # (c,) ticks of training that a part may stand still
+    detour: tuple[int | None, ...]  # (c,) the part that is slow in place of one that stands still once this is dead
+    dead: int  # ticks until then
     injected: tuple[tuple[Injection, int, int] | None, ...] = ()  # of every injection that slows: it, its first part, how many
 
 
-def slowing(training: Training, cluster: Cluster, layout: Layout) -> Spells | None:
-    """What can slow a run, if anything; ``ValueError`` for scopes that the cluster does not have."""
+def slowing(training: Training, cluster: Cluster, layout: Layout, tries: Sequence[float] = ()) -> Spells | None:
+    """What can slow a run, if anything; ``tries`` are timeouts of a message [s]; ``ValueError`` for scopes that there are none of."""
     failures = training.failures
     if not failures.slows:
         return None
@@ -111,8 +115,25 @@ def slowing(training: Training, cluster: Cluster, layout: Layout) -> Spells | No
         n_nodes=len(parts),
         exposure=False,
     )
-    timeout = NEVER if failures.timeout is None else round(failures.timeout * TICKS)
-    return Spells(tuple(known) if script else tuple(parts), h, tuple(script), timeout, tuple(injected))
+    found_parts = list(known) if script else parts
+    return Spells(h=h, script=tuple(script), injected=tuple(injected), **_given_up(found_parts, training, sum(tries)))
+
+
+def _given_up(parts: Sequence[Part], training: Training, tries: float) -> dict[str, Any]:
+    """When each part is given up, and what takes the place of links that are."""
+    machine, patience = training.machine, training.failures.timeout
+    timeout = NEVER if machine.waits or patience is None else round(patience * TICKS)
+    timeouts, detours, others = list[int](), list[int | None](), list[Part]()
+    dead, delay = round(tries * TICKS) + 1, round(machine.detour.delay * TICKS) if machine.detour else 0
+    for part in parts:
+        of_link = machine.detour is not None and part.disturbance.scope == "link" and not part.disturbance.speed
+        speed = speed_of("recovery.bandwidth", machine.detour.bandwidth, 1) if machine.detour and of_link else Fraction(0)
+        timeouts.append(min(timeout, dead) if of_link and not speed else timeout)
+        detours.append(len(parts) + len(others) if speed else None)
+        if speed:
+            others.append(part._replace(kind=BANDWIDTH, disturbance=replace(part.disturbance, speed=speed, bandwidth=True)))
+    none = [None] * len(others)
+    return {"parts": (*parts, *others), "timeout": (*timeouts, *[timeout] * len(others)), "detour": (*detours, *none), "dead": dead + delay}
 
 
 def parts_of(fault: Fault, cluster: Cluster, layout: Layout, nodes: Sequence[int], key: str | None = None) -> list[Part]:
@@ -199,7 +220,7 @@ class Forecast:
         self.spells, self.seed, self.trial, self.known = spells, seed, trial, 0
         self.found = list[Spell]()
         if spells.script:
-            self.found += spells.script[min(trial, len(spells.script) - 1)]
+            self.add(*spells.script[min(trial, len(spells.script) - 1)])
         self.clocks = make_clocks(spells.h)
         start_clocks(spells.h, seed, trial, self.clocks)
         self.n_injected = [0] * len(spells.injected)
@@ -219,14 +240,23 @@ class Forecast:
             word = philox_word(j, self.n_injected[j], 0, CHAOS_STREAM, self.seed, self.trial)
             who = word * size >> 32
         self.n_injected[j] += 1
-        self.found.append(Spell(tick, tick + max(1, round(injection.duration * TICKS)), first + who, round(injection.repair * TICKS)))
+        self.add(Spell(tick, tick + max(1, round(injection.duration * TICKS)), first + who, round(injection.repair * TICKS)))
+
+    def add(self, *spells: Spell) -> None:
+        """Know of these; a link that is dead meanwhile is another way from then on."""
+        for spell in spells:
+            other, dead = self.spells.detour[spell.part], spell.begin + self.spells.dead
+            if other is None or dead >= spell.end:
+                self.found.append(spell)
+            else:
+                self.found += [spell._replace(end=dead), Spell(dead, spell.end, other, spell.repair)]
 
     def extend(self, until: int) -> None:
         """Know all that begin before tick ``until``."""
         rows, n = np.empty((max(ROWS, len(self.spells.parts)), 4), np.int64), -1
         while n:
             n = find_spells(self.spells.h, self.seed, self.trial, until, self.clocks, rows)
-            self.found += [Spell(*row) for row in rows[:n].tolist()]
+            self.add(*(Spell(*row) for row in rows[:n].tolist()))
         self.known = until
 
     def give_up(self, part: int, tick: int) -> None:

@@ -5,14 +5,7 @@ from numpy.typing import NDArray
 
 from hops.checks import Infeasible
 from hops.clocks import mark_victims
-from hops.disturbed import disturbed_iterations, make_bench
-from hops.elastic import Elasticity
-from hops.episodes import run_trial
-from hops.executor import evaluate_iterations
-from hops.hazards import Hazards
-from hops.kernels import NEVER
-from hops.places import MOST_FAILURES, Space, Way, make_space, next_failure
-from hops.progress import (
+from hops.course import (
     ALONE,
     ARGUMENT,
     ATTEMPT,
@@ -44,6 +37,15 @@ from hops.progress import (
     Course,
     Rows,
     Weather,
+)
+from hops.disturbed import disturbed_iterations, make_bench
+from hops.elastic import Elasticity
+from hops.episodes import run_trial
+from hops.executor import evaluate_iterations
+from hops.hazards import Hazards
+from hops.kernels import NEVER
+from hops.places import MOST_FAILURES, Space, Way, make_space, next_failure
+from hops.progress import (
     drawn,
     healthy,
 )
@@ -95,7 +97,7 @@ class Trials:
 
     def count_shares(self, r: NDArray[np.int64]) -> None:
         """Count the mean share that is computing of the time of iterations that were cut."""
-        n = int(self.course.plans.size[0])
+        n = int(self.course.plans.size[0]) or None  # where trials do not draw from the pool it is all of the whole job
         busy, time = (int(each) for each in self.course.pool[[BUSY, TIME], :n].sum(axis=1))
         r[EXECUTED] = int(r[PARTIAL]) * busy // time
 

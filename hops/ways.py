@@ -3,22 +3,7 @@
 import numpy as np
 
 from hops.chaos import DETECTING, FIRST_STATE, JOINING, KNOWN, enter
-from hops.jit import inlined, kernel
-from hops.kernels import NEVER
-from hops.places import (
-    MOST_FAILURES,
-    cast,
-    coming,
-    enough,
-    fail,
-    n_missing,
-    next_failure,
-    settle,
-    survived,
-    take_back,
-    turn_to,
-)
-from hops.progress import (
+from hops.course import (
     CUT,
     CUT_ATTEMPT,
     CUT_BEGUN,
@@ -47,6 +32,23 @@ from hops.progress import (
     SOURCE,
     STOPPED,
     VACANT,
+)
+from hops.jit import inlined, kernel
+from hops.kernels import NEVER
+from hops.places import (
+    MOST_FAILURES,
+    cast,
+    coming,
+    enough,
+    fail,
+    n_missing,
+    next_failure,
+    settle,
+    survived,
+    take_back,
+    turn_to,
+)
+from hops.progress import (
     book,
     later,
     want,

@@ -8,8 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_episodes import COLUMNS, LAWS, state
 
-from hops import progress
+from hops import course as columns
 from hops.checkpoints import Checkpoint
+from hops.course import (
+    FINISHED,
+    NO_PLAN,
+    NOT_ASKED,
+    PLANNED,
+    Course,
+    Plans,
+)
 from hops.data_parallel import DataParallel
 from hops.episodes import run_trials
 from hops.faults import Failures
@@ -17,7 +25,6 @@ from hops.hazards import hazards
 from hops.kernels import NEVER
 from hops.layout import Layout
 from hops.places import make_space
-from hops.progress import FINISHED, NO_PLAN, NOT_ASKED, PLANNED, Course, Plans
 from hops.recovery import NEIGHBOURS, REPLICAS, UNITS, Elastic, Machine
 from hops.runs import way_of
 from hops.scripts import Line
@@ -25,8 +32,8 @@ from hops.topologies import TOPOLOGIES
 from hops.training import Run, Training
 
 CLUSTER = TOPOLOGIES["dgx"].build(32)  # 4 nodes
-IDLE = {f"idle {name}": progress.IDLE + COLUMNS[name] for name in ("useful", "wasted", "checkpoint", "detection", "recovery", "queue")}
-MORE = {"repaired": progress.REPAIRED, "degraded": progress.DEGRADED, "samples": progress.SAMPLES, "plans": progress.N_PLANS}
+IDLE = {f"idle {name}": columns.IDLE + COLUMNS[name] for name in ("useful", "wasted", "checkpoint", "detection", "recovery", "queue")}
+MORE = {"repaired": columns.REPAIRED, "degraded": columns.DEGRADED, "samples": columns.SAMPLES, "plans": columns.N_PLANS}
 BACK = state("queue", 3, "queue"), state("load", 7)
 POOLS = [[(10, 80, 3), (12, 90, 0), (7, 40, 9)], [(13, 60, 1), (9, 50, 2)], [(17, 30, 3)], None, None]
 
@@ -73,12 +80,12 @@ def both(name, faults, trials, scripts=None, clock="calendar", pools=POOLS, aske
     )  # fmt: skip
     plan = Course(rows, **wanted, copy_every=NEVER, copy_cost=0, seed=seed, slot=np.zeros((0, 1), np.int64), plans=known)
     bound = plan.n_iterations if plan.horizon == NEVER else plan.horizon // 7 + 1
-    results, space, at = np.zeros((trials, progress.N_RESULTS), np.int64), make_space(bound, h, 0), 0
+    results, space, at = np.zeros((trials, columns.N_RESULTS), np.int64), make_space(bound, h, 0), 0
     while at < trials:
         at += run_trials(h, plan, way, at, space, results[at:])
         if at < trials:
-            assert results[at, progress.WANT] == progress.SERVES
-            missing = results[at, progress.ARGUMENT]
+            assert results[at, columns.WANT] == columns.SERVES
+            missing = results[at, columns.ARGUMENT]
             assert known.status[missing] == NOT_ASKED
             known.status[missing] = status[missing]
     e = machine.elastic
@@ -101,9 +108,9 @@ def both(name, faults, trials, scripts=None, clock="calendar", pools=POOLS, aske
 
 def tuple_of(r):
     one = {name: int(r[at]) for name, at in (COLUMNS | IDLE | MORE).items() if name != "standby"}
-    one["busy"] = int(r[progress.BUSY_HIGH]) * 2**32 + int(r[progress.BUSY_LOW])
-    one["exposed"] = int(r[progress.EXPOSED_HIGH]) * 2**32 + int(r[progress.EXPOSED_LOW])
-    return one | {"finished": bool(r[progress.STATUS] == FINISHED)}
+    one["busy"] = int(r[columns.BUSY_HIGH]) * 2**32 + int(r[columns.BUSY_LOW])
+    one["exposed"] = int(r[columns.EXPOSED_HIGH]) * 2**32 + int(r[columns.EXPOSED_LOW])
+    return one | {"finished": bool(r[columns.STATUS] == FINISHED)}
 
 
 def check(found, wanted):

@@ -9,10 +9,16 @@ import twin_runs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hops import progress
+from hops import course as columns
 from hops.chaos import chaos_of
 from hops.checkpoints import Checkpoint
 from hops.checks import Infeasible
+from hops.course import (
+    FINISHED,
+    STUCK,
+    Course,
+    one_plan,
+)
 from hops.data_parallel import DataParallel
 from hops.episodes import run_trials
 from hops.faults import Failures, Fault
@@ -22,7 +28,6 @@ from hops.kernels import NEVER
 from hops.layout import Layout
 from hops.lifetimes import SHAPES, Lifetime
 from hops.places import make_space
-from hops.progress import FINISHED, STUCK, Course, one_plan
 from hops.recovery import RECOVERIES, Machine, Memory, State
 from hops.runs import way_of
 from hops.scripts import Line
@@ -33,11 +38,11 @@ N_NODES = 4
 CLUSTER = TOPOLOGIES["dgx"].build(8 * N_NODES)
 LAYOUT = Layout(4, 8, 1)  # pp, dp: the 8 replicas of a rank are a node
 COLUMNS = {
-    "useful": progress.USEFUL, "wasted": progress.WASTED, "checkpoint": progress.CHECKPOINT, "detection": progress.DETECTION,
-    "recovery": progress.RECOVERING, "queue": progress.QUEUEING, "now": progress.NOW, "done": progress.DONE,
-    "failures": progress.N_FAILURES, "episodes": progress.N_EPISODES, "lost": progress.LOST, "replay": progress.REPLAY,
-    "checkpoints": progress.N_CHECKPOINTS, "from_memory": progress.N_FROM_MEMORY, "standby": progress.STANDING_BY,
-    "healthy": progress.HEALTHY,
+    "useful": columns.USEFUL, "wasted": columns.WASTED, "checkpoint": columns.CHECKPOINT, "detection": columns.DETECTION,
+    "recovery": columns.RECOVERING, "queue": columns.QUEUEING, "now": columns.NOW, "done": columns.DONE,
+    "failures": columns.N_FAILURES, "episodes": columns.N_EPISODES, "lost": columns.LOST, "replay": columns.REPLAY,
+    "checkpoints": columns.N_CHECKPOINTS, "from_memory": columns.N_FROM_MEMORY, "standby": columns.STANDING_BY,
+    "healthy": columns.HEALTHY,
 }  # fmt: skip
 
 
@@ -87,7 +92,7 @@ def both(pool, faults, machine, trials, scripts=None, clock="calendar", chaos=()
         chaos=chaos_of(training, h),
     )
     bound = plan.n_iterations if plan.horizon == NEVER else plan.horizon // min(each[0] for each in pool) + 1
-    results = np.zeros((trials, progress.N_RESULTS), np.int64)
+    results = np.zeros((trials, columns.N_RESULTS), np.int64)
     run_trials(h, plan, way, 0, make_space(bound, h, way.spares, 0, len(chaos)), results)
 
     def states(of):
@@ -108,11 +113,11 @@ def both(pool, faults, machine, trials, scripts=None, clock="calendar", chaos=()
     found = []
     for r in results:
         one = {name: int(r[at]) for name, at in COLUMNS.items()}
-        one["busy"] = int(r[progress.BUSY_HIGH]) * 2**32 + int(r[progress.BUSY_LOW])
-        one["exposed"] = int(r[progress.EXPOSED_HIGH]) * 2**32 + int(r[progress.EXPOSED_LOW])
-        one["lost busy"] = int(r[progress.LOST_HIGH]) * 2**32 + int(r[progress.LOST_LOW])
-        one |= {"slowed": int(r[progress.SLOWED]), "spells": int(r[progress.N_SPELLS])}
-        found.append(one | {"finished": bool(r[progress.STATUS] == FINISHED)})
+        one["busy"] = int(r[columns.BUSY_HIGH]) * 2**32 + int(r[columns.BUSY_LOW])
+        one["exposed"] = int(r[columns.EXPOSED_HIGH]) * 2**32 + int(r[columns.EXPOSED_LOW])
+        one["lost busy"] = int(r[columns.LOST_HIGH]) * 2**32 + int(r[columns.LOST_LOW])
+        one |= {"slowed": int(r[columns.SLOWED]), "spells": int(r[columns.N_SPELLS])}
+        found.append(one | {"finished": bool(r[columns.STATUS] == FINISHED)})
     return found, wanted_results
 
 
@@ -258,10 +263,10 @@ def test_run__that_cannot_end_says_so():
     training = Training(Run(1, None), 1, Failures((faults[0][0],)), machine, Checkpoint())
     h = hazards(training, CLUSTER, LAYOUT, DataParallel())
     plan = Course(np.array([[10], [1], [1]]), 30, NEVER, 3, 0, 0, NEVER, 0, 0, np.zeros((0, 1), np.int64), one_plan(1))
-    results = np.zeros((1, progress.N_RESULTS), np.int64)
+    results = np.zeros((1, columns.N_RESULTS), np.int64)
     run_trials(h, plan, way_of(machine), 0, make_space(30, h, 0), results)
-    assert results[0, progress.STATUS] == STUCK
-    assert results[0, progress.DONE] == 0
+    assert results[0, columns.STATUS] == STUCK
+    assert results[0, columns.DONE] == 0
 
 
 def test_recoveries__all_of_the_door_are_machines():

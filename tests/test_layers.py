@@ -86,6 +86,7 @@ LAYERS = [
     "hazards",
     "clocks",
     "spells",
+    "course",
     "progress",
     "chaos",
     "rollback",

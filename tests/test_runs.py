@@ -11,7 +11,8 @@ import twin_runs
 from conftest import run_ticks
 
 import hops
-from hops import kernels, progress
+from hops import course as columns
+from hops import kernels
 from hops.__main__ import main as report
 from hops.checks import Infeasible
 from hops.elastic import find
@@ -57,8 +58,8 @@ def test_run__without_failures_is_the_healthy_run(tier):
 
 def test_exact__without_failures_is_the_sum_of_the_cell_s_draws():
     case, outcome, runs = outcomes(*RUN, "run.tier=exact", "draws=300")
-    assert int(runs.results[0, progress.NOW]) == int(outcome.ticks[kernels.STEP, 0].sum())
-    assert len(set(runs.results[:, progress.NOW].tolist())) == 6  # every trial has noise of its own
+    assert int(runs.results[0, columns.NOW]) == int(outcome.ticks[kernels.STEP, 0].sum())
+    assert len(set(runs.results[:, columns.NOW].tolist())) == 6  # every trial has noise of its own
     assert (evaluate_iterations(case, 0, 0, 300) == outcome.pool(0, case)).all()
 
 
@@ -96,7 +97,7 @@ def test_exact__equals_the_twin_whose_every_attempt_is_a_draw_of_its_own(recover
         wanted[key] for key in ("useful", "wasted", "checkpoint", "detection", "recovery", "queue", "now", "done")
     ]
     assert wanted["lost"] > 0
-    assert wanted["healthy"] == r[progress.HEALTHY]
+    assert wanted["healthy"] == r[columns.HEALTHY]
 
 
 def test_rate__of_zero_is_no_failure():
@@ -108,9 +109,9 @@ def test_ledger__adds_up_to_all_gpus_and_the_wall_clock(recovery):
     sizes = ("pp=2", "dp=8", "zero=0", "recovery.spares=2" if recovery == "spare" else "recovery.init=0.2")
     _, _, runs = outcomes(*RUN, FAULT, *sizes, f"recovery={recovery}", "run.days=0.005", "run.iterations=null")
     n = 16 + (16 if recovery == "spare" else 0)
-    assert (runs.ledger.sum(axis=1) == [n * int(r[progress.NOW]) for r in runs.results]).all()
+    assert (runs.ledger.sum(axis=1) == [n * int(r[columns.NOW]) for r in runs.results]).all()
     assert runs.ledger.min() >= 0
-    assert (runs.results[:, progress.NOW] == round(0.005 * 86400 * 1e9)).all()
+    assert (runs.results[:, columns.NOW] == round(0.005 * 86400 * 1e9)).all()
     if recovery == "spare":
         assert runs.ledger[:, -1].sum() > 0  # some were away
 
@@ -247,17 +248,17 @@ STRATEGIES = {
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_elastic__ledger_closes_and_goes_on_with_fewer(name):
     _, _, runs = outcomes(*ELASTIC, *STRATEGIES[name])
-    assert (runs.ledger.sum(axis=1) == [16 * int(r[progress.NOW]) for r in runs.results]).all()
+    assert (runs.ledger.sum(axis=1) == [16 * int(r[columns.NOW]) for r in runs.results]).all()
     assert runs.ledger.min() >= 0
     assert runs.ledger[:, -1].sum() > 0  # repair
-    assert runs.results[:, progress.DEGRADED].sum() > 0
-    assert runs.results[:, progress.N_FROM_MEMORY].sum() > 0
+    assert runs.results[:, columns.DEGRADED].sum() > 0
+    assert runs.results[:, columns.N_FROM_MEMORY].sum() > 0
     fraction = np.divide(*runs.metrics["goodput_fraction"])
     assert ((fraction > 0) & (fraction < 1)).all()
     if name not in ("shrink_dp",):  # a smaller batch is all that changes samples
-        assert (runs.results[:, progress.SAMPLES] == 150 * 32).all()
+        assert (runs.results[:, columns.SAMPLES] == 150 * 32).all()
     else:
-        assert (runs.results[:, progress.SAMPLES] < 150 * 32).any()
+        assert (runs.results[:, columns.SAMPLES] < 150 * 32).any()
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
@@ -323,10 +324,10 @@ def test_elastic__exact_tier_equals_the_twin(name):
         assert [int(each) for each in r[:8]] == [
             wanted[key] for key in ("useful", "wasted", "checkpoint", "detection", "recovery", "queue", "now", "done")
         ]
-        for key, at in (("samples", progress.SAMPLES), ("repaired", progress.REPAIRED), ("idle useful", progress.IDLE)):
+        for key, at in (("samples", columns.SAMPLES), ("repaired", columns.REPAIRED), ("idle useful", columns.IDLE)):
             assert wanted[key] == r[at], key
-        assert wanted["exposed"] == int(r[progress.EXPOSED_HIGH]) * 2**32 + int(r[progress.EXPOSED_LOW])
-        assert wanted["healthy"] == r[progress.HEALTHY]
+        assert wanted["exposed"] == int(r[columns.EXPOSED_HIGH]) * 2**32 + int(r[columns.EXPOSED_LOW])
+        assert wanted["healthy"] == r[columns.HEALTHY]
         assert wanted["degraded"] > 0
 
 

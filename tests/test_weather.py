@@ -12,12 +12,13 @@ import twin_runs
 from test_runs import ELASTIC, STRATEGIES, outcomes, same
 
 import hops
-from hops import progress
+from hops import course as columns
 from hops.__main__ import main as report
 from hops.disturbed import disturbed_iterations, make_bench
 from hops.impact import speeds_of
 from hops.lifetimes import SHAPES
 from hops.runs import failures_of
+from hops.scripts import script_text
 from hops.spells import slowing
 
 SMALL = (
@@ -41,11 +42,11 @@ RECOVERIES = {
     "just_in_time": ("recovery=just_in_time", "recovery.save=0.1"),
 }
 COLUMNS = {
-    "useful": progress.USEFUL, "wasted": progress.WASTED, "checkpoint": progress.CHECKPOINT, "detection": progress.DETECTION,
-    "recovery": progress.RECOVERING, "queue": progress.QUEUEING, "now": progress.NOW, "done": progress.DONE,
-    "failures": progress.N_FAILURES, "episodes": progress.N_EPISODES, "lost": progress.LOST, "replay": progress.REPLAY,
-    "checkpoints": progress.N_CHECKPOINTS, "from_memory": progress.N_FROM_MEMORY, "standby": progress.STANDING_BY,
-    "healthy": progress.HEALTHY, "slowed": progress.SLOWED, "spells": progress.N_SPELLS,
+    "useful": columns.USEFUL, "wasted": columns.WASTED, "checkpoint": columns.CHECKPOINT, "detection": columns.DETECTION,
+    "recovery": columns.RECOVERING, "queue": columns.QUEUEING, "now": columns.NOW, "done": columns.DONE,
+    "failures": columns.N_FAILURES, "episodes": columns.N_EPISODES, "lost": columns.LOST, "replay": columns.REPLAY,
+    "checkpoints": columns.N_CHECKPOINTS, "from_memory": columns.N_FROM_MEMORY, "standby": columns.STANDING_BY,
+    "healthy": columns.HEALTHY, "slowed": columns.SLOWED, "spells": columns.N_SPELLS,
 }  # fmt: skip
 
 
@@ -88,7 +89,7 @@ def twin_of(case, course, failures, spells, trial):
         return [(each.bucket, round(each.seconds * 1e9), each.acquires) for each in of]
 
     spell_list = [list(spell) for spell in drawn(case, spells, trial)]
-    timeout = spells.timeout if spells else twin_runs.NEVER
+    timeout = spells.timeout[0] if spells else twin_runs.NEVER
     stands = {i: not part.disturbance.speed and speeds_of(case, [part.disturbance]).varies.any() for i, part in enumerate(parts)}
     job = twin_runs.Job(
         Pool(), states(machine.states), course.n_iterations, every=course.every, cost=course.cost,
@@ -135,12 +136,20 @@ def check(case, runs, spells):
     for trial, r in enumerate(runs.results):
         wanted = twin_of(case, runs.course, stops(case, trial), spells, trial)
         assert {name: int(r[at]) for name, at in COLUMNS.items()} == {name: wanted[name] for name in COLUMNS}, trial
-        assert wanted["busy"] == int(r[progress.BUSY_HIGH]) * 2**32 + int(r[progress.BUSY_LOW])
-        assert wanted["exposed"] == int(r[progress.EXPOSED_HIGH]) * 2**32 + int(r[progress.EXPOSED_LOW])
-        assert wanted["lost busy"] == int(r[progress.LOST_HIGH]) * 2**32 + int(r[progress.LOST_LOW])
+        assert wanted["busy"] == int(r[columns.BUSY_HIGH]) * 2**32 + int(r[columns.BUSY_LOW])
+        assert wanted["exposed"] == int(r[columns.EXPOSED_HIGH]) * 2**32 + int(r[columns.EXPOSED_LOW])
+        assert wanted["lost busy"] == int(r[columns.LOST_HIGH]) * 2**32 + int(r[columns.LOST_LOW])
     n = case.scenario.layout.n_gpus + 8 * case.scenario.training.machine.spares
-    assert (runs.ledger.sum(axis=1) == [n * int(r[progress.NOW]) for r in runs.results]).all()
+    assert (runs.ledger.sum(axis=1) == [n * int(r[columns.NOW]) for r in runs.results]).all()
     assert runs.ledger.min() >= 0
+
+
+def equal(one, other):
+    """Two outcomes, in every bucket and metric."""
+    assert (one.ledger == other.ledger).all()
+    assert list(one.metrics) == list(other.metrics)
+    for name, ratio in one.metrics.items():
+        assert np.array_equal(ratio, other.metrics[name]), name
 
 
 def spells_of(case):
@@ -154,16 +163,16 @@ def test_run__equals_the_twin(recovery, law, tier):
     """All kinds at once, with failures; stalls longer than 0.6 s are failures of their own."""
     case, _, runs = outcomes(*SMALL, *RECOVERIES[recovery], STOP, *told(KINDS, law), f"run.tier={tier}", "failure.timeout=0.6")
     check(case, runs, spells_of(case))
-    assert runs.results[:, progress.SLOWED].min() > 0
-    assert runs.results[:, progress.N_FAILURES].sum() > 0
+    assert runs.results[:, columns.SLOWED].min() > 0
+    assert runs.results[:, columns.N_FAILURES].sum() > 0
 
 
 @pytest.mark.parametrize("tier", ["resampled", "exact"])
 def test_run__what_only_slows_loses_no_work(tier):
     case, _, runs = outcomes(*SMALL, *told(KINDS, "exponential"), f"run.tier={tier}", "checkpoint.interval=null")
     check(case, runs, spells_of(case))
-    assert (runs.results[:, progress.NOW] > runs.results[:, progress.HEALTHY]).all()
-    for nothing in (progress.WASTED, progress.LOST, progress.N_FAILURES):
+    assert (runs.results[:, columns.NOW] > runs.results[:, columns.HEALTHY]).all()
+    for nothing in (columns.WASTED, columns.LOST, columns.N_FAILURES):
         assert (runs.results[:, nothing] == 0).all()
 
 
@@ -173,7 +182,7 @@ def test_pools__of_a_state_are_what_each_of_its_iterations_would_be_alone():
     slow = "+failure.faults.slow={kind: slow, scope: job, speed: 0.5, law: constant, mean: 30.0, duration: 25.0, age: fresh}"
     case, _, runs = outcomes(*words, slow)
     check(case, runs, spells_of(case))
-    assert runs.results[0, progress.SLOWED] > 20e9
+    assert runs.results[0, columns.SLOWED] > 20e9
 
 
 @pytest.mark.parametrize(
@@ -219,9 +228,9 @@ def test_stall__that_lasts_too_long_is_a_failure_of_its_node(tmp_path):
     words = (*SMALL, "failure=file", f"failure.script={tmp_path}/f.jsonl", "checkpoint.interval=null", "trials=1", "latency=none")
     _, _, runs = outcomes(*words, "failure.timeout=10.0")
     (r,) = runs.results
-    assert r[progress.N_FAILURES] == r[progress.N_EPISODES] == 1
-    assert r[progress.DETECTION] == 0
-    assert r[progress.NOW] == 11 * 10**9 + r[progress.RECOVERING] + r[progress.HEALTHY]
+    assert r[columns.N_FAILURES] == r[columns.N_EPISODES] == 1
+    assert r[columns.DETECTION] == 0
+    assert r[columns.NOW] == 11 * 10**9 + r[columns.RECOVERING] + r[columns.HEALTHY]
     (lines,) = failures_of(runs)
     assert [(line.tick, line.nodes, line.kind, line.duration) for line in lines] == [
         (10**9, (), "stall", 10**10), (11 * 10**9, (1,), "fail_stop", 0),
@@ -229,6 +238,41 @@ def test_stall__that_lasts_too_long_is_a_failure_of_its_node(tmp_path):
     waited = hops.simulate(*words, "failure.timeout=null")
     assert float(waited["wall_time"][0]) > 3600
     assert float(waited["lost_work"][0]) == 0
+
+
+TRIES = ("retry.timeout=0.05", "retry.retries=3")  # a link is dead after 0.2 s and a tick
+
+
+def test_retry__a_dead_link_is_another_way_until_it_works_again(tmp_path):
+    """Every stall is cut where all tries have timed out, and half of the bandwidth is there 0.1 s later."""
+    words = (*SMALL, STOP, *told(["flap"], "exponential"), *TRIES)
+    *_, plain = outcomes(*words, "failure.timeout=null")
+    *_, runs = outcomes(*words, "recovery=retry", "recovery.bandwidth=0.5", "recovery.reroute=0.1")
+    lines, whole = ([line for line in failures_of(each)[0] if line.kind != "fail_stop"] for each in (runs, plain))
+    cut = [(line.tick, line.tick + min(line.duration, 300_000_001)) for line in whole]
+    rest = [(line.tick + 300_000_001, line.tick + line.duration) for line in whole if line.duration > 300_000_001]
+    stalls = [(line.tick, line.tick + line.duration) for line in lines if line.kind == "stall"]
+    detours = [(line.tick, line.tick + line.duration, line.speed) for line in lines if line.kind == "bandwidth"]
+    assert rest
+    assert stalls == [each for each in cut if each[0] < runs.results[0, columns.NOW]][: len(stalls)]
+    assert detours == [(*each, 0.5) for each in rest][: len(detours)]
+    assert runs.results[:, columns.NOW].sum() < plain.results[:, columns.NOW].sum()
+    (tmp_path / "f.jsonl").write_text(script_text(failures_of(runs)))
+    again = [each for each in words if not each.startswith("+failure")]
+    *_, replayed = outcomes(*again, "failure=file", f"failure.script={tmp_path}/f.jsonl", "failure.timeout=null")
+    equal(runs, replayed)
+
+
+@pytest.mark.parametrize(
+    ("recovery", "timeout"),
+    [(("recovery=retry", "recovery.bandwidth=0"), "0.200000001"), (("recovery=backpressure",), "null")],
+)
+def test_recovery__of_what_stands_still_is_a_timeout(recovery, timeout):
+    """With no other way the node of a dead link fails; under backpressure none ever does."""
+    words = (*SMALL, STOP, *told(["flap"], "exponential"), *TRIES)
+    found = hops.simulate(*words, "recovery.init=0.2", *recovery)
+    same(found, hops.simulate(*words, f"failure.timeout={timeout}"))
+    assert (found["n_failures"] != hops.simulate(*words)["n_failures"]).any() == (timeout != "null")
 
 
 @pytest.mark.parametrize(
@@ -246,6 +290,7 @@ def test_stall__that_lasts_too_long_is_a_failure_of_its_node(tmp_path):
         (("+failure.faults.a={kind: slow, mean: 5, speed: 0.5, duration: 1}", "disturbance=[{rank: 0, speed: 0.5}]"), r"both at once"),
         (("+failure.faults.a={kind: slow, mean: 5, speed: 0.5, duration: 1}", "recovery=shrink_dp"), r"goes on with fewer nodes"),
         (("failure.timeout=0",), r"failure.timeout must be"),
+        (("recovery=retry", "recovery.bandwidth=2"), r"recovery.bandwidth must be 0, or from 0.001 to 1"),
         (("run.engine=event",), r"run.engine=event evaluates every iteration; got run.tier=resampled \(try run.tier=exact\)"),
     ],
 )  # fmt: skip
@@ -307,12 +352,9 @@ def test_engine__event_is_hybrid_to_the_bit(recovery, law, tmp_path):
         words += [] if elastic else [*told(KINDS, law)]
     _, _, hybrid = outcomes(*words)
     _, _, event = outcomes(*words, "run.engine=event")
-    assert (hybrid.ledger == event.ledger).all()
-    assert list(hybrid.metrics) == list(event.metrics)
-    for name, ratio in hybrid.metrics.items():
-        assert np.array_equal(ratio, event.metrics[name]), name
-    assert hybrid.results[:, progress.N_FAILURES].sum() > 0
-    assert hybrid.results[:, progress.EXECUTED].sum() > 0
+    equal(hybrid, event)
+    assert hybrid.results[:, columns.N_FAILURES].sum() > 0
+    assert hybrid.results[:, columns.EXECUTED].sum() > 0
 
 
 def test_lost_busy__is_what_ops_had_computed_when_they_were_cut(tmp_path):

@@ -9,12 +9,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hops.checks import count, positive
+from hops.checks import count, positive, speed_of
 from hops.registry import Registry, keywords, open_door
 
 __all__ = [
-    "NEIGHBOURS", "QUEUE", "RECOVERIES", "RECOVERY", "REPLICAS", "UNITS", "Elastic", "Machine", "Memory", "Plan", "Recovery", "State",
-    "recovery",
+    "NEIGHBOURS", "QUEUE", "RECOVERIES", "RECOVERY", "REPLICAS", "UNITS", "Detour", "Elastic", "Machine", "Memory", "Plan", "Recovery",
+    "State", "recovery",
 ]  # fmt: skip
 
 RECOVERY, QUEUE = "recovery", "queue"  # buckets of the ledger that a state's time is booked to
@@ -102,17 +102,36 @@ class Elastic:
 
 
 @dataclass(frozen=True)
+class Detour:
+    """Where messages go once a link that stands still is dead: another way with ``bandwidth`` of its own, found ``delay`` seconds later.
+
+    With no bandwidth there is none, and the link's node fails.
+    """
+
+    bandwidth: float
+    delay: float = 0.0
+
+    def __post_init__(self) -> None:
+        speed_of("recovery.bandwidth", self.bandwidth, 1)
+        positive("recovery.reroute", self.delay, zero=True)
+
+
+@dataclass(frozen=True)
 class Machine:
     """How a job recovers. ``states`` begin when the failure is known; then training goes on from the last durable checkpoint.
 
-        With ``memory`` it goes on from there instead, by the states of that, wherever a copy of everything has survived. ``spares`` are
+    With ``memory`` it goes on from there instead, by the states of that, wherever a copy of everything has survived. ``spares`` are
     nodes that stand by; what is repaired becomes one of them. An ``elastic`` job has neither, but goes on without who failed.
+    What stands still is given up after ``failure.timeout``; or never, if the job ``waits``; a link with a ``detour`` when all tries of
+    a message have timed out.
     """
 
     states: tuple[State, ...]
     memory: Memory | None = None
     spares: int = 0
     elastic: Elastic | None = None
+    waits: bool = False
+    detour: Detour | None = None
 
     def __post_init__(self) -> None:
         count("recovery.spares", self.spares, least=0, most=255)
