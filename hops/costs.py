@@ -82,13 +82,20 @@ def in_parts(costs: Costs, parts: int) -> Costs:
     return replace(costs, p2p_bytes=costs.p2p_bytes / parts, **divided)
 
 
-def side_by_side(costs: Sequence[Costs]) -> Costs:
-    """Costs of several pipelines, from those of each."""
+def side_by_side(costs: Sequence[Costs], stage_ranks: Sequence[int]) -> Costs:
+    """Costs of several pipelines, from those of each; weights that a rank has for several of them count at the first."""
     first, *others = costs
     if not others:
         return first
     names = [field.name for field in fields(Costs) if isinstance(getattr(first, field.name), tuple) and field.name != "layer_parameters"]
     stages: dict[str, Any] = {name: tuple(value for each in costs for value in getattr(each, name)) for name in names}
+    held, again = set[tuple[int, int]](), list[bool]()
+    for seat, rank in enumerate(stage_ranks):
+        again.append((rank, seat % first.n_stages) in held)
+        held.add((rank, seat % first.n_stages))
+    for name in ("parameters", "expert_parameters"):
+        if name in stages:
+            stages[name] = tuple(0.0 if twice else n for n, twice in zip(stages[name], again, strict=True))
     return replace(first, pipelines=len(costs), **stages)
 
 

@@ -128,8 +128,9 @@ def finish_graph(
     forwards = np.flatnonzero(kind == KINDS.index("F"))
     opens, opening, openings = _marks(rank, stage, forwards[np.unique(stage[forwards], return_index=True)[1]], n_ranks)
     backwards = np.flatnonzero((kind == KINDS.index("B")) | (kind == KINDS.index("W")))[::-1]
-    ends = backwards if reduce_each else backwards[np.unique(stage[backwards], return_index=True)[1]]
-    milestone, reduced, reductions = _marks(rank, stage, ends, n_ranks)
+    held = _held(rank, stage, pipelines)
+    ends = backwards if reduce_each else backwards[np.unique(held[backwards], return_index=True)[1]]
+    milestone, reduced, reductions = _marks(rank, held, ends, n_ranks)
     milestone, reduced, reducing = _joined(milestone, reduced, reductions, 1 + int(stage.max()), pipelines)
     graph = Graph(
         rank=rank,
@@ -213,6 +214,19 @@ def _marks(rank: Ints, stage: Ints, chosen: NDArray[np.int64], n_ranks: int) -> 
     number = np.full(rank.size, -1, np.int32)
     number[ordered] = np.arange(ordered.size)
     return number, stage[ordered], np.searchsorted(rank[ordered], np.arange(n_ranks + 1)).astype(np.int32)
+
+
+def _held(rank: Ints, stage: Ints, pipelines: int) -> Ints:
+    """Of every node (o,) the seat whose weights it uses: the first that its rank has of a stage, as seats of a stage share them."""
+    if pipelines == 1:
+        return stage
+    ops, n_stages = np.flatnonzero(rank >= 0), (1 + int(stage.max())) // pipelines
+    _, which = np.unique(rank[ops].astype(np.int64) * n_stages + stage[ops] % n_stages, return_inverse=True)
+    first = np.full(1 + int(which.max()), stage.max())
+    np.minimum.at(first, which, stage[ops])
+    found = stage.copy()
+    found[ops] = first[which]
+    return found
 
 
 def _joined(milestone: Ints, reduced: Ints, reductions: Ints, n_seats: int, pipelines: int) -> tuple[Ints, Ints, Ints]:

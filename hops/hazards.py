@@ -192,10 +192,9 @@ def same_states(cluster: Cluster, layout: Layout, data_parallel: DataParallel, p
             for at in range(size):
                 same = gpus[at::size]
                 if len(same) < 2:
-                    raise Infeasible(
-                        f"no other replica holds the state of GPU {same[0]} (dp={layout.dp}, zero={data_parallel.zero}, "
-                        f"dp_shard={data_parallel.shard or 'null'}: try zero=0, or a dp_shard that is less than dp)"
-                    )
+                    sizes = f"dp={layout.dp}, zero={data_parallel.zero}, dp_shard={data_parallel.shard or 'null'}"
+                    hint = "zero=0, or a dp_shard that is less than dp" if layout.n_replicas > 1 else "dp=2 or more"
+                    raise Infeasible(f"no other replica holds the state of GPU {same[0]} ({sizes}: try {hint})")
                 found.add(tuple(sorted({place[cluster.node(cluster.order[gpu])] for gpu in same})))
     return sorted(found)
 

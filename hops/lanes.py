@@ -47,14 +47,14 @@ def shard_size(layout: Layout, data_parallel: DataParallel) -> int:
     return n
 
 
-def sharers(layout: Layout, data_parallel: DataParallel, pipelines: int = 1) -> tuple[int, int]:
-    """GPUs that share the states of what they all hold: outside the experts, and of experts. Those of all pipelines of a replica do."""
+def sharers(layout: Layout, data_parallel: DataParallel, n_ranks: int = 1) -> tuple[int, int]:
+    """GPUs that share the states of what they all hold: outside the experts, and of experts. Those of all ``n_ranks`` of a replica do."""
     n_groups = layout.dp // shard_size(layout, data_parallel)
     if layout.n_expert_replicas % n_groups:
         raise Infeasible(
             f"dp_shard={data_parallel.shard} makes {n_groups} groups of the {layout.n_expert_replicas} GPUs with the same experts"
         )
-    return pipelines * layout.n_replicas // n_groups, pipelines * layout.n_expert_replicas // n_groups
+    return n_ranks * layout.n_replicas // n_groups, n_ranks * layout.n_expert_replicas // n_groups
 
 
 type Gpus = tuple[int, ...]
@@ -67,6 +67,11 @@ def holding(rank: int, stage_ranks: Sequence[int], pipelines: int) -> tuple[int,
     return tuple(sorted({*stage_ranks[stage % (len(stage_ranks) // pipelines) :: len(stage_ranks) // pipelines]}))
 
 
+def n_holders(stage_ranks: Sequence[int], pipelines: int) -> int:
+    """Ranks of a replica that hold a stage at least."""
+    return 1 if pipelines == 1 else min(len(holding(rank, stage_ranks, pipelines)) for rank in set(stage_ranks))
+
+
 def rank_rings(
     cluster: Cluster, layout: Layout, data_parallel: DataParallel, experts: bool, holders: Sequence[Sequence[int]] | None = None
 ) -> Rings:
@@ -75,10 +80,14 @@ def rank_rings(
     ``holders``: of every rank those that hold the same stages, if it is not the only one; these are in the same rings.
     """
     found: Rings = {}
+    known: dict[tuple[int, tuple[int, ...]], tuple[Ring, Ring]] = {}  # of 127 ranks each anew took 33 s for 2,047
     for kind in range(1 + experts):
         for rank, ranks in enumerate(holders or [(rank,) for rank in range(layout.pp)]):
-            sharing, among = shard_groups(layout, data_parallel, kind, ranks)
-            found[kind, rank] = ring(cluster, sharing[0], sharing[1:]), ring(cluster, among[0], among[1:])
+            key = kind, tuple(ranks)
+            if key not in known:
+                sharing, among = shard_groups(layout, data_parallel, kind, ranks)
+                known[key] = ring(cluster, sharing[0], sharing[1:]), ring(cluster, among[0], among[1:])
+            found[kind, rank] = known[key]
     return found
 
 

@@ -10,10 +10,9 @@ from typing import Any
 from hops.checks import Infeasible
 from hops.costs import Costs
 from hops.graph import lag_index, transfer_index, work_index
-from hops.lanes import sharers
+from hops.lanes import n_holders, sharers
 from hops.memory import IN_TRANSIT, Allowances, kept_shares, peak_memory
 from hops.noise import MICROBATCH_BITS
-from hops.placements import PLACEMENTS
 from hops.scenario import Scenario
 from hops.schedules import SCHEDULES
 from hops.sections import Choice, type_of
@@ -29,9 +28,9 @@ def schedule_for(s: Scenario) -> Choice:
     record = SCHEDULES[s.schedule.name]
     if record.plans is None:
         return s.schedule
-    _, _, *chunks = record.sizes(s.pp, s.microbatches, s.vpp)
-    stage_ranks = tuple(PLACEMENTS[record.plans](s.pp, stage) for stage in range(s.pp * (chunks or [1])[0]))
-    return _told(s.schedule, question(s, stage_ranks), sharers(s.layout, s.data_parallel), s.memory)
+    stage_ranks, pipelines = record.planned_seats(s.pp, s.microbatches, s.vpp, s.schedule.kwargs)
+    shared_by = sharers(s.layout, s.data_parallel, n_holders(stage_ranks, pipelines))
+    return _told(s.schedule, question(s, stage_ranks, pipelines=pipelines), shared_by, s.memory)
 
 
 @lru_cache(maxsize=4096, typed=True)

@@ -8,7 +8,7 @@ from itertools import accumulate, chain
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from hops.placements import BIDIRECTIONAL, PLACEMENTS, n_pipelines, seat_rank
+from hops.placements import BIDIRECTIONAL, PLACEMENTS, n_pipelines, pipelines_of, seat_rank, unserved
 from hops.sequence import KINDS as KINDS
 from hops.sequence import Table, is_complete, makes, run, tabulate
 
@@ -157,10 +157,9 @@ class Program:
         """Seat of stage 0 for every microbatch.
 
         A seat is a stage of the pipeline that a microbatch passes: they are numbered in data-flow order, one pipeline after another.
-        Of a single pipeline they are the stages. Microbatches are dealt out to the pipelines in equal runs.
+        Of a single pipeline they are the stages.
         """
-        m = self.microbatches
-        return tuple(k * self.pipelines // m * self.n_stages for k in range(m))
+        return tuple(pipeline * self.n_stages for pipeline in pipelines_of(self.placement, self.microbatches))
 
     def rank_of(self, stage: int, microbatch: int) -> int:
         """Rank on which ``microbatch`` passes ``stage``."""
@@ -251,11 +250,8 @@ class Program:
         return tuple(found)
 
     def _check_complete(self) -> None:
-        n = self.pipelines
-        if n > 1 and (self.pp % n or self.n_stages != self.pp or self.microbatches < n):
-            wanted = f"a multiple of {n} ranks, as many stages, and {n} microbatches or more"
-            found = f"{self.pp} ranks, {self.n_stages} stages and {self.microbatches} microbatches"
-            raise ValueError(f"schedule {self.name!r}: placement {self.placement!r} needs {wanted}; got {found}")
+        if (amiss := unserved(self.placement, self.pp, self.n_stages, self.microbatches)) is not None:
+            raise ValueError(f"schedule {self.name!r}: placement {self.placement!r} {amiss}")
         for rank, ops in enumerate(self.ops):
             if not ops:
                 raise ValueError(f"schedule {self.name!r} gives rank {rank} of {self.pp} nothing to run")

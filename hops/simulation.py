@@ -20,7 +20,7 @@ from hops.events import DISCIPLINES
 from hops.garbage import without_garbage_collection
 from hops.graph import Graph, n_works
 from hops.hazards import Hazards, hazards
-from hops.lanes import lanes, sharers
+from hops.lanes import lanes, n_holders, sharers
 from hops.lowering import lower
 from hops.memo import remembered
 from hops.memory import Memory, check_room, fullest, peak_memory
@@ -116,7 +116,7 @@ class Case(NamedTuple):
         """What a GPU of each rank holds at most; None where the model is explicit times."""
         built, s, costs = self.structure, self.scenario, self.weights.costs
         held = fullest(costs, built.stage_ranks, built.holdings)
-        shared_by = sharers(s.layout, s.data_parallel, costs.pipelines)
+        shared_by = sharers(s.layout, s.data_parallel, n_holders(built.stage_ranks, costs.pipelines))
         versions = SCHEDULES[s.schedule.name].weight_versions
         copies = [1 if versions is None else versions(s.pp, s.microbatches, rank) for rank in range(s.pp)]
         return peak_memory(costs, built.stage_ranks, held, *shared_by, s.data_parallel.zero, s.memory, copies)
@@ -142,11 +142,13 @@ def prepare(scenario: Scenario) -> Case:
     """Build all that one cell needs; ``ValueError`` for what cannot be meant, `Infeasible` for sizes that do not fit."""
     s = scenario
     record = SCHEDULES[s.schedule.name]
-    _, _, *chunks = record.sizes(s.pp, s.microbatches, s.vpp)
-    passes = math.prod([s.pp, record.units(s.pp, s.microbatches, s.schedule.kwargs), *chunks])
+    passes = record.units(s.pp, s.microbatches, s.schedule.kwargs) * record.n_stages(s.pp, s.microbatches, s.vpp, s.schedule.kwargs)
     if passes > MOST_PASSES:
         sizes = f"pp={s.pp} and microbatches={s.microbatches}"
         raise Infeasible(f"{sizes} make {passes} passes of a microbatch through a stage; at most {MOST_PASSES} are possible")
+    if record.routes is not None and s.data_parallel.overlap_param_gather:
+        several = f"{record.name} lets a rank begin its stage with the microbatches of any pipeline"
+        raise Infeasible(f"{several}, and which of them waits for its weights is not modelled (try overlap_param_gather=false)")
     if record.steady is not None and s.training is not None:
         raise Infeasible(
             f"{s.schedule.name} has no flush, so its iterations do not end one by one, and a failure cannot cut a single one "
@@ -187,7 +189,8 @@ def prepare(scenario: Scenario) -> Case:
             raise Infeasible("disturbance is of every iteration, and a fault that slows the job of some: both at once are not modelled")
     case = Case(s, numbers, tables, found)
     check_clock(most_ticks(case) * (MOST_DEN if s.hindrances.disturbances else 1))
-    check_room(numbers.costs, numbers.room, *sharers(s.layout, s.data_parallel, built.graph.pipelines), s.data_parallel.zero)
+    shared_by = sharers(s.layout, s.data_parallel, n_holders(built.stage_ranks, built.graph.pipelines))
+    check_room(numbers.costs, numbers.room, *shared_by, s.data_parallel.zero)
     return case
 
 

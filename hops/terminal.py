@@ -13,6 +13,7 @@ from hops.graph import unshard_index
 from hops.memory import Memory
 from hops.metrics import quantile_interval
 from hops.paths import Path
+from hops.schedules import SCHEDULES
 from hops.simulation import Case
 
 WIDTH = 100
@@ -48,7 +49,9 @@ def cell_report(cell: xr.Dataset, case: Case, notes: Sequence[str] = ()) -> str:
     if s.layout.n_gpus > s.pp:
         besides = "".join(f", {key}={n}" for key, n in (("cp", s.cp), ("ep", s.ep)) if n > 1)
         sizes += f", tp={s.tp}, dp={s.dp}{besides}: {s.layout.n_gpus} GPUs"
-    stages = f"{costs.n_stages // costs.pipelines} stages{f' in {costs.pipelines} pipelines' if costs.pipelines > 1 else ''}"
+    noun = "pipelines" if SCHEDULES[s.schedule.name].routes is None else "routes"
+    several = f" in {costs.pipelines} {noun}" if costs.pipelines > 1 else ""
+    stages = f"{costs.n_stages // costs.pipelines} stages{several}"
     lines = [
         f"{s.schedule.name} on {cluster.name} ({cluster.gpu.name}): {s.pp} ranks, {stages}, {sizes}",
         f"  {n_ops} ops, {graph.rank.size - n_ops} transfers, p2p={s.p2p}{_contention(case)}",

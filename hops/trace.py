@@ -14,6 +14,7 @@ from hops.graph import Graph, unfolded, unshard_index
 from hops.noise import MICROBATCH_BITS
 from hops.plots import Message, goes_back
 from hops.programs import members
+from hops.schedules import SCHEDULES
 from hops.simulation import Case
 from hops.weights import TICKS
 from hops.workspace import workspace
@@ -41,7 +42,8 @@ class Trace(NamedTuple):
 def timeline_frame(case: Case, draw: int = 0) -> "pd.DataFrame":
     """Start and end [s] of every op in one draw: columns rank, op, stage, kind, microbatch, start, end, by rank and start.
 
-    Of several pipelines column ``pipeline`` says which: the first half of them goes down the ranks, the others up.
+    Of several pipelines column ``pipeline`` says which: the first half of them goes down the ranks, the others up. Where microbatches
+    take different routes through pipelines side by side, column ``route`` says which.
     Where there are replicas the ops are those of the first, and what they exchange follows: kinds REDUCE_GRAD (once all have
     the gradients) and UNSHARD (weights that are gathered within the iteration), a row a bucket, microbatch and pipeline -1.
     """
@@ -55,7 +57,8 @@ def timeline_frame(case: Case, draw: int = 0) -> "pd.DataFrame":
     rows += [(e.rank, f"{e.stage}{e.kind}", e.stage, e.kind, -1, e.start, e.end) for e in exchanges(case, found)]
     frame = pd.DataFrame(rows, columns=["rank", "op", "stage", "kind", "microbatch", "start", "end"])
     if program.pipelines > 1:
-        frame.insert(5, "pipeline", [-1 if k < 0 else program.first_seats[k] // program.n_stages for k in frame["microbatch"]])
+        column = "pipeline" if SCHEDULES[case.scenario.schedule.name].routes is None else "route"
+        frame.insert(5, column, [-1 if k < 0 else program.first_seats[k] // program.n_stages for k in frame["microbatch"]])
     return frame.sort_values(["rank", "start"], kind="stable", ignore_index=True)
 
 

@@ -206,11 +206,13 @@ def _costs(cluster: Cluster, asked: Question) -> dict[Gpu, Costs]:
     for gpu in (cluster.gpu, *(each for each in types if each != cluster.gpu)):
         pipelines = []
         for ranks in batched(asked.stage_ranks, len(asked.stage_ranks) // asked.pipelines, strict=True):
-            made = stage_costs(model, gpu, ranks, asked.microbatch_size, shared, asked.efficiency)
+            here = sorted(set(ranks))  # a route passes not all ranks
+            own = tuple(shared[rank] for rank in here)
+            made = stage_costs(model, gpu, tuple(map(here.index, ranks)), asked.microbatch_size, own, asked.efficiency)
             if isinstance(model, Transformer) and made.partition is not None and len(types) * asked.pipelines > 1:
                 model = replace(model, layout=made.partition)
             pipelines.append(made)
-        found[gpu] = offloaded(in_parts(side_by_side(pipelines), asked.parts), gpu, asked.offload)
+        found[gpu] = offloaded(in_parts(side_by_side(pipelines, asked.stage_ranks), asked.parts), gpu, asked.offload)
     return found
 
 

@@ -19,6 +19,7 @@ LAYERS = [
     "memo",
     "registry",
     "sequence",
+    "routes",
     "placements",
     "programs",
     "nominal",

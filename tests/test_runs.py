@@ -240,6 +240,7 @@ STRATEGIES = {
     "repartition": ("recovery=repartition", "recovery.reconfigure=0.4", "recovery.move=0.2", "recovery.load=0.5"),
     "oobleck": ("recovery=oobleck", "recovery.smallest=3", "recovery.reconfigure=0.4", "recovery.load=0.5"),
     "bamboo": ("recovery=bamboo", "recovery.pause=0.2", "recovery.rejoin=1", "recovery.join=0.2", "recovery.rendezvous=0.5"),
+    "recycle": ("recovery=recycle", "recovery.reroute=0.4", "recovery.rejoin=1", "recovery.join=0.2", "recovery.load=0.5"),
     "table": ("recovery=table", "recovery.samples_per_second=[60,55,50,40,0]", "recovery.join=0.1", "recovery.load=0.5"),
 }
 
@@ -277,7 +278,7 @@ def test_elastic__depends_neither_on_threads_nor_on_trials(tier):
     same(many.isel(trial=slice(0, 6)), hops.simulate(*words))
 
 
-@pytest.mark.parametrize("name", ["shrink_dp, global batch", "oobleck"])
+@pytest.mark.parametrize("name", ["shrink_dp, global batch", "oobleck", "recycle"])
 def test_elastic__exact_tier_equals_the_twin(name):
     """Attempt a at iteration i is draw a x 2^26 + i of the trial, of every cell of the plan that is on then."""
     case, _, runs = outcomes(*ELASTIC, *STRATEGIES[name], "run.tier=exact", "trials=2")

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from hops.checks import Infeasible, count
+from hops.placements import PLACEMENTS
 from hops.programs import Doubled, Fused, Op, Program, Unit
 from hops.registry import Registry, keywords, open_door
+from hops.routes import Routes
 
 __all__ = [
     "SCHEDULES", "Constraint", "Doubled", "Fused", "Op", "Program", "Schedule", "Steady", "Times", "Unit",
@@ -70,6 +72,7 @@ class Schedule:
     default_vpp: int | None = None  # chunks a rank where vpp=null; None: always one
     fixed_vpp: bool = False  # no other number of chunks is possible
     plans: str | None = None  # placement of a schedule whose order depends on times and memory, see `hops.nominal`; None: on sizes only
+    routes: Callable[..., Routes] | None = None  # (*sizes, **parameters) through pipelines side by side; None: ranks are those of one
     steady: Callable[..., Steady] | None = None  # (*sizes, **parameters); None: a batch ends with a flush
     updates_each: bool = False  # weights are updated after every microbatch, not once a batch
     weight_versions: Callable[..., int] | None = None  # (*sizes, rank) -> copies of its weights that a rank keeps; None: one
@@ -108,6 +111,24 @@ class Schedule:
         if self.steady is not None:
             return self.steady(pp, microbatches, **params).microbatches
         return microbatches * (1 if self.parts is None else self.parts(**params))
+
+    def n_stages(self, pp: int, microbatches: int, vpp: int | None, params: dict[str, Any]) -> int:
+        """Stages that a microbatch passes."""
+        _, _, *chunks = self.sizes(pp, microbatches, vpp)
+        if self.routes is None:
+            return pp * (chunks or [1])[0]
+        self.check(pp, microbatches, vpp, params)
+        return self.routes(pp, microbatches, **params).n_stages
+
+    def planned_seats(self, pp: int, microbatches: int, vpp: int | None, params: dict[str, Any]) -> tuple[tuple[int, ...], int]:
+        """Rank of every stage, or seat, that its order is planned for, and how many pipelines these are."""
+        n_stages = self.n_stages(pp, microbatches, vpp, params)
+        if self.routes is not None:
+            routes = self.routes(pp, microbatches, **params)
+            return routes.seats, len(routes.ranks)
+        if self.plans is None:
+            raise ValueError(f"the order of {self.name} depends on sizes only")
+        return tuple(PLACEMENTS[self.plans](pp, stage) for stage in range(n_stages)), 1
 
     def check(self, pp: int, microbatches: int, vpp: int | None, params: dict[str, Any]) -> None:
         """Raise `Infeasible` with the reason and the nearest sizes that work: microbatches, or else chunks, or else ranks."""
