@@ -124,10 +124,10 @@ def sweeper_params(loader: ConfigLoaderImpl, overrides: Sequence[str]) -> list[s
     return [f"{key}={value}" for key, value in params.items()]
 
 
-def plain(config: DictConfig) -> dict[str, Any]:
-    """The part of a composed config that is ours, as plain containers."""
+def plain(config: DictConfig, resolve: bool = True) -> dict[str, Any]:
+    """The part of a composed config that is ours, as plain containers; as it is written, unless ``resolve``."""
     ours = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-    return OmegaConf.to_container(ours, resolve=True)  # type: ignore[return-value]
+    return OmegaConf.to_container(ours, resolve=resolve)  # type: ignore[return-value]
 
 
 def yaml(config: DictConfig) -> str:
