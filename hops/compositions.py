@@ -12,7 +12,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from hops.config import OPEN, plain, yaml
+from hops.config import OPEN, plain
 
 type Choices = tuple[Any, ...]
 type Path = tuple[str, ...]
@@ -39,7 +39,7 @@ def composed(compose: Callable[[Choices], DictConfig], wanted: Sequence[Choices]
 
 
 def _refers(configs: Iterable[DictConfig]) -> bool:
-    return any("${" in yaml(config) for config in configs)
+    return any("${" in repr(plain(config, resolve=False)) for config in configs)
 
 
 def _chosen(config: DictConfig) -> Config:

@@ -1,13 +1,20 @@
 """Shared by all tests: hypothesis profile, a way to evaluate one cell down to ticks, and the command line."""
 
+import fcntl
+import os
 import sys
+import time
 from itertools import pairwise
 
 import numpy as np
 import pytest
 from hypothesis import settings
+from numba.core.caching import FunctionCache
+from numba.core.compiler_lock import global_compiler_lock
+from numba.core.dispatcher import Dispatcher
 
-from hops import kernels, sweep
+import hops
+from hops import jit, kernels, sweep
 from hops.executor import law_rows, stacked
 from hops.scenario import Scenario
 from hops.schedules import SCHEDULES
@@ -106,10 +113,36 @@ def run_ticks(case, first=0, n=None, split=(), graph=None):
     return np.concatenate(parts, axis=1), moments
 
 
+def compile_once(dispatcher, signature, compiled=Dispatcher.compile, patience=120.0):
+    """Compile a kernel while no other process compiles it: what one has made the others find in the cache.
+
+    Kernels wait for those that they call, and these for no caller of theirs: nobody waits in a circle. A lock ends with its process.
+    """
+    if signature in dispatcher.overloads or not isinstance(dispatcher._cache, FunctionCache):
+        return compiled(dispatcher, signature)
+    function, until = dispatcher.py_func, time.monotonic() + patience
+    with global_compiler_lock, open(COMPILING / f"{function.__module__}.{function.__qualname__}.lock", "w") as lock:
+        while time.monotonic() < until:  # then it is compiled twice
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(0.02)
+        return compiled(dispatcher, signature)
+
+
+COMPILING = jit.cache_folder()
+Dispatcher.compile = compile_once
+
+
 @pytest.fixture(scope="session", autouse=True)
-def _compiled():
-    """Compile the kernels once, so that no test pays for it."""
-    run_ticks(prepare(scenario(latency__op={"law": "lognormal"})))
+def _compiled(request):
+    """Compile the largest kernels before any test; of two workers that run the whole suite, one those of training runs (as long again)."""
+    if os.environ.get("PYTEST_XDIST_WORKER", "gw0") == "gw1" and len(request.session.items) > 1000:
+        run = ["failure=llama3", "run.iterations=9", "trials=2"]
+        hops.simulate("model=explicit", "pp=1", "microbatches=1", "latency=none", "draws=1", *run)
+    else:
+        run_ticks(prepare(scenario(latency__op={"law": "lognormal"})))
 
 
 @pytest.fixture

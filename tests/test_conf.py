@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from hydra.core.config_store import ConfigStore
 
 import hops
 from hops.config import folder
@@ -56,6 +57,13 @@ def test_option__runs_out_of_the_box(option, tmp_path):
             hops.simulate(option)
     cell = hops.simulate("microbatches=16", option, *needs, "draws=4")
     assert (cell["iteration_time"] > 0).all()
+
+
+def test_option__that_a_door_registers_later_is_known(monkeypatch):
+    hops.simulate("draws=1")
+    monkeypatch.setitem(SCHEDULES.aliases, "later", "1f1b")
+    monkeypatch.setitem(ConfigStore.instance().repo["schedule"], "later.yaml", None)  # goes with the test
+    assert hops.simulate("schedule=later", "draws=1").attrs["config"] == hops.simulate("draws=1").attrs["config"]
 
 
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: f"{path.parent.name}/{path.stem}")

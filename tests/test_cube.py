@@ -169,7 +169,7 @@ WRITER = """
 import os, sys, numpy as np, xarray as xr
 from pathlib import Path
 from hops.cube import FORMAT, write_cube
-big = xr.Dataset({"x": ("n", np.full(25_000_000, 7.0))}, attrs={"hops_format": FORMAT})  # 200 MB
+big = xr.Dataset({"x": ("n", np.full(12_500_000, 7.0))}, attrs={"hops_format": FORMAT})  # 100 MB
 print("ready", flush=True)
 for path in sys.stdin:
     child = os.fork()
@@ -182,7 +182,7 @@ for path in sys.stdin:
 
 
 def test_write__killed_at_any_moment_leaves_a_whole_file_or_none(tmp_path):
-    """A writer of 200 MB cubes is killed at 20 random moments of its first or a later write; what stands at the path is whole."""
+    """A writer of 100 MB cubes is killed at 20 random moments of its first or a later write; what stands at the path is whole."""
     rng = np.random.Generator(np.random.PCG64(1))
     stood, in_the_middle = [], []
     with subprocess.Popen([sys.executable, "-c", WRITER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
@@ -196,7 +196,7 @@ def test_write__killed_at_any_moment_leaves_a_whole_file_or_none(tmp_path):
             writer = int(parent.stdout.readline())
             while not list(path.parent.iterdir()) or (i >= 10 and not path.exists()):
                 time.sleep(0.001)  # a temporary file stands there, or (from the eleventh on) a first cube
-            time.sleep(rng.uniform(0, 0.3))
+            time.sleep(rng.uniform(0, 0.15))
             os.kill(writer, signal.SIGKILL)
             while Path(f"/proc/{writer}").exists():
                 time.sleep(0.001)

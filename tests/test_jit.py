@@ -65,6 +65,21 @@ def test_kernel__leaves_the_users_own_cache_setting_alone():
     assert before == numba.config.CACHE_DIR
 
 
+def test_kernel__is_compiled_once_for_all_constants(tmp_path, monkeypatch):
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))  # what is loaded there is not compiled
+
+    @jit.kernel
+    def double(a):
+        return 2 * a
+
+    @jit.kernel
+    def total(a):
+        return double(1) + double(2) + double(a=a)
+
+    assert total(3) == 12
+    assert len(double.signatures) == 1
+
+
 def test_pipe__closed_by_its_reader_is_no_traceback(tmp_path):
     words = f"{sys.executable} -m hops pp=2 microbatches=2 draws=5 | head -1"
     done = subprocess.run(["bash", "-c", words], cwd=tmp_path, capture_output=True, text=True)

@@ -130,18 +130,24 @@ def twin_of(made, draw, replica=0, advance=twin.passing):
 TABLE = twin.Table(lambda u: LAWS["lognormal"].ppf(u, cv=0.3))
 
 
+def check_twin(case, made, draw):
+    """The kernel finds in a draw what the twin does; what comes after the pipeline, and the twin's program and timeline."""
+    program, (when, busy, exposed) = twin_of(made, draw)
+    ticks, moments = run_ticks(case, first=draw, n=1)
+    assert tuple(ticks[:4, 0]) == twin.metrics(program, when, busy)
+    assert ticks[6, 0] == sum(exposed)
+    total = (moments[:, :, 0] << 42) + (moments[:, :, 1] << 21) + moments[:, :, 2]
+    assert list(total[0]) == busy
+    assert list(total[1]) == exposed
+    return tuple(ticks[4:6, 0]), program, when
+
+
 @given(cells())
 def test_kernel__equals_the_twin(made):
     case = prepare(Scenario.from_config(made))
     for draw in range(2 if case.noisy else 1):
-        program, (when, busy, exposed) = twin_of(made, draw)
-        ticks, moments = run_ticks(case, first=draw, n=1)
-        assert tuple(ticks[:4, 0]) == twin.metrics(program, when, busy)
-        assert tuple(ticks[4:6, 0]) == twin.step(program, [when], [0] * program.pp)
-        assert ticks[6, 0] == sum(exposed)
-        total = (moments[:, :, 0] << 42) + (moments[:, :, 1] << 21) + moments[:, :, 2]
-        assert list(total[0]) == busy
-        assert list(total[1]) == exposed
+        steps, program, when = check_twin(case, made, draw)
+        assert steps == twin.step(program, [when], [0] * program.pp)
 
 
 @given(cells())

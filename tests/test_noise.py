@@ -52,7 +52,7 @@ def factors(identity=0, seed=0, lo=0, hi=256, window=0, name="lognormal", parame
 )
 def test_philox__known_answers(word, answer):
     kernel = tuple(int(each) for each in noise.philox(*[np.uint32(word)] * 6))
-    assert kernel == answer == tuple(twin.philox([word] * 4, [word] * 2))
+    assert kernel == answer == twin.philox((word,) * 4, (word,) * 2)
 
 
 def test_words__are_those_of_the_twin():

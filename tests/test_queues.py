@@ -9,7 +9,7 @@ from conftest import FLUSHED, config, run_ticks, scenario
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_disturbed import at_most_idle, both, drawn_speeds, names, resources_of
-from test_kernels import cells, twin_of
+from test_kernels import cells, check_twin, twin_of
 
 import hops
 from hops.checks import Infeasible
@@ -36,12 +36,7 @@ def works(made):
 def test_queue__equals_the_twin(made, queue, free_at):
     case, made = works({**made, "queue": queue, "queue_free_at": free_at})
     for draw in range(2 if case.noisy else 1):
-        program, (when, busy, exposed) = twin_of(made, draw)
-        ticks, moments = run_ticks(case, first=draw, n=1)
-        assert tuple(ticks[:4, 0]) == twin.metrics(program, when, busy)
-        total = (moments[:, :, 0] << 42) + (moments[:, :, 1] << 21) + moments[:, :, 2]
-        assert list(total[0]) == busy
-        assert list(total[1]) == exposed
+        check_twin(case, made, draw)
 
 
 @settings(max_examples=40)

@@ -2,12 +2,11 @@
 
 import numpy as np
 import pytest
-import twin
 from conftest import FLUSHED, run_ticks, scenario
 from hypothesis import given
 from hypothesis import strategies as st
 from test_disturbed import both
-from test_kernels import cells, twin_of
+from test_kernels import cells, check_twin
 
 import hops
 from hops.executor import Executor, evaluate
@@ -34,12 +33,7 @@ def test_loss__equals_the_twin(made, p2p, retry):
         assert "deadlocks" in str(error) or "wait" in str(error)  # noqa: PT017
         return
     for draw in (0, 3):
-        program, (when, busy, exposed) = twin_of(made, draw)
-        ticks, moments = run_ticks(case, first=draw, n=1)
-        assert tuple(ticks[:4, 0]) == twin.metrics(program, when, busy)
-        total = (moments[:, :, 0] << 42) + (moments[:, :, 1] << 21) + moments[:, :, 2]
-        assert list(total[0]) == busy
-        assert list(total[1]) == exposed
+        check_twin(case, made, draw)
 
 
 @given(cells(FLUSHED), LOSSES, st.sampled_from(["channel", "torch"]))

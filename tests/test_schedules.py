@@ -213,7 +213,8 @@ def test_refusal__names_the_reason_and_sizes_that_work(name, vpp, pp, m):
         (p2p, recv, *variant)
         for p2p, recv in (*((p2p, "early") for p2p in P2P), ("torch", "defer"))
         for variant in ACCEPTED
-        if p2p not in ("megatron", "torch") or variant[2] * variant[3] <= 36
+        if variant[2] * variant[3]
+        <= {"megatron": 36, "torch": 36, "latency": 256}.get(p2p, 140)  # larger ones repeat what a steady phase does
     ],
 )
 def test_kernel__equals_the_twin(name, vpp, pp, m, p2p, recv):

@@ -10,6 +10,8 @@ it on to W (table 1), with the models of table 3. With everything kept until W, 
 has p transfers fewer than the plain one: 2(pv-1) - p instead of 2(pv-1). So p hops are taken off the span here.
 """
 
+from functools import cache
+
 import pytest
 
 import hops
@@ -37,6 +39,7 @@ CHUNKS = {"1.5B": 3, "6.2B": 4, "14.6B": 3, "28.3B": 2}
 every_row = pytest.mark.parametrize("row", TABLE, ids=[f"{row[0]}-m{row[2]}" for row in TABLE])
 
 
+@cache
 def simulate(row, *overrides):
     _, p, m, f, b, w, comm = row[:7]
     return hops.simulate(
