@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 
 from hops.checks import Infeasible, no_such
+from hops.countdown import Countdown
 from hops.executor import evaluate
 from hops.memory import headroom
 from hops.metrics import quantile_interval, statistics
@@ -98,39 +99,41 @@ def cube_dataset(prepared: Prepared) -> xr.Dataset:
 
     n_trials = max((case.scenario.training.trials for case in cases if case.scenario.training), default=0)
     if n_trials:
-        from hops.run_variables import bucket_names, run_columns, runs_of, trial_numbers  # 12 ms that nobody else needs
+        from hops.run_variables import bucket_names, run_columns, runs_of, trial_numbers, trials_left  # 12 ms that nobody else needs
 
         coords |= {"bucket": bucket_names()} | ({"trial": trial_numbers(n_trials)} if plan.keep_draws else {})
         sizes |= {"trial": n_trials, "bucket": len(coords["bucket"][1])}
     unfinished = list[str]()
-    for outcome in evaluate(cases, plan.executor, plan.keep_draws):
-        for i, runs in runs_of(cases, outcome, plan.executor) if n_trials else ():
-            if isinstance(runs, Infeasible):
-                if plan.strict:
-                    raise runs
-                unfinished.append(str(runs))
-                continue
-            for name, dims, found in run_columns(runs, plan.quantiles, plan.keep_draws):
-                put(name, dims, [i], found[None])
-        batch = [cases[i] for i in outcome.cells]
-        certain = np.array([not case.noisy for case in batch])
-        for name, draws in outcome.per_draw.items():
-            for suffix, values in statistics(draws, plan.quantiles, certain).items():
-                if suffix:
-                    put(name + suffix, (), outcome.cells, values)
-                elif plan.keep_draws:
-                    put(name, ("draw",), outcome.cells, draws)
-                else:
-                    put(name, ("quantile",), outcome.cells, values)
-        for name, ranks in outcome.per_rank.items():
-            dims = ("draw", "rank") if plan.keep_draws else ("rank",)
-            put(name, dims, outcome.cells, ranks.swapaxes(1, -1) if plan.keep_draws else ranks)
-        put("peak_in_flight", ("rank",), outcome.cells, np.array([case.structure.in_flight for case in batch], float))
-        for i, case in zip(outcome.cells, batch, strict=True):
-            held = case.memory
-            if held is not None:
-                put("peak_memory", ("rank",), [i], np.array([[memory.total for memory in held]]))
-                put("headroom", (), [i], np.array([headroom(held, case.weights.room)]))
+    with trials_left(cases) if n_trials else Countdown("cells", len(cases)) as countdown:
+        for outcome in evaluate(cases, plan.executor, plan.keep_draws):
+            for i, runs in runs_of(cases, outcome, plan.executor, countdown) if n_trials else ():
+                if isinstance(runs, Infeasible):
+                    if plan.strict:
+                        raise runs
+                    unfinished.append(str(runs))
+                    continue
+                for name, dims, found in run_columns(runs, plan.quantiles, plan.keep_draws):
+                    put(name, dims, [i], found[None])
+            batch = [cases[i] for i in outcome.cells]
+            certain = np.array([not case.noisy for case in batch])
+            for name, draws in outcome.per_draw.items():
+                for suffix, values in statistics(draws, plan.quantiles, certain).items():
+                    if suffix:
+                        put(name + suffix, (), outcome.cells, values)
+                    elif plan.keep_draws:
+                        put(name, ("draw",), outcome.cells, draws)
+                    else:
+                        put(name, ("quantile",), outcome.cells, values)
+            for name, ranks in outcome.per_rank.items():
+                dims = ("draw", "rank") if plan.keep_draws else ("rank",)
+                put(name, dims, outcome.cells, ranks.swapaxes(1, -1) if plan.keep_draws else ranks)
+            put("peak_in_flight", ("rank",), outcome.cells, np.array([case.structure.in_flight for case in batch], float))
+            for i, case in zip(outcome.cells, batch, strict=True):
+                held = case.memory
+                if held is not None:
+                    put("peak_memory", ("rank",), [i], np.array([[memory.total for memory in held]]))
+                    put("headroom", (), [i], np.array([headroom(held, case.weights.room)]))
+            countdown.tick(0 if n_trials else len(outcome.cells))
 
     data: dict[str, Any] = {
         name: ([*axes, *dims], values.reshape(shape + values.shape[1:]), attributes(name, plan.keep_draws))

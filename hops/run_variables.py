@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from hops.checks import Infeasible
+from hops.countdown import Countdown
 from hops.executor import Executor, Outcome, Team, evaluate
 from hops.ledger import BUCKETS, each_trial, over_trials
 from hops.plan import Prepared
@@ -18,20 +19,28 @@ from hops.weights import TICKS
 type Values = np.ndarray[Any, Any]
 
 
-def runs_of(cases: Sequence[Case], outcome: Outcome, executor: Executor) -> Iterator[tuple[int, Outcomes | Infeasible]]:
-    """Training runs of those cells of a batch that have one, or why one does not come to its end."""
+def runs_of(
+    cases: Sequence[Case], outcome: Outcome, executor: Executor, countdown: Countdown
+) -> Iterator[tuple[int, Outcomes | Infeasible]]:
+    """Training runs of those cells of a batch that have one, or why one does not come to its end; ``countdown`` of trials."""
     with Team.of(executor) as team:
         for at, i in enumerate(outcome.cells):
             if cases[i].scenario.training is not None:
                 try:
-                    yield i, run_case(cases[i], outcome.pool(at, cases[i]), team)
+                    yield i, run_case(cases[i], outcome.pool(at, cases[i]), team, countdown)
                 except Infeasible as reason:
                     yield i, reason
 
 
+def trials_left(cases: Sequence[Case]) -> Countdown:
+    """A countdown of all trials of some cells."""
+    return Countdown("training runs", sum(case.scenario.training.trials for case in cases if case.scenario.training))
+
+
 def run_of(cases: Sequence[Case], outcome: Outcome, executor: Executor) -> Outcomes:
     """The training run of a single cell; `Infeasible` where it does not come to its end."""
-    ((_, found),) = runs_of(cases, outcome, executor)
+    with trials_left(cases) as countdown:
+        ((_, found),) = runs_of(cases, outcome, executor, countdown)
     if isinstance(found, Infeasible):
         raise found
     return found

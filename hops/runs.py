@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from hops.chaos import chaos_of
 from hops.checks import Infeasible
 from hops.clocks import mark_victims, n_drawn
+from hops.countdown import Countdown
 from hops.course import (
     ARGUMENT,
     DONE,
@@ -81,8 +82,8 @@ class Outcomes(NamedTuple):
         return ledger(self.results, s.layout.n_gpus, self.a_lane, spares, node.n_gpus, h.piece)
 
 
-def run_case(case: Case, pool: Rows, team: Team) -> Outcomes:
-    """Evaluate all trials of a cell whose sampled iterations are ``pool`` (3, m)."""
+def run_case(case: Case, pool: Rows, team: Team, countdown: Countdown | None = None) -> Outcomes:
+    """Evaluate all trials of a cell whose sampled iterations are ``pool`` (3, m); ``countdown`` is told of each."""
     training, h = training_of(case)
     if training.run.tier == "analytic":
         return Outcomes(case, make_course(case, pool)[1], pool, np.zeros((0, N_RESULTS), np.int64))
@@ -90,6 +91,11 @@ def run_case(case: Case, pool: Rows, team: Team) -> Outcomes:
     results = np.zeros((training.trials, N_RESULTS), np.int64)
 
     def task(first: int, last: int) -> None:
+        evaluate_some(first, last)
+        if countdown is not None:
+            countdown.tick(last - first)
+
+    def evaluate_some(first: int, last: int) -> None:
         space, at = trials.space(), first
         if not trials.plain:
             for trial in range(first, last):

@@ -95,7 +95,8 @@ def _run_lines(cell: xr.Dataset, case: Case) -> list[str]:
     def mean(name: str) -> float:
         return float(cell[f"{name}_mean"]) if f"{name}_mean" in cell else 0.0
 
-    length = f"{training.run.days:g} days" if training.run.days else f"{training.run.iterations} iterations"
+    days, n = training.run.days, training.run.iterations
+    length = f"{days:g} day{'s' * (days != 1)}" if days else f"{n} iteration{'s' * (n != 1)}"
     if training.run.tier == "analytic":
         how, spread = "exact mean for iterations drawn from those above", ""
     else:
@@ -117,7 +118,16 @@ def _run_lines(cell: xr.Dataset, case: Case) -> list[str]:
         lines.append(
             f"failures                {mean('n_failures'):.5g}{varies}, one every {seconds(mean('mtbf'))}{took if 'mttr' in cell else ''}"
         )
+    if mean("n_slowdowns"):
+        lines.append(f"slowed                  {mean('n_slowdowns'):.5g} times, {share(mean('slowed_time'))} of the time")
+    if mean("degraded_time"):
+        capacity = f"{share(mean('capacity'))} of the GPUs there on average"
+        lines.append(f"smaller                 {share(mean('degraded_time'))} of the time, by {mean('n_plans') - 1:.3g} plans; {capacity}")
     if "ledger" in cell:
+        pauses = f"half of the iterations count within {seconds(mean('commit_interval_p50'))} of the one before, 99 % within"
+        lines.append(
+            f"intervals               {pauses} {seconds(mean('commit_interval_p99'))}, the longest {seconds(mean('commit_interval_max'))}"
+        )
         every = f"{mean('n_checkpoints'):.5g} checkpoints ({training.checkpoint.interval})" if mean("n_checkpoints") else "no checkpoints"
         lost = f"{seconds(mean('lost_work'))} of training, {mean('lost_iterations'):.5g} iterations rolled back"
         spent = cell["ledger"].mean("trial")

@@ -20,6 +20,7 @@ from hops.overheads import dilated
 from hops.paths import PATH_CLASSES
 from hops.programs import Fused, members
 from hops.scenario import Scenario
+from hops.schedules import SCHEDULES
 from hops.simulation import prepare
 
 NET = PATH_CLASSES.index("NET")
@@ -63,7 +64,8 @@ def pieces(draw, n_stages):
 def exchanges(draw, names=FLUSHED):
     """Any cell, replicas of it, and for every stage pieces of gradients and weights; hosts, and ops that a reduction slows."""
     made = draw(cells(names))
-    made |= {"dp": draw(st.integers(1, 3)), "overlap_grad_reduce": draw(st.booleans()), "overlap_param_gather": draw(st.booleans())}
+    made |= {"dp": draw(st.integers(1, 3)), "overlap_grad_reduce": draw(st.booleans())}
+    made |= {"overlap_param_gather": draw(st.booleans()) and SCHEDULES[made["schedule"]["name"]].routes is None}
     pipelines = made["schedule"].get("pipelines", 2) if made["schedule"]["name"] in BIDIRECTIONAL else 1
     made |= {"zero": draw(st.sampled_from([1, 2])) if made["overlap_grad_reduce"] and pipelines == 1 else 1}
     n_stages = len(made["model"]["forward"])

@@ -15,6 +15,7 @@ ROOT = Path(hops.__file__).parent
 DOORS = ("schedules", "topologies", "distributions", "recovery")
 LAYERS = [
     "checks",
+    "countdown",
     "garbage",
     "memo",
     "registry",

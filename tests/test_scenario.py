@@ -67,7 +67,7 @@ from hops.simulation import prepare
         ({"run__iterations": 0}, "run.iterations must be a whole number of at least 1; got 0"),
         ({"run__days": math.nan}, "run.days must be a finite number above 0; got nan"),
         ({"run": {"days": 1, "iterations": 5}}, "run.iterations=5 and run.days=1 are both given"),
-        ({"run__hours": 1}, r"run.hours has no meaning for run \(it takes iterations, days, tier\)"),
+        ({"run__hours": 1}, r"run.hours has no meaning for run \(it takes iterations, days, tier, engine\)"),
         ({"run__tier": "exakt"}, "no run.tier named 'exakt'"),
         ({"trials": 0}, "trials must be a whole number from 1 to"),
         ({"failure__faults": {"gpu": {"mean": 1e6}}}, r"failures come in a training run, and none is asked for \(set run.days or run.iter"),
