@@ -124,9 +124,9 @@ def _run_lines(cell: xr.Dataset, case: Case) -> list[str]:
         capacity = f"{share(mean('capacity'))} of the GPUs there on average"
         lines.append(f"smaller                 {share(mean('degraded_time'))} of the time, by {mean('n_plans') - 1:.3g} plans; {capacity}")
     if "ledger" in cell:
-        pauses = f"half of the iterations count within {seconds(mean('commit_interval_p50'))} of the one before, 99 % within"
+        half, most, longest = (seconds(mean(f"commit_interval_{name}")) for name in ("p50", "p99", "max"))
         lines.append(
-            f"intervals               {pauses} {seconds(mean('commit_interval_p99'))}, the longest {seconds(mean('commit_interval_max'))}"
+            f"intervals               half of the iterations count within {half} of the one before, 99 % in {most}, all in {longest}"
         )
         every = f"{mean('n_checkpoints'):.5g} checkpoints ({training.checkpoint.interval})" if mean("n_checkpoints") else "no checkpoints"
         lost = f"{seconds(mean('lost_work'))} of training, {mean('lost_iterations'):.5g} iterations rolled back"
