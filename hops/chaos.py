@@ -18,7 +18,7 @@ from hops.course import (
 )
 from hops.hazards import Hazards
 from hops.injections import MOMENTS
-from hops.jit import inlined, kernel
+from hops.jit import bare, inlined
 from hops.kernels import NEVER
 from hops.training import Training
 from hops.weights import TICKS
@@ -27,7 +27,7 @@ DETECTING, KNOWN, WRITING, JOINING, ITERATING = range(5)  # the first four as `M
 FIRST_STATE = 5
 
 
-@kernel
+@bare
 def start_chaos(h, chaos, seed, trial, space):  # type: ignore[no-untyped-def]
     """Set the clocks of what comes by the clock; all rows have all their times before them."""
     clocks = space.clocks
@@ -38,7 +38,7 @@ def start_chaos(h, chaos, seed, trial, space):  # type: ignore[no-untyped-def]
             force(h, j, chaos.first[j], victim(h, j, seed, trial, clocks), chaos.known[j], chaos.repaired[j], clocks)
 
 
-@kernel
+@bare
 def enter(h, chaos, moment, seed, trial, space, r):  # type: ignore[no-untyped-def]
     """Let fail now what comes at this moment."""
     for j in range(chaos.times.size):
@@ -54,7 +54,7 @@ def enter(h, chaos, moment, seed, trial, space, r):  # type: ignore[no-untyped-d
             force(h, j, r[NOW] - r[SHIFT], who, chaos.known[j], chaos.repaired[j], space.clocks)
 
 
-@kernel
+@bare
 def moments(h, course, due, trial, space, r):  # type: ignore[no-untyped-def]
     """Enter what begins between two iterations; how many are to be done until the next such moment, at most ``due``."""
     if r[DONE] == due and course.every < NEVER and r[ENTERED] != r[DONE] + 1:
@@ -70,9 +70,9 @@ def moments(h, course, due, trial, space, r):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def entered(course, r):  # type: ignore[no-untyped-def]
-    """Whether chaos, if there is any, knows that a checkpoint is due."""
-    return course.chaos.times.size == 0 or course.every == NEVER or r[ENTERED] == r[DONE] + 1
+def entered(every, r):  # type: ignore[no-untyped-def]
+    """Whether chaos knows that a checkpoint is due, where there are any."""
+    return every == NEVER or r[ENTERED] == r[DONE] + 1
 
 
 def chaos_of(training: Training, h: Hazards) -> Chaos:

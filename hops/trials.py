@@ -40,7 +40,7 @@ from hops.course import (
 )
 from hops.disturbed import disturbed_iterations, make_bench
 from hops.elastic import Elasticity
-from hops.episodes import run_trial
+from hops.episodes import conclude, run_trial
 from hops.executor import evaluate_iterations
 from hops.hazards import Hazards
 from hops.kernels import NEVER
@@ -88,6 +88,7 @@ class Trials:
         while r[STATUS] == UNKNOWN:
             one.serve(r)
             run_trial(self.h, one.course, self.way, trial, space, r)
+        conclude(one.course, trial, space, r)
         if not self.exact:
             r[HEALTHY] = healthy(one.course, trial, space.saved, r)
         self.count_executed(one, space, r)
