@@ -76,10 +76,10 @@ class Sky:
                 self.numbers[active] = self.states[key]
             return self.numbers[active]
 
-    def weather(self, forecast: Forecast) -> Weather:
-        """The forecast as far as it is known."""
+    def weather(self, forecast: Forecast, whole: bool = False) -> Weather:
+        """The forecast as far as it is known; what has passed by only in the ``whole``."""
         ticks, states = list[int](), list[int]()
-        for tick, active in forecast.pieces():
+        for tick, active in forecast.pieces(forecast.found if whole else forecast.live):
             state = self.state(active)
             if not states or states[-1] != state:
                 ticks.append(tick)

@@ -218,7 +218,7 @@ class Forecast:
 
     def __init__(self, spells: Spells, seed: int, trial: int) -> None:
         self.spells, self.seed, self.trial, self.known = spells, seed, trial, 0
-        self.found = list[Spell]()
+        self.found, self.live = list[Spell](), list[Spell]()  # live: those that are not over
         if spells.script:
             self.add(*spells.script[min(trial, len(spells.script) - 1)])
         self.clocks = make_clocks(spells.h)
@@ -246,10 +246,10 @@ class Forecast:
         """Know of these; a link that is dead meanwhile is another way from then on."""
         for spell in spells:
             other, dead = self.spells.detour[spell.part], spell.begin + self.spells.dead
-            if other is None or dead >= spell.end:
-                self.found.append(spell)
-            else:
-                self.found += [spell._replace(end=dead), Spell(dead, spell.end, other, spell.repair)]
+            whole = other is None or dead >= spell.end
+            parts = [spell] if whole or other is None else [spell._replace(end=dead), Spell(dead, spell.end, other, spell.repair)]
+            self.found += parts
+            self.live += parts
 
     def extend(self, until: int) -> None:
         """Know all that begin before tick ``until``."""
@@ -261,13 +261,18 @@ class Forecast:
 
     def give_up(self, part: int, tick: int) -> None:
         """End what a part is in at ``tick``."""
-        self.found = [each._replace(end=tick) if each.part == part and each.begin < tick < each.end else each for each in self.found]
+        for spells in (self.found, self.live):
+            spells[:] = [each._replace(end=tick) if each.part == part and each.begin < tick < each.end else each for each in spells]
+
+    def pass_by(self, tick: int) -> None:
+        """Nobody will ask for what was over by ``tick``, but for the whole."""
+        self.live = [each for each in self.live if each.end > tick]
 
     def standing(self, begin: int, end: int) -> list[Spell]:
         """Times from ``begin`` to ``end`` or longer in which a part stands still, whole: of spells that overlap one."""
         found = list[Spell]()
         by_part: dict[int, list[Spell]] = {}
-        for spell in sorted(self.found):
+        for spell in sorted(self.live):
             if not self.spells.parts[spell.part].disturbance.speed and spell.begin < end:
                 by_part.setdefault(spell.part, []).append(spell)
         for each in by_part.values():
@@ -281,10 +286,10 @@ class Forecast:
             found.append(whole)
         return [each for each in found if each.end > begin and each.begin < end]
 
-    def pieces(self) -> list[tuple[int, frozenset[int]]]:
-        """From when on which parts are slow, until what is known; the first from 0 on."""
+    def pieces(self, spells: Sequence[Spell]) -> list[tuple[int, frozenset[int]]]:
+        """From when on which parts are slow because of these, until what is known; the first from 0 on."""
         edges: dict[int, list[tuple[int, int]]] = {}
-        for spell in self.found:
+        for spell in spells:
             edges.setdefault(spell.begin, []).append((1, spell.part))
             edges.setdefault(spell.end, []).append((-1, spell.part))
         active: dict[int, int] = {}

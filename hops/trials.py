@@ -108,6 +108,7 @@ class Trials:
             self.count_shares(r)
             return
         failures = [(int(row[0]), *row[1:3].tolist()) for row in space.log[: r[N_FAILURES]]]
+        weather = one.course.weather if one.forecast is None else self.sky.weather(one.forecast, whole=True)
         for i, attempt, begun, at, known in space.cuts[: r[N_CUTS]].tolist():
             dead = []
             for tick, clock, n in failures:
@@ -115,7 +116,7 @@ class Trials:
                     hit = np.zeros(self.h.n_nodes, np.int8)
                     mark_victims(self.h, clock, n, self.course.seed, one.trial, hit, hit.copy())
                     dead.append((tick - begun, np.flatnonzero(hit).tolist()))
-            speeds = self.sky.speeds(one.course.weather, begun, known)
+            speeds = self.sky.speeds(weather, begun, known)
             r[EXECUTED] += self.sky.executed(speeds, one.trial, attempt * MOST_EXACT + i, dead, known - begun)
 
 
@@ -168,6 +169,7 @@ class Trial:
             r[N_KNOWN] = r[N_INJECTED]
             if self.forecast.known <= until:
                 self.forecast.extend(max(2 * self.forecast.known, 2 * until))
+            self.forecast.pass_by(int(r[NOW]))
             weather = self.all.sky.weather(self.forecast)
             r[SPELL] = max(0, int(np.searchsorted(weather.tick, r[NOW], side="right")) - 1)
             self.update(weather)

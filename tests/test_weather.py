@@ -243,6 +243,23 @@ def test_stall__that_lasts_too_long_is_a_failure_of_its_node(tmp_path):
     assert float(waited["lost_work"][0]) == 0
 
 
+def test_checkpoint__traffic_slows_messages_between_nodes_until_it_is_durable():
+    """As what chaos does at that moment; it loses nothing, and at full bandwidth it is nothing."""
+    words = (*SMALL, STOP, "checkpoint.persist=0.7", "model.p2p_bytes=1e9")
+    slow = hops.simulate(*words, "checkpoint.bandwidth=0.25")
+    same(
+        slow,
+        hops.simulate(
+            *words,
+            "failure.chaos=[{when: {state: checkpoint}, what: bandwidth, scope: NET, magnitude: 0.25, duration: 0.8, times: 1000000}]",
+        ),
+    )
+    calm = hops.simulate(*words)
+    same(calm, hops.simulate(*words, "checkpoint.bandwidth=1"))
+    assert (slow["slowed_time"] > 0).all()
+    assert float(slow["wall_time_mean"]) > float(calm["wall_time_mean"])
+
+
 TRIES = ("retry.timeout=0.05", "retry.retries=3")  # a link is dead after 0.2 s and a tick
 
 
@@ -293,6 +310,8 @@ def test_recovery__of_what_stands_still_is_a_timeout(recovery, timeout):
         (("+failure.faults.a={kind: slow, mean: 5, speed: 0.5, duration: 1}", "disturbance=[{rank: 0, speed: 0.5}]"), r"both at once"),
         (("+failure.faults.a={kind: slow, mean: 5, speed: 0.5, duration: 1}", "recovery=shrink_dp"), r"goes on with fewer nodes"),
         (("failure.timeout=0",), r"failure.timeout must be"),
+        (("checkpoint.bandwidth=0",), r"checkpoint.bandwidth=0 leaves training nothing while a checkpoint is persisted"),
+        (("checkpoint.bandwidth=0.5", "checkpoint.persist=1.0", "failure.clock=exposure"), r"checkpoint.bandwidth follows the calendar"),
         (("recovery=retry", "recovery.bandwidth=2"), r"recovery.bandwidth must be 0, or from 0.001 to 1"),
         (("run.engine=event",), r"run.engine=event evaluates every iteration; got run.tier=resampled \(try run.tier=exact\)"),
     ],
