@@ -9,9 +9,11 @@ import numpy as np
 from hops.checks import Infeasible, no_such
 from hops.clocks import Chaos, force, victim
 from hops.course import (
+    ASK,
     DONE,
     ENTERED,
     ENTERED_AT,
+    HARMLESS,
     N_INJECTED,
     NOW,
     SHIFT,
@@ -35,7 +37,7 @@ def start_chaos(h, chaos, seed, trial, space):  # type: ignore[no-untyped-def]
         clocks.forced[j, 3], clocks.forced[j, 4], clocks.forced[j, 5] = chaos.times[j], chaos.every[j], chaos.node[j]
         if chaos.first[j] < NEVER:
             clocks.forced[j, 3] -= 1
-            force(h, j, chaos.first[j], victim(h, j, seed, trial, clocks), chaos.known[j], chaos.repaired[j], clocks)
+            force(h, j, chaos.first[j], victim(h, j, 0, seed, trial, clocks), chaos.known[j], chaos.repaired[j], clocks)
 
 
 @bare
@@ -50,8 +52,9 @@ def enter(h, chaos, moment, seed, trial, space, r):  # type: ignore[no-untyped-d
                     space.injected[r[N_INJECTED], 0], space.injected[r[N_INJECTED], 1] = j, r[NOW]
                     r[N_INJECTED] += 1
                 continue
-            who = victim(h, j, seed, trial, space.clocks)
+            who = victim(h, j, chaos.times[j] - left, seed, trial, space.clocks)
             force(h, j, r[NOW] - r[SHIFT], who, chaos.known[j], chaos.repaired[j], space.clocks)
+            r[HARMLESS] = ASK
 
 
 @bare

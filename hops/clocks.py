@@ -142,12 +142,11 @@ def force(h, j, tick, node, known, repaired, clocks):  # type: ignore[no-untyped
 
 
 @bare
-def victim(h, j, seed, trial, clocks):  # type: ignore[no-untyped-def]
-    """The node that the next failure of a forced clock takes."""
+def victim(h, j, n, seed, trial, clocks):  # type: ignore[no-untyped-def]
+    """The node that failure ``n`` of a forced clock takes."""
     if clocks.forced[j, 5] >= 0:
         return clocks.forced[j, 5]
-    n = np.uint32(clocks.n_ended[n_drawn(h) + j])
-    bits, _, _, _ = philox(np.uint32(j), n, np.uint32(0), np.uint32(CHAOS_STREAM), np.uint32(seed), np.uint32(trial))
+    bits, _, _, _ = philox(np.uint32(j), np.uint32(n), np.uint32(0), np.uint32(CHAOS_STREAM), np.uint32(seed), np.uint32(trial))
     return np.int64((np.uint64(bits) * np.uint64(h.n_nodes)) >> np.uint64(32))
 
 
@@ -170,7 +169,7 @@ def end_lifetime(h, seed, trial, clocks):  # type: ignore[no-untyped-def]
         clocks.tick[0] = clocks.tick[0] + clocks.forced[j, 4] if again else NEVER
         if again:
             clocks.forced[j, 3] -= 1
-            clocks.forced[j, 0] = victim(h, j, seed, trial, clocks)
+            clocks.forced[j, 0] = victim(h, j, clocks.n_ended[clock], seed, trial, clocks)
         sift(clocks, 0)
         return clock, n
     clocks.n_ended[clock] = n + 1

@@ -35,6 +35,7 @@ EXECUTED, N_INJECTED, N_KNOWN = range(74, 77)  # ticks computed in iterations th
 COMMITTED, N_GAPS, INTERVALS, LONGEST, WORST = 77, 78, 79, 82, 83
 N_RESULTS = 84
 KEPT = (USEFUL, BUSY_HIGH, BUSY_LOW, EXPOSED_HIGH, EXPOSED_LOW, SAMPLES, IDLE + USEFUL, COMMITTED)  # what a rollback takes back
+ASK = -1  # HARMLESS: not known yet
 FINISHED, STUCK, UNKNOWN = range(3)  # STATUS; unknown: what it WANTs
 # WANT: ticks of attempt ATTEMPT at iterations ARGUMENT to LAST; the plan for so many units missing, ARGUMENT; attempt ATTEMPT at
 # iteration ARGUMENT alone, which begins now and may be disturbed until tick LAST; the weather from now on

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from hops.clocks import DETECT_STREAM, REPAIR_STREAM, Clocks, delay, end_lifetime, make_clocks, mark_victims, n_drawn, upcoming
 from hops.commits import make_journal
 from hops.course import (
+    ASK,
     DEGRADED,
     EACH,
     FREE,
@@ -45,7 +46,6 @@ from hops.progress import (
 )
 
 MOST_FAILURES = 1 << 20  # of a trial
-ASK = -1  # HARMLESS: not known yet
 
 
 class Way(NamedTuple):

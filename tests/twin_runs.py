@@ -197,6 +197,27 @@ def draw(job, trial, i, attempt):
     return word * len(job.pool) // 2**32
 
 
+class Chaos:
+    """What is made to fail in some states, in one trial."""
+
+    def __init__(self, job, failures, trial):
+        self.job, self.failures, self.trial = job, failures, trial
+        self.left, self.fired = [each["times"] for each in job.chaos], [0] * len(job.chaos)
+
+    def enter(self, state, now, done, hit=()):
+        """Let fail now what chaos wants to fail in this state, when so many iterations are done and these nodes have failed."""
+        for j, each in enumerate(self.job.chaos):
+            wanted = state in each.get("states", ()) and each.get("iteration", done) == done
+            if wanted and self.left[j] and len(hit) < each.get("budget", 10**9) and now < self.job.horizon:
+                node = each.get("node")
+                if node is None:
+                    node = bits(self.job.seed, self.trial, j, self.fired[j], 0, 22)[0] * self.job.n_nodes // 2**32
+                self.left[j] -= 1
+                self.fired[j] += 1
+                others = [other for other in self.failures.forced if other[1] != j]
+                self.failures.forced = [*others, (now, j, node, each["known"], each["repaired"])]
+
+
 def run(job, failures, trial):
     """One trial: dict of ticks by bucket, and counts."""
     book = dict.fromkeys(("useful", "wasted", "checkpoint", "detection", "recovery", "queue"), 0)
@@ -205,7 +226,7 @@ def run(job, failures, trial):
     )
     now, resumed, path, begun = 0, 0, [], {}  # path: (ticks, busy, exposed) of the iterations that are done
     stamps = []  # when each of them was, and its ticks
-    left, fired, entered = [each["times"] for each in job.chaos], [0] * len(job.chaos), set()
+    chaos, entered = Chaos(job, failures, trial), set()
     durable, writing, copied = 0, None, 0  # iterations that a checkpoint has; (iterations, tick when durable); iterations that peers have
     pool_changes, free, away, vacant = [(0, job.spares)], job.spares, [], set()
     uses_pool = any(acquires for _, _, acquires in job.states + (job.memory_states or []))
@@ -219,16 +240,7 @@ def run(job, failures, trial):
         return end <= until
 
     def enter(state, hit=()):
-        """Let fail now what chaos wants to fail in this state."""
-        for j, each in enumerate(job.chaos):
-            wanted = state in each.get("states", ()) and each.get("iteration", len(path)) == len(path)
-            if wanted and left[j] and len(hit) < each.get("budget", 10**9) and now < job.horizon:
-                node = each.get("node")
-                if node is None:
-                    node = bits(job.seed, trial, j, fired[j], 0, 22)[0] * job.n_nodes // 2**32
-                left[j] -= 1
-                fired[j] += 1
-                failures.forced = [other for other in failures.forced if other[1] != j] + [(now, j, node, each["known"], each["repaired"])]
+        chaos.enter(state, now, len(path), hit)
 
     def return_nodes(tick):
         nonlocal free
