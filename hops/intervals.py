@@ -102,7 +102,7 @@ def worst_window(gaps, longest, r):  # type: ignore[no-untyped-def]
         end[k] = begin[k] + gaps[k, LATE]
     begin[n], end[n] = r[COMMITTED], r[NOW]
     worst, first, whole = np.int64(0), 0, np.int64(0)  # ticks in intervals first .. k - 1
-    for k in range(n + 1):  # a window that ends with an interval, or is the first; moved left until it does no other has less
+    for k in range(n + 1):  # windows that end with an interval, and the first: others can be moved left until they do
         whole += end[k] - begin[k]
         since = max(end[k], length) - length
         while end[first] <= since and first < k:
