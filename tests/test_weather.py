@@ -1,5 +1,6 @@
 """What slows a run and does not stop it: the engine is the slow twin, to the tick, in every bucket; and what must change nothing."""
 
+import functools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -56,6 +57,7 @@ def told(kinds, law):
     return tuple(f"+failure.faults.{name}={json.dumps(KINDS[name] | LAWS[law] | {'age': 'fresh'}).replace(chr(34), '')}" for name in kinds)
 
 
+@functools.cache
 def table(law, shape):
     return twin.Table(lambda u: SHAPES[law].quantile(u, shape or 1.0))
 

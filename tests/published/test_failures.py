@@ -89,7 +89,7 @@ def test_mtbf_of_meta():
 def test_llama3__counts_of_stops():
     cell = run(
         "run.days=54",
-        "microbatches=300",
+        "microbatches=30",
         "failure=llama3",
         "failure.faults.node.scope=job",
         f"failure.faults.node.mean={LLAMA3}",
