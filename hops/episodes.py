@@ -17,6 +17,8 @@ from hops.course import (
     CHECKPOINT,
     DEGRADED,
     DONE,
+    FARTHEST,
+    FARTHEST_AT,
     FINISHED,
     FREE,
     GIVEN,
@@ -47,7 +49,7 @@ from hops.course import (
 from hops.intervals import describe
 from hops.jit import bare, inlined, kernel
 from hops.kernels import NEVER
-from hops.places import MOST_FAILURES, cast, count_repairs, fail, harmless, next_failure, settle, turn_to
+from hops.places import IN_VAIN, MOST_FAILURES, cast, count_repairs, fail, harmless, next_failure, settle, turn_to
 from hops.progress import (
     advance,
     book,
@@ -98,6 +100,14 @@ def look(weather, r):  # type: ignore[no-untyped-def]
     return weather.tick[r[SPELL] + 1] if r[SPELL] + 1 < weather.tick.size else weather.tick[r[SPELL]]
 
 
+@inlined
+def in_vain(course, r):  # type: ignore[no-untyped-def]
+    """Whether a run that stands still has failed too often, in all or without getting any farther; one of so many days ends anyway."""
+    if r[DONE] > r[FARTHEST]:
+        r[FARTHEST], r[FARTHEST_AT] = r[DONE], r[N_EVENTS]
+    return r[N_EVENTS] >= MOST_FAILURES or (course.horizon == NEVER and r[N_EVENTS] - r[FARTHEST_AT] >= IN_VAIN)
+
+
 @bare
 def run_trial(h, course, way, trial, space, r):  # type: ignore[no-untyped-def]
     """One training run; leaves what became of it in ``r`` (r,), zeros before, or UNKNOWN where it is to go on.
@@ -118,11 +128,12 @@ def run_trial(h, course, way, trial, space, r):  # type: ignore[no-untyped-def]
             end = way_back(h, course, way, trial, space, r)
             if end == WANTED:
                 return
-            if end == AGAIN and r[N_EVENTS] < MOST_FAILURES:
+            vain = in_vain(course, r)
+            if end == AGAIN and not vain:
                 notice(h, course, way, trial, space, r)
                 continue
             go_on(h, course, way, trial, space, r)
-            if r[N_EVENTS] >= MOST_FAILURES:
+            if vain:
                 break
         if r[NOW] >= horizon:
             r[STATUS] = FINISHED if n_iterations == NEVER else STUCK

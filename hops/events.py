@@ -56,7 +56,8 @@ def run(
     one_of("discipline", discipline, DISCIPLINES)
     made = Run(*(np.empty(ticks.size, np.int64) for _ in Run._fields))
     steady = make_speeds(0, {}), np.full(ticks.size, -1), np.full(pred.size, -1)
-    run_events(indptr, pred, delay, ticks, np.zeros_like(ticks), links, discipline == "fair", *steady, *made)
+    own = indptr.copy(), pred.copy()  # a graph's cannot be written to: another type, for which all would be compiled anew
+    run_events(*own, delay, ticks, np.zeros_like(ticks), links, discipline == "fair", *steady, *made)
     return made
 
 

@@ -46,7 +46,7 @@ def describe_drawn(course, trial, attempt, gaps, r):  # type: ignore[no-untyped-
     for k in range(n + 1 if n_known > n else 0):
         after, many, state = in_a_row(gaps, n, r[DONE], k)
         for i in range(after, after + many if state else after):
-            row = first[state] + drawn(i, attempt[i], size[state], course.seed, trial)
+            row = first[state] + drawn(i, np.int64(attempt[i]), size[state], course.seed, trial)
             late[at] = course.pool[TIME, row] + (course.copy_cost if i > 0 and i % course.copy_every == 0 else 0)
             at += 1
     late.sort()

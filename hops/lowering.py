@@ -130,13 +130,13 @@ def connect(  # type: ignore[no-untyped-def]
     if wanted.size:  # an UNSHARD that nothing precedes waits for a message that nobody sends, which takes no time
         n = add(node, indptr, edge, n, -1, transfers + 2 * (n_seats - 1), -1, nothing, nothing, nothing)
     while i < len(ops):
-        here, width = ops[i, 0], 1 if ops[i, 4] == ALONE else 2
+        here, width = np.int64(ops[i, 0]), 1 if ops[i, 4] == ALONE else 2
         also = posted[posted_indptr[i] : posted_indptr[i + 1]]
         if here < 0:
             _, stage, kind, k, _ = ops[i]
             backward = np.int32(kind != F)
             message = sent[stage, backward, k]
-            n = add(node, indptr, edge, n, -1, transfers + 2 * stage + backward, i, message, nothing)
+            n = add(node, indptr, edge, n, -1, transfers + 2 * stage + backward, i, message, nothing, nothing)
             extend(indptr, edge, n, through, also)
             fill(message, n - 1, lags + 2 * stage + backward, message[2])
             through[i] = message

@@ -46,6 +46,7 @@ from hops.progress import (
 )
 
 MOST_FAILURES = 1 << 20  # of a trial
+IN_VAIN = 1 << 16  # in a row that let a run get no farther: 0.2 s a trial, where all of the above take 4
 
 
 class Way(NamedTuple):

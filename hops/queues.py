@@ -37,8 +37,8 @@ def with_queues(graph: Graph, program: Program, queue: int, free_at: str) -> Gra
         edges = np.concatenate([own, np.stack([goal, pred, np.full(goal.size, NO_LAG), pred], axis=1)])
         edges = edges[np.argsort(edges[:, 0], kind="stable")]
         order = np.empty(graph.rank.size, np.int64)
-        indptr = np.searchsorted(edges[:, 0], np.arange(graph.rank.size + 1))
-        return edges, order[: sort(indptr, np.ascontiguousarray(edges[:, 1]), order)]
+        indptr = np.searchsorted(edges[:, 0], np.arange(graph.rank.size + 1)).astype(np.int32)
+        return edges, order[: sort(indptr, edges[:, 1].astype(np.int32), order)]
 
     edges, order = tried(queue)
     if len(edges) == len(own):

@@ -27,7 +27,7 @@ from hops.injections import Injection
 from hops.kernels import NEVER
 from hops.layout import Layout
 from hops.lifetimes import SHAPES, Lifetime
-from hops.places import make_space
+from hops.places import IN_VAIN, make_space
 from hops.recovery import RECOVERIES, Machine, Memory, State
 from hops.runs import way_of
 from hops.scripts import Line
@@ -259,7 +259,7 @@ def test_chaos__a_failure_in_every_state_equals_the_twin(machine, who):
 
 
 def test_run__that_cannot_end_says_so():
-    """Periodic failures closer than a segment between checkpoints: the engine gives up after so many."""
+    """Periodic failures closer than a segment between checkpoints: the engine gives up after so many; a run of days comes to its end."""
     faults, machine = [fault(law="constant", mean=20, detection=0)], MACHINES["at once"]
     training = Training(Run(1, None), 1, Failures((faults[0][0],)), machine, Checkpoint())
     h = hazards(training, CLUSTER, LAYOUT, DataParallel())
@@ -268,6 +268,10 @@ def test_run__that_cannot_end_says_so():
     run_trials(h, plan, way_of(machine), 0, make_space(30, h, 0), results)
     assert results[0, columns.STATUS] == STUCK
     assert results[0, columns.DONE] == 0
+    assert IN_VAIN <= results[0, columns.N_FAILURES] < IN_VAIN + 9
+    run_trials(h, plan._replace(n_iterations=NEVER, horizon=30 * IN_VAIN), way_of(machine), 0, make_space(30 * IN_VAIN, h, 0), results)
+    assert results[0, columns.STATUS] == FINISHED
+    assert results[0, columns.N_FAILURES] > IN_VAIN
 
 
 def test_recoveries__all_of_the_door_are_machines():

@@ -12,12 +12,15 @@ import numpy as np
 import pytest
 
 import hops
+from hops import sweep
+from hops.__main__ import main as report
 from hops.schedules import SCHEDULES
 from hops.schedules.chimera import SCALINGS
 
 README = Path(__file__).parents[1] / "README.md"
 SWEEPS = Path(__file__).parents[1] / "sweeps"
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
+SMALLER = {"run.days=1": "run.days=0.05", "trials=20": "trials=2", "microbatches=range(8,33,8)": "microbatches=range(8,17,8)"}
 STAMP = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d(-\d+)?")
 
 
@@ -55,7 +58,8 @@ def test_schedules__all_are_in_the_table():
 
 
 @pytest.mark.parametrize("i", [i for i, (language, _) in enumerate(BLOCKS) if language == "sh"])
-def test_commands__run(i, folder, tmp_path):
+def test_commands__run(i, folder, command, tmp_path):
+    """In this process, and with smaller numbers: the main job, and the one whose picture README shows, have processes of their own."""
     (script,) = [text for language, text in BLOCKS if language == "bash"]
     (tmp_path / "run.sh").write_text(script)
     (cluster,) = [text for language, text in BLOCKS if language == "yaml"]
@@ -63,7 +67,10 @@ def test_commands__run(i, folder, tmp_path):
     (tmp_path / "my" / "topology" / "mine.yaml").write_text(cluster)
     for words in commands(BLOCKS[i][1]):
         if words != folder[2]:  # that has run
-            assert run(words, tmp_path)
+            _, _, module, *overrides = [SMALLER.get(word, word) for word in words]
+            code, said, error = command(*overrides, main={"hops": report, "hops.sweep": sweep.main}[module])
+            assert code == 0, error
+            assert said
 
 
 @pytest.mark.parametrize("i", [i for i, (language, _) in enumerate(BLOCKS) if language == "python"])
@@ -96,16 +103,18 @@ def test_schedule__shown_whole_is_the_one_in_the_house():
 
 
 def test_sweeps__every_question_is_listed_and_runs():
+    """Small; the answers below are those of the questions as they stand."""
     listed = (SWEEPS / "README.md").read_text()
     for path in SWEEPS.glob("*.yaml"):
         question = path.read_text().splitlines()[0].removeprefix("# ")
         assert f"| `{path.stem}` | {question} |" in listed
-        assert hops.sweep_cube(f"+experiment={path.stem}", "draws=10")["evaluated"].any()
+        assert hops.sweep_cube(f"+experiment={path.stem}", "draws=10", "trials=2")["evaluated"].any()
 
 
-def test_sweeps__the_answer_of_schedule_by_microbatches_holds(tmp_path):
+def test_sweeps__the_answer_of_schedule_by_microbatches_holds(command, tmp_path):
     """The figures of sweeps/README.md; standard errors are below 0.05 %."""
-    run([sys.executable, "-m", "hops.sweep", "-cn", "schedule_by_microbatches", "hydra.sweep.dir=results/x"], tmp_path)
+    code, _, error = command("-cn", "schedule_by_microbatches", "hydra.sweep.dir=results/x")
+    assert code == 0, error
     time = hops.open_cube(tmp_path / "results/x")["iteration_time"].sel(quantile=0.5)
     saved = 1 - time.sel(schedule="zb_h1") / time.sel(schedule="1f1b")
     assert (saved > 0).all()

@@ -236,7 +236,14 @@ ELASTIC = (
 )  # fmt: skip
 STRATEGIES = {
     "shrink_dp": ("recovery=shrink_dp", "recovery.reconfigure=0.5", "recovery.rejoin=2", "recovery.join=0.3"),
-    "shrink_dp, global batch": ("recovery=shrink_dp", "recovery.keep_global_batch=true", "recovery.rejoin=2", "recovery.join=0.3"),
+    "shrink_dp, global batch": (
+        "recovery=shrink_dp",
+        "recovery.keep_global_batch=true",
+        "recovery.reconfigure=0.5",
+        "recovery.load=0.5",
+        "recovery.rejoin=2",
+        "recovery.join=0.3",
+    ),
     "repartition": ("recovery=repartition", "recovery.reconfigure=0.4", "recovery.move=0.2", "recovery.load=0.5"),
     "oobleck": ("recovery=oobleck", "recovery.smallest=3", "recovery.reconfigure=0.4", "recovery.load=0.5"),
     "bamboo": ("recovery=bamboo", "recovery.pause=0.2", "recovery.rejoin=1", "recovery.join=0.2", "recovery.rendezvous=0.5"),

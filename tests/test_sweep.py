@@ -48,10 +48,10 @@ def test_sweep__without_m_is_one_cell(command):
 
 def test_sweep__runs_at_the_same_time_do_not_meet(tmp_path):
     words = [sys.executable, "-m", "hops.sweep", "-m", "pp=2,3", "microbatches=3", "draws=5", "hydra.sweep.dir=results/same"]
-    runs = [subprocess.Popen([*words, f"seed={seed}"], cwd=tmp_path, stdout=subprocess.PIPE, text=True) for seed in range(3)]
+    runs = [subprocess.Popen([*words, f"seed={seed}"], cwd=tmp_path, stdout=subprocess.PIPE, text=True) for seed in range(2)]
     written = {re.search(r"written: (\S+)/cube.nc", run.communicate()[0])[1] for run in runs}
-    assert written == {"results/same", "results/same-2", "results/same-3"}
-    assert {hops.open_cube(tmp_path / folder).attrs["seed"] for folder in written} == {"0", "1", "2"}
+    assert written == {"results/same", "results/same-2"}
+    assert {hops.open_cube(tmp_path / folder).attrs["seed"] for folder in written} == {"0", "1"}
     for folder in written:
         assert f"seed={hops.open_cube(tmp_path / folder).attrs['seed']}" in (tmp_path / folder / ".hydra/overrides.yaml").read_text()
 
