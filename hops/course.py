@@ -33,7 +33,8 @@ EXECUTED, N_INJECTED, N_KNOWN = range(74, 77)  # ticks computed in iterations th
 # when the last iteration came to count, entries of the journal (`hops.commits`); percentiles and longest of the intervals, ticks of
 # training in the worst hour
 COMMITTED, N_GAPS, INTERVALS, LONGEST, WORST = 77, 78, 79, 82, 83
-N_RESULTS = 84
+N_REBALANCED = 84  # times that a slow job has divided its microbatches anew
+N_RESULTS = 85
 KEPT = (USEFUL, BUSY_HIGH, BUSY_LOW, EXPOSED_HIGH, EXPOSED_LOW, SAMPLES, IDLE + USEFUL, COMMITTED)  # what a rollback takes back
 FINISHED, STUCK, UNKNOWN = range(3)  # STATUS; unknown: what it WANTs
 # WANT: ticks of attempt ATTEMPT at iterations ARGUMENT to LAST; the plan for so many units missing, ARGUMENT; attempt ATTEMPT at

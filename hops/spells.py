@@ -3,7 +3,7 @@
 They follow the calendar, whatever the job does, so that they can be known ahead; all are addressed as lifetimes are (`hops.clocks`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -39,6 +39,13 @@ class Part(NamedTuple):
     kind: str
     disturbance: Disturbance
     node: int  # in the job: the one that fails where this stands still for too long
+
+    @property
+    def replaceable(self) -> bool:
+        """Whether it belongs to that node alone, so that another in its place does not have it."""
+        first, *others = self.disturbance.which
+        name = str(first).removesuffix(" out").removesuffix(" in")
+        return not others and (self.disturbance.scope != "link" or name.rpartition(" ")[2].isdigit())
 
 
 class Spell(NamedTuple):
@@ -259,9 +266,9 @@ class Forecast:
             self.add(*(Spell(*row) for row in rows[:n].tolist()))
         self.known = until
 
-    def give_up(self, part: int, tick: int) -> None:
-        """End what a part is in at ``tick``."""
-        self.found = [each._replace(end=tick) if each.part == part and each.begin < tick < each.end else each for each in self.found]
+    def give_up(self, parts: Container[int], tick: int) -> None:
+        """End what these parts are in at ``tick``."""
+        self.found = [each._replace(end=tick) if each.part in parts and each.begin < tick < each.end else each for each in self.found]
 
     def standing(self, begin: int, end: int) -> list[Spell]:
         """Times from ``begin`` to ``end`` or longer in which a part stands still, whole: of spells that overlap one."""

@@ -107,6 +107,7 @@ LAYERS = [
     "executor",
     "disturbed",
     "elastic",
+    "ladder",
     "sky",
     "trials",
     "runs",
