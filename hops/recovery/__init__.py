@@ -14,7 +14,7 @@ from hops.registry import Registry, keywords, open_door
 
 __all__ = [
     "NEIGHBOURS", "QUEUE", "RECOVERIES", "RECOVERY", "REPLICAS", "UNITS", "Detour", "Elastic", "Ladder", "Machine", "Memory", "Plan",
-    "Recovery",    "State", "recovery",
+    "Recovery", "State", "recovery",
 ]  # fmt: skip
 
 RECOVERY, QUEUE = "recovery", "queue"  # buckets of the ledger that a state's time is booked to
