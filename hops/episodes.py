@@ -170,7 +170,10 @@ def run_trial(h, course, way, trial, space, r):  # type: ignore[no-untyped-def]
                 until = min(until, edge)
         soft = returns or passes or edge < limit
         begin, size = firsts[r[ROWS]], sizes[r[ROWS]]
-        if not advance(
+        begins = r[NOW] < limit or r[DONE] >= stop
+        if not begins:  # and the rows of an iteration that does not are not asked for
+            r[GIVEN] = 0
+        if not begins or not advance(
             pool, slot, of, begin, size, attempt, words, upto, point, gaps, copy_every, copy_cost, seed, trial, stop, until, limit,
             soft, r,
         ):  # fmt: skip
