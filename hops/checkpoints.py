@@ -79,7 +79,4 @@ def make_checkpoint(section: Frozen) -> Checkpoint:
     else:
         interval = inf if interval is None else positive("checkpoint.interval", interval, infinite=True)
     cost, persist = (positive(f"checkpoint.{key}", values.get(key, 0.0), zero=True) for key in ("cost", "persist"))
-    bandwidth = speed_of("checkpoint.bandwidth", values.get("bandwidth", 1.0), 1)
-    if not bandwidth:
-        raise ValueError("checkpoint.bandwidth=0 leaves training nothing while a checkpoint is persisted (raise checkpoint.cost instead)")
-    return Checkpoint(interval, cost, persist, bandwidth)
+    return Checkpoint(interval, cost, persist, speed_of("checkpoint.bandwidth", values.get("bandwidth", 1.0), 1, zero=False))

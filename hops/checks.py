@@ -52,11 +52,11 @@ def positive(key: str, value: object, *, zero: bool = False, infinite: bool = Fa
     return float(value)  # type: ignore[arg-type]
 
 
-def speed_of(key: str, value: object, most: int) -> Fraction:
-    """The nearest fraction that the engine counts with."""
+def speed_of(key: str, value: object, most: int, *, zero: bool = True) -> Fraction:
+    """The nearest fraction that the engine counts with; with ``zero`` also 0."""
     number = positive(key, value, zero=True)
-    if number > most or 0 < number < 1 / FINEST:
-        raise ValueError(f"{key} must be 0, or from {1 / FINEST} to {most}; got {value!r}")
+    if number > most or number < 1 / FINEST and not (zero and number == 0):
+        raise ValueError(f"{key} must be {'0, or ' * zero}from {1 / FINEST} to {most}; got {value!r}")
     return Fraction(number).limit_denominator(FINEST)
 
 

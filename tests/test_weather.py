@@ -372,7 +372,7 @@ def test_recovery__of_what_stands_still_is_a_timeout(recovery, timeout):
         (("+failure.faults.a={kind: slow, mean: 5, speed: 0.5, duration: 1}", "disturbance=[{rank: 0, speed: 0.5}]"), r"both at once"),
         (("+failure.faults.a={kind: slow, mean: 5, speed: 0.5, duration: 1}", "recovery=shrink_dp"), r"goes on with fewer nodes"),
         (("failure.timeout=0",), r"failure.timeout must be"),
-        (("checkpoint.bandwidth=0",), r"checkpoint.bandwidth=0 leaves training nothing while a checkpoint is persisted"),
+        (("checkpoint.bandwidth=0",), r"checkpoint.bandwidth must be from 0.001 to 1; got 0"),
         (("checkpoint.bandwidth=0.5", "checkpoint.persist=1.0", "failure.clock=exposure"), r"checkpoint.bandwidth follows the calendar"),
         (("recovery=retry", "recovery.bandwidth=2"), r"recovery.bandwidth must be 0, or from 0.001 to 1"),
         (("run.engine=event",), r"run.engine=event evaluates every iteration; got run.tier=resampled \(try run.tier=exact\)"),
