@@ -55,7 +55,7 @@ def positive(key: str, value: object, *, zero: bool = False, infinite: bool = Fa
 def speed_of(key: str, value: object, most: int, *, zero: bool = True) -> Fraction:
     """The nearest fraction that the engine counts with; with ``zero`` also 0."""
     number = positive(key, value, zero=True)
-    if number > most or number < 1 / FINEST and not (zero and number == 0):
+    if number > most or (number < 1 / FINEST and not (zero and number == 0)):
         raise ValueError(f"{key} must be {'0, or ' * zero}from {1 / FINEST} to {most}; got {value!r}")
     return Fraction(number).limit_denominator(FINEST)
 
