@@ -18,6 +18,7 @@ from hops.scripts import script_text
 
 STEPS = steps_of(Ladder(0.1, 3, rebalance=50e-9, evict=200e-9), 100)
 LADDER = ("recovery=straggler_ladder", "recovery.rebalance=0.1", "recovery.evict=0.8")
+SENDS = "model.p2p_bytes=1e7"
 SLOW = {"slow": KINDS["slow"] | {"mean": 25.0, "duration": 6.0}, "rail": KINDS["rail"] | {"mean": 9.0}, "flap": KINDS["flap"]}
 
 
@@ -75,7 +76,7 @@ def test_balanced__no_division_is_faster(times, more):
 
 def words(tier, law="exponential"):
     kinds = [f"+failure.faults.{name}={json.dumps(SLOW[name] | {'law': law, 'age': 'fresh'}).replace(chr(34), '')}" for name in SLOW]
-    return *SMALL, *LADDER, STOP, *kinds, f"run.tier={tier}", "failure.timeout=0.6", "microbatches=8"
+    return *SMALL, *LADDER, STOP, *kinds, f"run.tier={tier}", "failure.timeout=0.6", "microbatches=8", SENDS
 
 
 @pytest.mark.parametrize("tier", ["resampled", "exact"])
@@ -145,8 +146,8 @@ def test_one_lane__only_evicts(sizes, tmp_path):
 
 
 def test_what_is_of_no_node__is_not_evicted():
-    rail = "+failure.faults.rail={kind: bandwidth, scope: NET, bandwidth: 0.01, mean: 4.0, duration: 30.0}"
-    found = hops.simulate(*SMALL, *LADDER, rail, "recovery.evict=0")
+    rail = "+failure.faults.rail={kind: bandwidth, scope: NET, bandwidth: 0.001, mean: 4.0, duration: 30.0, age: fresh}"
+    found = hops.simulate(*SMALL, *LADDER, rail, SENDS, "recovery.evict=0", "run.iterations=160", "trials=3")
     assert (found["n_failures"] == 0).all()
     assert (found["slowed_time"] > 0.5).all()
 
