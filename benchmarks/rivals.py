@@ -70,11 +70,11 @@ class SimPyIteration:
         self.program, self.slow, self.times = program, slow, times
         self.base, self.transfer, self.hop = (int(each * 1e9 + 0.5) for each in (seconds, transfer, hop))
 
-    def run(self) -> int:
-        """Makespan [ticks]."""
+    def run(self, begun: int = 0, until: int | None = None) -> int | None:
+        """When an iteration that begins at a tick ends [ticks]; None: not by tick ``until``."""
         import simpy
 
-        env = simpy.Environment()
+        env = simpy.Environment(begun)
         arrived = {(op.stage, op.kind == "F", op.microbatch): env.event() for ops in self.program.ops for op in ops}
         channels: dict[tuple[int, int], simpy.Resource] = {}
 
@@ -97,5 +97,30 @@ class SimPyIteration:
             there.succeed()
 
         processes = [env.process(rank(here)) for here in range(self.program.pp)]
-        env.run(simpy.AllOf(env, processes))
-        return env.now
+        done = simpy.AllOf(env, processes)
+        if until is None:
+            env.run(done)
+            return env.now
+        env.run(simpy.AnyOf(env, [done, env.timeout(until - begun)]))
+        return env.now if done.processed else None
+
+
+class SimPyRun:
+    """A training run of ``n`` iterations, each in SimPy, with checkpoints after every so many, through failures at these ticks."""
+
+    def __init__(self, iteration: SimPyIteration, n: int, every: int, cost: float, failures: list[int], down: float) -> None:
+        self.iteration, self.n, self.every, self.failures = iteration, n, every, failures
+        self.cost, self.down = (int(each * 1e9 + 0.5) for each in (cost, down))
+
+    def run(self) -> int:
+        """Wall time [ticks]; no failure comes while a checkpoint is written, or the job is down."""
+        now, done, saved, left = 0, 0, 0, list(self.failures)
+        while done < self.n:
+            ended = self.iteration.run(now, left[0] if left else None)
+            if ended is None:
+                now, done = left.pop(0) + self.down, saved
+                continue
+            now, done = ended, done + 1
+            if done % self.every == 0 or done == self.n:
+                now, saved = now + self.cost, done
+        return now

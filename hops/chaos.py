@@ -9,16 +9,18 @@ import numpy as np
 from hops.checks import Infeasible, no_such
 from hops.clocks import Chaos, force, victim
 from hops.course import (
+    ASK,
     DONE,
     ENTERED,
     ENTERED_AT,
+    HARMLESS,
     N_INJECTED,
     NOW,
     SHIFT,
 )
 from hops.hazards import Hazards
 from hops.injections import MOMENTS
-from hops.jit import inlined, kernel
+from hops.jit import bare, inlined
 from hops.kernels import NEVER
 from hops.training import Training
 from hops.weights import TICKS
@@ -27,7 +29,7 @@ DETECTING, KNOWN, WRITING, JOINING, ITERATING = range(5)  # the first four as `M
 FIRST_STATE = 5
 
 
-@kernel
+@bare
 def start_chaos(h, chaos, seed, trial, space):  # type: ignore[no-untyped-def]
     """Set the clocks of what comes by the clock; all rows have all their times before them."""
     clocks = space.clocks
@@ -35,10 +37,10 @@ def start_chaos(h, chaos, seed, trial, space):  # type: ignore[no-untyped-def]
         clocks.forced[j, 3], clocks.forced[j, 4], clocks.forced[j, 5] = chaos.times[j], chaos.every[j], chaos.node[j]
         if chaos.first[j] < NEVER:
             clocks.forced[j, 3] -= 1
-            force(h, j, chaos.first[j], victim(h, j, seed, trial, clocks), chaos.known[j], chaos.repaired[j], clocks)
+            force(h, j, chaos.first[j], victim(h, j, 0, seed, trial, clocks), chaos.known[j], chaos.repaired[j], clocks)
 
 
-@kernel
+@bare
 def enter(h, chaos, moment, seed, trial, space, r):  # type: ignore[no-untyped-def]
     """Let fail now what comes at this moment."""
     for j in range(chaos.times.size):
@@ -50,11 +52,12 @@ def enter(h, chaos, moment, seed, trial, space, r):  # type: ignore[no-untyped-d
                     space.injected[r[N_INJECTED], 0], space.injected[r[N_INJECTED], 1] = j, r[NOW]
                     r[N_INJECTED] += 1
                 continue
-            who = victim(h, j, seed, trial, space.clocks)
+            who = victim(h, j, chaos.times[j] - left, seed, trial, space.clocks)
             force(h, j, r[NOW] - r[SHIFT], who, chaos.known[j], chaos.repaired[j], space.clocks)
+            r[HARMLESS] = ASK
 
 
-@kernel
+@bare
 def moments(h, course, due, trial, space, r):  # type: ignore[no-untyped-def]
     """Enter what begins between two iterations; how many are to be done until the next such moment, at most ``due``."""
     if r[DONE] == due and course.every < NEVER and r[ENTERED] != r[DONE] + 1:
@@ -70,9 +73,9 @@ def moments(h, course, due, trial, space, r):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def entered(course, r):  # type: ignore[no-untyped-def]
-    """Whether chaos, if there is any, knows that a checkpoint is due."""
-    return course.chaos.times.size == 0 or course.every == NEVER or r[ENTERED] == r[DONE] + 1
+def entered(every, r):  # type: ignore[no-untyped-def]
+    """Whether chaos knows that a checkpoint is due, where there are any."""
+    return every == NEVER or r[ENTERED] == r[DONE] + 1
 
 
 def chaos_of(training: Training, h: Hazards) -> Chaos:

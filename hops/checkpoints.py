@@ -7,10 +7,11 @@ end of a checkpoint and the start of the next.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from math import exp, inf, isinf, sqrt
 from typing import Any
 
-from hops.checks import Infeasible, no_such, positive
+from hops.checks import Infeasible, no_such, positive, speed_of
 from hops.sections import Frozen, check_keys, remember, values_of
 
 
@@ -44,12 +45,14 @@ RULES: dict[str, Callable[[float, float], float]] = {"young": young, "daly": dal
 class Checkpoint:
     """When and how: ``interval`` [s] or the name of a rule; training stands still for ``cost`` seconds, ``persist`` later it is durable.
 
-    A checkpoint counts from when it is durable, not from its start; of those that are being persisted there is one at a time.
+    A checkpoint counts from when it is durable, not from its start; of those that are being persisted there is one at a time. Messages
+    between nodes keep this share of their ``bandwidth`` meanwhile.
     """
 
     interval: float | str = "young"
     cost: float = 10.0
     persist: float = 0.0
+    bandwidth: Fraction = Fraction(1)
 
     def seconds(self, mtbf: float) -> float:
         """Training between two checkpoints, for a job with ``mtbf``; refused where that is less than a checkpoint takes."""
@@ -68,7 +71,7 @@ class Checkpoint:
 def make_checkpoint(section: Frozen) -> Checkpoint:
     """Check the config section ``checkpoint``."""
     values = values_of("checkpoint", section)
-    check_keys("checkpoint", "checkpoint", values, ("interval", "cost", "persist"))
+    check_keys("checkpoint", "checkpoint", values, ("interval", "cost", "persist", "bandwidth"))
     interval: Any = values.get("interval", "young")
     if isinstance(interval, str):
         if interval not in RULES:
@@ -76,4 +79,7 @@ def make_checkpoint(section: Frozen) -> Checkpoint:
     else:
         interval = inf if interval is None else positive("checkpoint.interval", interval, infinite=True)
     cost, persist = (positive(f"checkpoint.{key}", values.get(key, 0.0), zero=True) for key in ("cost", "persist"))
-    return Checkpoint(interval, cost, persist)
+    bandwidth = speed_of("checkpoint.bandwidth", values.get("bandwidth", 1.0), 1)
+    if not bandwidth:
+        raise ValueError("checkpoint.bandwidth=0 leaves training nothing while a checkpoint is persisted (raise checkpoint.cost instead)")
+    return Checkpoint(interval, cost, persist, bandwidth)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hops.hazards import ANY, Hazards
-from hops.jit import inlined, kernel
+from hops.jit import bare, inlined
 from hops.kernels import NEVER
 from hops.noise import philox, quantile
 
@@ -72,7 +72,7 @@ def random_time(mean, table, bits):  # type: ignore[no-untyped-def]
     return np.int64(ticks) if ticks < 2.0**61 else np.int64(NEVER)
 
 
-@kernel
+@bare
 def lifetime(h, clock, n, seed, trial):  # type: ignore[no-untyped-def]
     """Ticks of lifetime ``n`` of a clock; at least 1, so that time goes on."""
     fault, component = h.clock_fault[clock], h.clock_component[clock]
@@ -89,7 +89,7 @@ def before(clocks, i, j):  # type: ignore[no-untyped-def]
     return a < b or (a == b and clocks.clock[i] < clocks.clock[j])
 
 
-@kernel
+@bare
 def sift(clocks, i):  # type: ignore[no-untyped-def]
     """Move what is at place i of the heap down to where it belongs."""
     n = clocks.tick.size
@@ -110,7 +110,7 @@ def script_tick(h, trial, n):  # type: ignore[no-untyped-def]
     return h.script[n, 0] if n < h.script_first[min(trial, h.script_first.size - 2) + 1] else np.int64(NEVER)
 
 
-@kernel
+@bare
 def start_clocks(h, seed, trial, clocks):  # type: ignore[no-untyped-def]
     """Begin the first lifetime of every clock; a script is one clock, whose lifetimes are its lines."""
     n = n_drawn(h)
@@ -127,7 +127,7 @@ def start_clocks(h, seed, trial, clocks):  # type: ignore[no-untyped-def]
         sift(clocks, i)
 
 
-@kernel
+@bare
 def force(h, j, tick, node, known, repaired, clocks):  # type: ignore[no-untyped-def]
     """Let a node fail at ``tick`` by the forced clock ``j``, known and repaired so many ticks later."""
     clock = n_drawn(h) + j
@@ -141,13 +141,12 @@ def force(h, j, tick, node, known, repaired, clocks):  # type: ignore[no-untyped
     clocks.tick[i], clocks.clock[i] = tick, clock
 
 
-@kernel
-def victim(h, j, seed, trial, clocks):  # type: ignore[no-untyped-def]
-    """The node that the next failure of a forced clock takes."""
+@bare
+def victim(h, j, n, seed, trial, clocks):  # type: ignore[no-untyped-def]
+    """The node that failure ``n`` of a forced clock takes."""
     if clocks.forced[j, 5] >= 0:
         return clocks.forced[j, 5]
-    n = np.uint32(clocks.n_ended[n_drawn(h) + j])
-    bits, _, _, _ = philox(np.uint32(j), n, np.uint32(0), np.uint32(CHAOS_STREAM), np.uint32(seed), np.uint32(trial))
+    bits, _, _, _ = philox(np.uint32(j), np.uint32(n), np.uint32(0), np.uint32(CHAOS_STREAM), np.uint32(seed), np.uint32(trial))
     return np.int64((np.uint64(bits) * np.uint64(h.n_nodes)) >> np.uint64(32))
 
 
@@ -159,7 +158,7 @@ def upcoming(h, clocks):  # type: ignore[no-untyped-def]
     return clock, clocks.forced[j, 0] if j >= 0 else clocks.n_ended[clock]
 
 
-@kernel
+@bare
 def end_lifetime(h, seed, trial, clocks):  # type: ignore[no-untyped-def]
     """Take the failure at the top of the heap and begin that clock's next lifetime; (clock, how many it had before), see `upcoming`."""
     clock, n = upcoming(h, clocks)
@@ -170,7 +169,7 @@ def end_lifetime(h, seed, trial, clocks):  # type: ignore[no-untyped-def]
         clocks.tick[0] = clocks.tick[0] + clocks.forced[j, 4] if again else NEVER
         if again:
             clocks.forced[j, 3] -= 1
-            clocks.forced[j, 0] = victim(h, j, seed, trial, clocks)
+            clocks.forced[j, 0] = victim(h, j, clocks.n_ended[clock], seed, trial, clocks)
         sift(clocks, 0)
         return clock, n
     clocks.n_ended[clock] = n + 1
@@ -183,7 +182,7 @@ def end_lifetime(h, seed, trial, clocks):  # type: ignore[no-untyped-def]
     return clock, n
 
 
-@kernel
+@bare
 def delay(h, mean, law, clock, n, stream, seed, trial):  # type: ignore[no-untyped-def]
     """Ticks that the failure which ends lifetime ``n`` of a clock takes to be known, or to be repaired."""
     if h.script.shape[0]:
@@ -205,7 +204,7 @@ def mark(h, component, hit, vacant):  # type: ignore[no-untyped-def]
     return n_new
 
 
-@kernel
+@bare
 def choose(h, clock, n, seed, trial):  # type: ignore[no-untyped-def]
     """Components that the end of lifetime ``n`` of a clock takes with it: the first, counted within its fault, and how many from it on.
 
@@ -222,7 +221,7 @@ def choose(h, clock, n, seed, trial):  # type: ignore[no-untyped-def]
     return component, min(at_once, size)
 
 
-@kernel
+@bare
 def mark_victims(h, clock, n, seed, trial, hit, vacant):  # type: ignore[no-untyped-def]
     """Mark the nodes (n_nodes,) that a failure takes with it, see `upcoming`; how many places in the job that leaves vacant."""
     if clock >= n_drawn(h):

@@ -35,8 +35,10 @@ EXECUTED, N_INJECTED, N_KNOWN = range(74, 77)  # ticks computed in iterations th
 COMMITTED, N_GAPS, INTERVALS, LONGEST, WORST = 77, 78, 79, 82, 83
 # most iterations that were done when the job stopped, and how many things had failed when it first had done as many
 FARTHEST, FARTHEST_AT = 84, 85
-N_RESULTS = 86
+N_REBALANCED = 86  # times that a slow job has divided its microbatches anew
+N_RESULTS = 87
 KEPT = (USEFUL, BUSY_HIGH, BUSY_LOW, EXPOSED_HIGH, EXPOSED_LOW, SAMPLES, IDLE + USEFUL, COMMITTED)  # what a rollback takes back
+ASK = -1  # HARMLESS: not known yet
 FINISHED, STUCK, UNKNOWN = range(3)  # STATUS; unknown: what it WANTs
 # WANT: ticks of attempt ATTEMPT at iterations ARGUMENT to LAST; the plan for so many units missing, ARGUMENT; attempt ATTEMPT at
 # iteration ARGUMENT alone, which begins now and may be disturbed until tick LAST; the weather from now on

@@ -47,7 +47,7 @@ from hops.course import (
     WINDOW,
 )
 from hops.intervals import describe
-from hops.jit import inlined, kernel
+from hops.jit import bare, inlined, kernel
 from hops.kernels import NEVER
 from hops.places import IN_VAIN, MOST_FAILURES, cast, count_repairs, fail, harmless, next_failure, settle, turn_to
 from hops.progress import (
@@ -77,7 +77,7 @@ def write_checkpoint(cost, persist, limit, point, r):  # type: ignore[no-untyped
     return True
 
 
-@kernel
+@bare
 def start(h, course, way, trial, space, r):  # type: ignore[no-untyped-def]
     """Begin a trial, with zeros in ``r``."""
     r[WINDOW], r[FREE], r[PENDING] = -1, way.spares, NONE
@@ -108,20 +108,21 @@ def in_vain(course, r):  # type: ignore[no-untyped-def]
     return r[N_EVENTS] >= MOST_FAILURES or (course.horizon == NEVER and r[N_EVENTS] - r[FARTHEST_AT] >= IN_VAIN)
 
 
-@kernel
+@bare
 def run_trial(h, course, way, trial, space, r):  # type: ignore[no-untyped-def]
     """One training run; leaves what became of it in ``r`` (r,), zeros before, or UNKNOWN where it is to go on.
 
-    Called again with what it wanted it does. At the end ``space`` is as it was before.
+    Called again with what it wanted it does; `conclude` is to follow when it has ended.
     """
     pool, slot, plans, saved = course.pool, course.slot, course.plans, space.saved
     attempt, words, upto, point = saved.attempt, saved.words, saved.upto, saved.point
-    ends, copy_every, copy_cost, seed = space.clocks.tick, course.copy_every, course.copy_cost, course.seed
+    ends, gaps, copy_every, copy_cost, seed = space.clocks.tick, space.gaps, course.copy_every, course.copy_cost, course.seed
     of, firsts, sizes = plans.of, plans.first, plans.size
+    every, cost, persist, n_iterations, horizon = course.every, course.cost, course.persist, course.n_iterations, course.horizon
+    windy, chaotic, alone, elastic = course.weather.tick.size > 0, course.chaos.times.size > 0, course.alone, way.elastic
     if r[STATUS] != UNKNOWN:
         start(h, course, way, trial, space, r)
     r[STATUS], crossing = STUCK, False
-    windy = course.weather.tick.size > 0
     while r[PHASE] != TRAINING or r[N_EVENTS] < MOST_FAILURES:
         if r[PHASE] != TRAINING:
             end = way_back(h, course, way, trial, space, r)
@@ -134,14 +135,14 @@ def run_trial(h, course, way, trial, space, r):  # type: ignore[no-untyped-def]
             go_on(h, course, way, trial, space, r)
             if vain:
                 break
-        if r[NOW] >= course.horizon:
-            r[STATUS] = FINISHED if course.n_iterations == NEVER else STUCK
+        if r[NOW] >= horizon:
+            r[STATUS] = FINISHED if n_iterations == NEVER else STUCK
             break
         last = point[0, 0] if r[PENDING] == NONE else point[1, 0]
-        due = last + course.every if course.every < course.n_iterations - last else course.n_iterations
-        stop = moments(h, course, due, trial, space, r) if course.chaos.times.size else due
+        due = last + every if every < n_iterations - last else n_iterations
+        stop = moments(h, course, due, trial, space, r) if chaotic else due
         failure = next_failure(ends, r[SHIFT])
-        limit = min(failure, course.horizon)
+        limit = min(failure, horizon)
         if r[RETURN] <= r[NOW] < limit and r[DONE] < due:
             end = join(h, course, way, trial, space, r)
             if end == WANTED:
@@ -150,11 +151,11 @@ def run_trial(h, course, way, trial, space, r):  # type: ignore[no-untyped-def]
                 interrupt(h, course, way, trial, space, r)
             continue
         # what stops nobody who takes part, and a node that comes back, lets the iteration that is under way come to its end
-        passes = way.elastic and failure < course.horizon and harmless(h, seed, trial, space, r)
+        passes = elastic and failure < horizon and harmless(h, seed, trial, space, r)
         returns = r[NOW] < r[RETURN] < limit and not crossing
         until, stop, crossing = r[RETURN] if returns else limit, min(stop, r[DONE] + 1) if crossing else stop, False
         edge, slow, trained = np.int64(NEVER), r[GIVEN] == 2, r[USEFUL] + r[WASTED]
-        if (windy or course.alone) and r[DONE] < due and r[NOW] < limit:
+        if (windy or alone) and r[DONE] < due and r[NOW] < limit:
             if r[GIVEN]:
                 stop = r[DONE] + 1
             else:
@@ -163,14 +164,17 @@ def run_trial(h, course, way, trial, space, r):  # type: ignore[no-untyped-def]
                     want(r, WEATHER, 0, 0, 0)
                     return
                 slow = windy and course.weather.state[r[SPELL]] > 0
-                if course.alone or (slow and sizes[r[ROWS]] == 0):
+                if alone or (slow and sizes[r[ROWS]] == 0):
                     want(r, ALONE, r[DONE], attempt[r[DONE]], edge)
                     return
                 until = min(until, edge)
         soft = returns or passes or edge < limit
         begin, size = firsts[r[ROWS]], sizes[r[ROWS]]
-        if not advance(
-            pool, slot, of, begin, size, attempt, words, upto, point, space.gaps, copy_every, copy_cost, seed, trial, stop, until, limit,
+        begins = r[NOW] < limit or r[DONE] >= stop
+        if not begins:  # and the rows of an iteration that does not are not asked for
+            r[GIVEN] = 0
+        if not begins or not advance(
+            pool, slot, of, begin, size, attempt, words, upto, point, gaps, copy_every, copy_cost, seed, trial, stop, until, limit,
             soft, r,
         ):  # fmt: skip
             if r[STATUS] == UNKNOWN:
@@ -184,24 +188,24 @@ def run_trial(h, course, way, trial, space, r):  # type: ignore[no-untyped-def]
                     return
             elif passes:
                 fail(h, way, seed, trial, failure, space, r)
-            elif limit < course.horizon:
+            elif limit < horizon:
                 interrupt(h, course, way, trial, space, r)
             continue
         r[SLOWED] += r[USEFUL] + r[WASTED] - trained if slow else 0
-        if r[DONE] < due or not entered(course, r):
+        if r[DONE] < due or (chaotic and not entered(every, r)):
             continue
-        over = r[DONE] == course.n_iterations
-        if course.every < NEVER:
-            end = later(max(r[NOW], r[PENDING]), course.cost)
-            if passes and failure < (later(end, course.persist) if over else end):
+        over = r[DONE] == n_iterations
+        if every < NEVER:
+            end = later(max(r[NOW], r[PENDING]), cost)
+            if passes and failure < (later(end, persist) if over else end):
                 fail(h, way, seed, trial, failure, space, r)
                 continue
-            written = write_checkpoint(course.cost, course.persist, limit, point, r)
+            written = write_checkpoint(cost, persist, limit, point, r)
             if written and over:
                 book(r, CHECKPOINT, min(r[PENDING], limit))
                 written = r[PENDING] <= limit
             if not written:
-                if limit < course.horizon:
+                if limit < horizon:
                     interrupt(h, course, way, trial, space, r)
                 continue
         if over:
@@ -211,10 +215,15 @@ def run_trial(h, course, way, trial, space, r):  # type: ignore[no-untyped-def]
     settle(way, r[NOW], space.away, r)
     count_repairs(h, r[NOW], space, r)
     r[DEGRADED] += r[NOW] - r[SINCE] if r[PLAN] else 0
-    if r[STATUS] == FINISHED:
-        describe(course, trial, attempt, space.gaps, r)
-    attempt[: r[TOUCHED]] = 0
     space.hit[:] = space.vacant[:] = space.out[:] = space.used[:] = 0
+
+
+@kernel
+def conclude(course, trial, space, r):  # type: ignore[no-untyped-def]
+    """Describe the intervals of a trial that has ended, and leave ``space`` as it was before."""
+    if r[STATUS] == FINISHED:
+        describe(course, trial, space.saved.attempt, space.gaps, r)
+    space.saved.attempt[: r[TOUCHED]] = 0
 
 
 @kernel
@@ -226,5 +235,6 @@ def run_trials(h, course, way, first, space, results):  # type: ignore[no-untype
         run_trial(h, course, way, first + k, space, results[k])
         if results[k, STATUS] == UNKNOWN:
             return k
+        conclude(course, first + k, space, results[k])
         results[k, HEALTHY] = healthy(course, first + k, space.saved, results[k])
     return results.shape[0]

@@ -102,21 +102,13 @@ def worst_window(gaps, longest, r):  # type: ignore[no-untyped-def]
         end[k] = begin[k] + gaps[k, LATE]
     begin[n], end[n] = r[COMMITTED], r[NOW]
     worst, first, whole = np.int64(0), 0, np.int64(0)  # ticks in intervals first .. k - 1
-    for k in range(n + 1):  # a window that ends with an interval; one that begins with one is as bad as one of these or of the ends
+    for k in range(n + 1):  # windows that end with an interval, and the first: others can be moved left until they do
         whole += end[k] - begin[k]
         since = max(end[k], length) - length
         while end[first] <= since and first < k:
             whole -= end[first] - begin[first]
             first += 1
         worst = max(worst, whole - max(np.int64(0), since - begin[first]))
-    first, whole = n, np.int64(0)
-    for k in range(n, -1, -1):  # and one that begins with one
-        whole += end[k] - begin[k]
-        until = min(begin[k], r[NOW] - length) + length
-        while begin[first] >= until and first > k:
-            whole -= end[first] - begin[first]
-            first -= 1
-        worst = max(worst, whole - max(np.int64(0), end[first] - until))
     r[WORST] = length - worst
 
 

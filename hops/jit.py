@@ -21,13 +21,14 @@ import numba
 MONTH = 30 * 24 * 3600.0
 
 
-def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
+def kernel(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     """Compile ``function`` on first call: plain loops, no GIL, IEEE arithmetic as Python's (no fastmath), cached on disk."""
     settings: Any = numba.config
     theirs = settings.CACHE_DIR
     settings.CACHE_DIR = str(cache_folder())  # read while decorating; the user's own functions keep their folder
     try:
-        compiled: Any = numba.njit(nogil=True, cache=True, error_model="numpy")(function)
+        njit: Any = numba.njit  # its types do not know of _nrt
+        compiled = njit(nogil=True, cache=True, error_model="numpy", **options)(function)
     finally:
         settings.CACHE_DIR = theirs
     # numba would compile a kernel anew for every constant that another passes to it: 95 instead of 68 compiled functions for one
@@ -36,6 +37,11 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     compiled.get_call_template = lambda args, kws: template(tuple(map(whole, args)), {key: whole(kind) for key, kind in kws.items()})
     made: Callable[..., Any] = compiled
     return made
+
+
+def bare(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A `kernel` that makes no arrays, so that nobody counts references: with tuples of many arrays that took most of the time."""
+    return kernel(function, _nrt=False)
 
 
 def inlined(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -71,6 +71,12 @@ class Resources(NamedTuple):
     def ring(self, seat: int) -> int:
         return self.channel(2 * self.n_lanes, 0, False) + seat
 
+    def of(self, lane: int) -> list[int]:
+        """All of a lane: its ranks, channels and delays."""
+        ways = [(seat, backward) for seat in range(self.n_seats) for backward in (False, True)]
+        ranks = [self.rank(lane, rank) for rank in range(self.n_ranks)]
+        return [*ranks, *(self.channel(lane, *way) for way in ways), *(self.delay(lane, *way) for way in ways)]
+
     @property
     def n(self) -> int:
         return self.ring(self.n_seats)

@@ -33,6 +33,7 @@ from hops.course import (
     N_FAILURES,
     N_FROM_MEMORY,
     N_PLANS,
+    N_REBALANCED,
     N_SPELLS,
     NOW,
     QUEUEING,
@@ -121,6 +122,7 @@ def run_metrics(results: NDArray[np.int64], samples: int, pieces: int, iteration
         "lost_busy": (lost.astype(float), one),
         "slowed_time": (column(SLOWED), wall),
         "n_slowdowns": (results[:, N_SPELLS].astype(float), one),
+        "n_rebalanced": (results[:, N_REBALANCED].astype(float), one),
     }
 
 

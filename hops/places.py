@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from hops.clocks import DETECT_STREAM, REPAIR_STREAM, Clocks, delay, end_lifetime, make_clocks, mark_victims, n_drawn, upcoming
 from hops.commits import make_journal
 from hops.course import (
+    ASK,
     DEGRADED,
     EACH,
     FREE,
@@ -38,7 +39,7 @@ from hops.course import (
     make_saved,
 )
 from hops.hazards import Hazards
-from hops.jit import inlined, kernel
+from hops.jit import bare, inlined
 from hops.kernels import NEVER
 from hops.progress import (
     later,
@@ -46,7 +47,6 @@ from hops.progress import (
 
 MOST_FAILURES = 1 << 20  # of a trial
 IN_VAIN = 1 << 16  # in a row that let a run get no farther: 0.2 s a trial, where all of the above take 4
-ASK = -1  # HARMLESS: not known yet
 
 
 class Way(NamedTuple):
@@ -100,7 +100,7 @@ def next_failure(ends, shift):  # type: ignore[no-untyped-def]
     return later(ends[0], shift) if ends.size else np.int64(NEVER)
 
 
-@kernel
+@bare
 def fail(h, way, seed, trial, tick, space, r):  # type: ignore[no-untyped-def]
     """Let what fails next fail at ``tick``; ticks until that is known. Nodes that are away cannot: a failure of none but these is none."""
     clock, n = end_lifetime(h, seed, trial, space.clocks)
@@ -129,7 +129,7 @@ def fail(h, way, seed, trial, tick, space, r):  # type: ignore[no-untyped-def]
     return known
 
 
-@kernel
+@bare
 def settle(way, tick, away, r):  # type: ignore[no-untyped-def]
     """Let nodes come back until ``tick``; those that stand by are counted, at most as many as the job has paid for."""
     while True:
@@ -148,7 +148,7 @@ def settle(way, tick, away, r):  # type: ignore[no-untyped-def]
         away[least] = away[r[N_AWAY]]
 
 
-@kernel
+@bare
 def enough(r, away):  # type: ignore[no-untyped-def]
     """When there will be a spare for every vacant place: the tick, now or later."""
     missing = r[VACANT] - r[FREE]
@@ -156,10 +156,21 @@ def enough(r, away):  # type: ignore[no-untyped-def]
         return r[NOW]
     if missing > r[N_AWAY]:
         return np.int64(NEVER)
-    return np.sort(away[: r[N_AWAY]])[missing - 1]
+    tick, n = np.int64(-1), 0  # the first ``n`` are back by then; a sort would make an array
+    while n < missing:
+        next_tick, at_once = np.int64(NEVER), 0
+        for k in range(r[N_AWAY]):
+            if tick < away[k] < next_tick:
+                next_tick, at_once = away[k], 1
+            elif away[k] == next_tick:
+                at_once += 1
+        if at_once == 0:
+            return np.int64(NEVER)
+        tick, n = next_tick, n + at_once
+    return tick
 
 
-@kernel
+@bare
 def survived(h, hit):  # type: ignore[no-untyped-def]
     """Whether a node of every group that holds the same state is left."""
     for g in range(h.group.size - 1):
@@ -171,7 +182,7 @@ def survived(h, hit):  # type: ignore[no-untyped-def]
     return True
 
 
-@kernel
+@bare
 def count_repairs(h, tick, space, r):  # type: ignore[no-untyped-def]
     """Count the GPUs without work that are away, until ``tick``."""
     for node in range(h.n_nodes):
@@ -180,7 +191,7 @@ def count_repairs(h, tick, space, r):  # type: ignore[no-untyped-def]
     r[REPAIRED_UNTIL] = max(r[REPAIRED_UNTIL], tick)  # a failure may be counted ahead of what it cannot stop
 
 
-@kernel
+@bare
 def leave(h, tick, back, space, r):  # type: ignore[no-untyped-def]
     """Let the nodes that were ``seen`` to fail leave an elastic job until tick ``back``; how many were not away anyway."""
     count_repairs(h, tick, space, r)
@@ -196,7 +207,7 @@ def leave(h, tick, back, space, r):  # type: ignore[no-untyped-def]
     return n
 
 
-@kernel
+@bare
 def note_return(space, r):  # type: ignore[no-untyped-def]
     """Find out when the next node can take its place again."""
     r[RETURN], r[HARMLESS] = NEVER, ASK
@@ -205,7 +216,7 @@ def note_return(space, r):  # type: ignore[no-untyped-def]
             r[RETURN] = min(r[RETURN], space.back[node])
 
 
-@kernel
+@bare
 def take_back(h, tick, space, r):  # type: ignore[no-untyped-def]
     """Let all take their places that can at ``tick``."""
     count_repairs(h, tick, space, r)
@@ -215,7 +226,7 @@ def take_back(h, tick, space, r):  # type: ignore[no-untyped-def]
     note_return(space, r)
 
 
-@kernel
+@bare
 def is_missing(h, unit, tick, space):  # type: ignore[no-untyped-def]
     """Whether a node of a unit has left and is not there again by ``tick``."""
     for at in range(h.unit[unit], h.unit[unit + 1]):
@@ -225,7 +236,7 @@ def is_missing(h, unit, tick, space):  # type: ignore[no-untyped-def]
     return False
 
 
-@kernel
+@bare
 def n_missing(h, tick, space):  # type: ignore[no-untyped-def]
     """Units that are missing, if all that can by ``tick`` have taken their places."""
     n = 0
@@ -234,7 +245,7 @@ def n_missing(h, tick, space):  # type: ignore[no-untyped-def]
     return n
 
 
-@kernel
+@bare
 def cast(h, space, r):  # type: ignore[no-untyped-def]
     """Say who takes part from here on: the nodes of units that are not missing."""
     space.part[:] = 0
@@ -245,7 +256,7 @@ def cast(h, space, r):  # type: ignore[no-untyped-def]
     r[HARMLESS] = ASK
 
 
-@kernel
+@bare
 def turn_to(h, plans, missing, horizon, space, r):  # type: ignore[no-untyped-def]
     """Train by the plan for so many missing units from here on."""
     count_repairs(h, r[NOW], space, r)
@@ -259,7 +270,7 @@ def turn_to(h, plans, missing, horizon, space, r):  # type: ignore[no-untyped-de
         space.out[node] = 1 - space.part[node]
 
 
-@kernel
+@bare
 def harmless(h, seed, trial, space, r):  # type: ignore[no-untyped-def]
     """Whether what fails next stops nobody who takes part."""
     if r[HARMLESS] == ASK:
@@ -274,7 +285,7 @@ def harmless(h, seed, trial, space, r):  # type: ignore[no-untyped-def]
     return r[HARMLESS] == 1
 
 
-@kernel
+@bare
 def coming(h, way, seed, trial, until, space, r):  # type: ignore[no-untyped-def]
     """Tick of the next failure that stops the job; those before it, and before ``until``, happen."""
     while True:

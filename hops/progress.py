@@ -48,14 +48,14 @@ from hops.course import (
     WASTED,
     WINDOW,
 )
-from hops.jit import inlined, kernel
+from hops.jit import bare, inlined
 from hops.kernels import NEVER
 from hops.noise import BLOCKS, LANES, philox
 
 RESAMPLE_STREAM = 20  # counter = (block of iterations, attempt, 0, stream)
 
 
-@kernel
+@bare
 def read_window(window, i, pool, slot, of, upto, r):  # type: ignore[no-untyped-def]
     """Sums over the first attempts at a window's iterations, (3, LANES + 1); False: those from ``i`` on are not known for this plan."""
     first, n = window * LANES, min(LANES, slot.shape[1] - window * LANES)
@@ -69,7 +69,7 @@ def read_window(window, i, pool, slot, of, upto, r):  # type: ignore[no-untyped-
     return True
 
 
-@kernel
+@bare
 def draw_window(window, i, pool, slot, of, begin, size, seed, trial, words, upto, r):  # type: ignore[no-untyped-def]
     """Sums over the first attempts at a window's iterations, (3, LANES + 1), if they are known from ``i`` on."""
     if slot.shape[0]:
@@ -91,7 +91,7 @@ def draw_window(window, i, pool, slot, of, begin, size, seed, trial, words, upto
     return True
 
 
-@kernel
+@bare
 def drawn(i, attempt, size, seed, trial):  # type: ignore[no-untyped-def]
     """Which of ``size`` sampled iterations an attempt at iteration i is."""
     block = np.uint32(i // LANES * BLOCKS + i % BLOCKS)
@@ -255,7 +255,7 @@ def advance(pool, slot, of, begin, size, attempt, words, upto, point, gaps, copy
     return True
 
 
-@kernel
+@bare
 def healthy(course, trial, saved, r):  # type: ignore[no-untyped-def]
     """The same trial without failures and checkpoints: ticks of all iterations; or how many fit, where only the horizon ends the run."""
     upto, now, done = saved.upto, np.int64(0), 0

@@ -15,7 +15,7 @@ from hops.course import (
     USEFUL,
     WASTED,
 )
-from hops.jit import inlined, kernel
+from hops.jit import bare, inlined
 
 
 @inlined
@@ -25,7 +25,7 @@ def promote(point):  # type: ignore[no-untyped-def]
         point[0, k] = point[1, k]
 
 
-@kernel
+@bare
 def forget(done, attempt, r):  # type: ignore[no-untyped-def]
     """Iterations from ``done`` on have been for nothing, and will be attempted again."""
     r[LOST] += r[DONE] - done
@@ -35,7 +35,7 @@ def forget(done, attempt, r):  # type: ignore[no-untyped-def]
     r[DONE] = done
 
 
-@kernel
+@bare
 def back_to(row, point, attempt, gaps, r):  # type: ignore[no-untyped-def]
     """Go back to a row of ``point``: the durable checkpoint, or the copy in the memory of others."""
     useful, idle, high, low = r[USEFUL], r[IDLE + USEFUL], r[BUSY_HIGH], r[BUSY_LOW]

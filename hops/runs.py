@@ -33,6 +33,7 @@ from hops.episodes import run_trials
 from hops.executor import Team
 from hops.hazards import Hazards
 from hops.kernels import NEVER
+from hops.ladder import steps_of
 from hops.ledger import Ratio, ledger, run_metrics
 from hops.places import Way
 from hops.recovery import QUEUE, Machine
@@ -124,7 +125,9 @@ def make_trials(case: Case, pool: Rows) -> Trials:
     if bound > MOST_ITERATIONS:
         raise Infeasible(f"the run has up to {bound:.3g} iterations; at most {MOST_ITERATIONS} are possible (try fewer, or fewer days)")
     way = way_of(training.machine, move_time(case))
-    return Trials(case, h, course, way, elastic, sky, training.run.tier == "exact", bound)
+    ladder = training.machine.ladder
+    steps = None if ladder is None or elastic is not None else steps_of(ladder, int(course.ordered[course.ordered.size // 2]))
+    return Trials(case, h, course, way, elastic, sky, training.run.tier == "exact", bound, steps)
 
 
 def make_course(case: Case, pool: Rows) -> tuple[Elasticity | None, Course]:

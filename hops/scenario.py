@@ -25,7 +25,7 @@ from hops.registry import Registry
 from hops.schedules import SCHEDULES, Steady
 from hops.sections import Choice, Frozen, check_keys, remember, section_of, type_of, values_of
 from hops.topologies import TOPOLOGIES
-from hops.training import Training, make_run
+from hops.training import Training, make_run, make_training
 
 DOORS: dict[str, Registry[Any]] = {"schedule": SCHEDULES, "topology": TOPOLOGIES, "recovery": RECOVERIES}
 DERIVED = {"gpus": "dp", "global_batch_size": "microbatches"}  # key -> the size that it derives where that is null
@@ -280,7 +280,7 @@ def _training(config: Mapping[str, Any]) -> Training | None:
         if failures:
             raise ValueError("failures come in a training run, and none is asked for (set run.days or run.iterations)")
         return None
-    return Training(asked, trials, failures, machine, saved)
+    return make_training(asked, trials, failures, machine, saved)
 
 
 @remember

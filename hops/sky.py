@@ -5,11 +5,13 @@ iterations lie wholly in it, they are drawn from a pool of its own, which holds 
 """
 
 from collections.abc import Iterable, Sequence
+from fractions import Fraction
 from threading import Lock, local
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hops.checks import FINEST
 from hops.clocks import Clocks, force
 from hops.course import (
     TIME,
@@ -18,13 +20,15 @@ from hops.course import (
     Weather,
 )
 from hops.disturbed import Bench, disturbed_iterations, executed_ticks, make_bench
+from hops.forecast import Forecast
 from hops.hazards import Hazards
 from hops.impact import speeds_of
 from hops.kernels import NEVER
+from hops.ladder import balanced
 from hops.lanes import lanes
 from hops.simulation import Case
 from hops.speeds import Piece, Speeds, make_speeds, stopped
-from hops.spells import Forecast, Spells
+from hops.spells import Spells
 
 type Laws = dict[int, tuple[int, int]]  # numerator and denominator of the speed of a resource; of those with another than 1
 
@@ -43,6 +47,8 @@ class Sky:
         self.times = case.weights.variant.size // case.n_lanes  # lanes that one of the case's stands for
         self.first, self.size, self.asked = [0], [0], [0]
         self.pool = np.zeros((3, 0), np.int64)
+        self.balances: dict[int, tuple[int, ...]] = {}
+        self.shared: dict[tuple[int, tuple[int, ...]], Laws] = {}
 
     @property
     def bench(self) -> Bench:
@@ -76,10 +82,10 @@ class Sky:
                 self.numbers[active] = self.states[key]
             return self.numbers[active]
 
-    def weather(self, forecast: Forecast) -> Weather:
-        """The forecast as far as it is known."""
+    def weather(self, forecast: Forecast, whole: bool = False) -> Weather:
+        """The forecast as far as it is known; what has passed by only in the ``whole``."""
         ticks, states = list[int](), list[int]()
-        for tick, active in forecast.pieces():
+        for tick, active in forecast.pieces(forecast.found if whole else forecast.live):
             state = self.state(active)
             if not states or states[-1] != state:
                 ticks.append(tick)
@@ -94,13 +100,42 @@ class Sky:
             plans = course.plans._replace(first=np.array(self.first), size=np.array(self.size if drawn else [0] * len(self.size)))
             return course._replace(weather=weather, plans=plans, pool=self.pool if drawn else course.pool)
 
-    def speeds(self, weather: Weather, now: int, until: int) -> Speeds:
+    def balance(self, state: int) -> tuple[int, ...]:
+        """Microbatches of every lane with which an iteration in a state is shortest; none: as planned, or a lane stands still."""
+        if state not in self.balances:
+            laws, resources, each = self.laws[state], self.bench.resources, self.case.scenario.microbatches
+            found, n = tuple[int, ...](), resources.n_lanes
+            if n > 1 and all(num for num, _ in laws.values()):
+                times = []
+                for lane in range(n):
+                    own = {resource: [(0, NEVER, *laws[resource])] for resource in resources.of(lane) if resource in laws}
+                    times.append(int(disturbed_iterations(self.bench, 0, 0, 1, make_speeds(resources.n, own))[TIME, 0]))
+                best = balanced(times, n * each)
+                found = best if max(m * ticks for m, ticks in zip(best, times, strict=True)) < each * max(times) else ()
+            self.balances[state] = found
+        return self.balances[state]
+
+    def laws_of(self, state: int, balance: tuple[int, ...]) -> Laws:
+        """Speeds in a state of lanes that have so many microbatches (none: as planned), by what each has to do of what is planned."""
+        if not balance:
+            return self.laws[state]
+        if (state, balance) not in self.shared:
+            laws, planned = dict(self.laws[state]), self.case.scenario.microbatches
+            for lane, n in enumerate(balance):
+                for resource in self.bench.resources.of(lane):
+                    speed = Fraction(*laws.get(resource, (1, 1))) * Fraction(planned, n)
+                    speed = max(speed.limit_denominator(FINEST), Fraction(1, FINEST)) if speed else speed
+                    laws[resource] = speed.numerator, speed.denominator
+            self.shared[state, balance] = {resource: law for resource, law in laws.items() if law != (1, 1)}
+        return self.shared[state, balance]
+
+    def speeds(self, weather: Weather, now: int, until: int, balance: tuple[int, ...] = ()) -> Speeds:
         """Speeds from tick ``now`` on, which is their 0, until tick ``until``."""
         pieces: dict[int, list[Piece]] = {}
         k = int(np.searchsorted(weather.tick, now, side="right")) - 1 if weather.tick.size else 0
         while k + 1 < weather.tick.size and weather.tick[k] < until:
             begin, end = max(int(weather.tick[k]), now) - now, min(int(weather.tick[k + 1]), until) - now
-            for resource, (num, den) in self.laws[weather.state[k]].items():
+            for resource, (num, den) in self.laws_of(int(weather.state[k]), balance).items():
                 own = pieces.setdefault(resource, [])
                 if own and own[-1][1:] == (begin, num, den):
                     own[-1] = (own[-1][0], end, num, den)
@@ -109,12 +144,14 @@ class Sky:
             k += 1
         return make_speeds(self.bench.resources.n, pieces)
 
-    def iteration(self, weather: Weather, trial: int, draw: int, now: int, guess: int) -> NDArray[np.int64] | None:
+    def iteration(
+        self, weather: Weather, trial: int, draw: int, now: int, guess: int, balance: tuple[int, ...] = ()
+    ) -> NDArray[np.int64] | None:
         """Rows (3,) of an iteration that begins at tick ``now``; None: the weather is not known for long enough."""
         known = int(weather.tick[-1]) if weather.tick.size else NEVER
         while True:
             until = min(known, now + guess)
-            rows = disturbed_iterations(self.bench, trial, draw, 1, self.speeds(weather, now, until))[:, 0]
+            rows = disturbed_iterations(self.bench, trial, draw, 1, self.speeds(weather, now, until, balance))[:, 0]
             if now + rows[TIME] <= until or not weather.tick.size:
                 return rows if self.spells is not None else rows // np.array([1, self.times, self.times])
             if until == known:
@@ -179,5 +216,17 @@ class Sky:
             return False
         tick, part, repair = min(found)
         force(h, j, tick - shift, forecast.spells.parts[part].node, 0, repair, clocks)
-        forecast.give_up(part, tick)
+        forecast.give_up((part,), tick)
+        return True
+
+    def evict(self, forecast: Forecast, h: Hazards, j: int, now: int, shift: int, clocks: Clocks) -> bool:
+        """Let the node fail at tick ``now`` of what has been slow for longest; False: of what is slow another would have it too."""
+        parts = forecast.spells.parts
+        on = (each for each in forecast.live if each.begin < now < each.end and parts[each.part].replaceable)
+        found = min((each for each in on if self.state(frozenset((each.part,)))), default=None)
+        if found is None:
+            return False
+        node = parts[found.part].node
+        force(h, j, now - shift, node, 0, found.repair, clocks)
+        forecast.give_up({i for i, part in enumerate(parts) if part.replaceable and part.node == node}, now)
         return True

@@ -1,10 +1,11 @@
 """Training runs: how long one is, how it is simulated, what can fail, and what is done about it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hops.checkpoints import Checkpoint
 from hops.checks import count, one_of, positive
 from hops.faults import Failures
+from hops.injections import FOR_EVER, Injection
 from hops.recovery import Machine
 from hops.sections import Frozen, check_keys, remember, values_of
 
@@ -38,6 +39,17 @@ class Training:
     failures: Failures
     machine: Machine
     checkpoint: Checkpoint
+
+
+def make_training(run: Run, trials: int, failures: Failures, machine: Machine, checkpoint: Checkpoint) -> Training:
+    """What a run is, with the traffic of its checkpoints among what slows it: from the moment that one is due, until it is durable."""
+    if checkpoint.bandwidth < 1 and checkpoint.persist:
+        if failures.clock == "exposure":
+            raise ValueError("checkpoint.bandwidth follows the calendar: it needs failure.clock=calendar; got exposure")
+        seconds = checkpoint.cost + checkpoint.persist
+        traffic = Injection("bandwidth", "checkpoint", scope="NET", times=FOR_EVER, duration=seconds, speed=checkpoint.bandwidth)
+        failures = replace(failures, chaos=(*failures.chaos, traffic))
+    return Training(run, trials, failures, machine, checkpoint)
 
 
 @remember

@@ -18,13 +18,16 @@ from hops.course import (
     HEALTHY,
     LAST,
     N_CUTS,
+    N_EPISODES,
     N_FAILURES,
     N_INJECTED,
     N_KNOWN,
+    N_REBALANCED,
     N_SPELLS,
     NOW,
     PARTIAL,
     PLAN,
+    RECOVERING,
     RESUMED,
     SERVES,
     SHIFT,
@@ -40,18 +43,20 @@ from hops.course import (
 )
 from hops.disturbed import disturbed_iterations, make_bench
 from hops.elastic import Elasticity
-from hops.episodes import run_trial
+from hops.episodes import conclude, run_trial
 from hops.executor import evaluate_iterations
+from hops.forecast import Forecast
 from hops.hazards import Hazards
 from hops.kernels import NEVER
+from hops.ladder import GROUND, Steps, evicts, rebalances, seen
 from hops.places import MOST_FAILURES, Space, Way, make_space, next_failure
 from hops.progress import (
+    book,
     drawn,
     healthy,
 )
 from hops.simulation import Case
 from hops.sky import LOOK, Sky
-from hops.spells import Forecast
 from hops.training import MOST_EXACT
 
 MOST_ATTEMPTS = 127  # at an iteration of a run of tier "exact"
@@ -61,11 +66,20 @@ class Trials:
     """All that the trials of a cell have in common."""
 
     def __init__(
-        self, case: Case, h: Hazards, course: Course, way: Way, elastic: Elasticity | None, sky: Sky, exact: bool, bound: int
+        self,
+        case: Case,
+        h: Hazards,
+        course: Course,
+        way: Way,
+        elastic: Elasticity | None,
+        sky: Sky,
+        exact: bool,
+        bound: int,
+        steps: Steps | None = None,
     ) -> None:
-        """``bound``: most iterations that a run can have."""
+        """``bound``: most iterations that a run can have; ``steps`` of the ladder that it climbs when it is slow."""
         self.case, self.h, self.course, self.way, self.elastic = case, h, course, way, elastic
-        self.sky, self.exact, self.bound = sky, exact, bound
+        self.sky, self.exact, self.bound, self.steps = sky, exact, bound, steps
 
     def space(self, n_logged: int = 0) -> Space:
         """Scratch for one trial after another, with room to log so many failures; of exact ones all: what is not used takes no memory."""
@@ -88,6 +102,7 @@ class Trials:
         while r[STATUS] == UNKNOWN:
             one.serve(r)
             run_trial(self.h, one.course, self.way, trial, space, r)
+        conclude(one.course, trial, space, r)
         if not self.exact:
             r[HEALTHY] = healthy(one.course, trial, space.saved, r)
         self.count_executed(one, space, r)
@@ -107,6 +122,7 @@ class Trials:
             self.count_shares(r)
             return
         failures = [(int(row[0]), *row[1:3].tolist()) for row in space.log[: r[N_FAILURES]]]
+        weather = one.course.weather if one.forecast is None else self.sky.weather(one.forecast, whole=True)
         for i, attempt, begun, at, known in space.cuts[: r[N_CUTS]].tolist():
             dead = []
             for tick, clock, n in failures:
@@ -114,7 +130,7 @@ class Trials:
                     hit = np.zeros(self.h.n_nodes, np.int8)
                     mark_victims(self.h, clock, n, self.course.seed, one.trial, hit, hit.copy())
                     dead.append((tick - begun, np.flatnonzero(hit).tolist()))
-            speeds = self.sky.speeds(one.course.weather, begun, known)
+            speeds = self.sky.speeds(weather, begun, known, one.balances.get((i, attempt), ()))
             r[EXECUTED] += self.sky.executed(speeds, one.trial, attempt * MOST_EXACT + i, dead, known - begun)
 
 
@@ -126,6 +142,8 @@ class Trial:
         self.course, n = trials.course, trials.course.n_iterations
         spells = trials.sky.spells
         self.forecast = None if spells is None else Forecast(spells, self.course.seed, trial)
+        self.rung, self.took, self.due = GROUND, -1, (-1, -1)  # the last iteration, -1: none; episodes before and number of the next
+        self.balances: dict[tuple[int, int], tuple[int, ...]] = {}  # of attempts at iterations that were not as planned
         if trials.exact:
             self.pool, self.slot, self.of = self.rows(0, 0, n), np.arange(n)[None], np.zeros(n, np.int64)
         self.update()
@@ -167,6 +185,7 @@ class Trial:
             r[N_KNOWN] = r[N_INJECTED]
             if self.forecast.known <= until:
                 self.forecast.extend(max(2 * self.forecast.known, 2 * until))
+            self.forecast.pass_by(int(r[NOW]))
             weather = self.all.sky.weather(self.forecast)
             r[SPELL] = max(0, int(np.searchsorted(weather.tick, r[NOW], side="right")) - 1)
             self.update(weather)
@@ -205,11 +224,14 @@ class Trial:
             self.given(r, self.elastic_rows(int(r[PLAN]), draw[1]), 1)
             return
         state = 0 if self.forecast is None else int(self.course.weather.state[r[SPELL]])
-        if state and not self.all.exact and not self.course.alone and sky.pooled(state, int(self.course.plans.size[0])):
+        if self.climbs(r, state):
+            return
+        drawn = state and not (self.all.exact or self.course.alone or self.all.steps)
+        if drawn and sky.pooled(state, int(self.course.plans.size[0])):
             self.update()
             return
         guess = 4 * int(self.course.pool[TIME, : min(n_pool, 64)].max())
-        while (rows := sky.iteration(self.course.weather, *draw, now, guess)) is None:
+        while (rows := sky.iteration(self.course.weather, *draw, now, guess, self.rung.balance)) is None:
             self.look_ahead(2 * int(self.course.weather.tick[-1]), r)
         end, disturbed = now + int(rows[TIME]), False
         if self.forecast is not None:
@@ -220,6 +242,32 @@ class Trial:
             weather, at = self.course.weather, int(r[SPELL])
             disturbed = any(weather.tick[k] < min(end, limit) and weather.state[k] for k in range(at, min(at + 2, len(weather.tick) - 1)))
         self.given(r, rows, 2 if disturbed else 1)
+        self.took, self.due = int(rows[TIME]) if disturbed else -1, (int(r[N_EPISODES]), int(r[ARGUMENT]) + 1)
+        if self.rung.balance:
+            self.balances[int(r[ARGUMENT]), int(r[ATTEMPT])] = self.rung.balance
+
+    def climbs(self, r: NDArray[np.int64], state: int) -> bool:
+        """Take the step of the ladder that is due before the iteration which begins now in a state; False: there is none."""
+        steps, sky, forecast, now = self.all.steps, self.all.sky, self.forecast, int(r[NOW])
+        if steps is None or forecast is None:
+            return False
+        here = int(r[N_EPISODES]), int(r[ARGUMENT])
+        if not state or here != self.due:
+            self.rung = GROUND
+        elif self.took >= 0:
+            self.rung = seen(self.rung, self.took, steps)
+        self.took, self.due = -1, here
+        j, clocks = self.course.chaos.times.size, self.space.clocks
+        if evicts(self.rung, steps) and sky.evict(forecast, self.all.h, j, now, int(r[SHIFT]), clocks):
+            self.look_ahead(0, r)
+            return True
+        balance = sky.balance(state) if rebalances(self.rung, steps) else ()
+        if not balance:
+            return False
+        self.rung = self.rung._replace(balance=balance)
+        book(r, RECOVERING, min(now + steps.rebalance, int(next_failure(self.space.clocks.tick, r[SHIFT])), self.course.horizon))
+        r[N_REBALANCED] += 1
+        return True
 
     def given(self, r: NDArray[np.int64], rows: NDArray[np.int64], how: int) -> None:
         r[GIVEN] = how

@@ -92,6 +92,7 @@ VARIABLES = {
     ),
     "slowed_time": Variable("trial", "1", "share of the wall time in iterations that something slowed"),
     "n_slowdowns": Variable("trial", "1", "times that something began to be slow, or to stand still"),
+    "n_rebalanced": Variable("trial", "1", "times that a slow job divided its microbatches anew"),
     "ledger": Variable("trial bucket", "s", "time of all GPUs by what became of it", "adds up to GPUs x wall time: hops/ledger.py"),
 }
 

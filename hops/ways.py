@@ -33,7 +33,7 @@ from hops.course import (
     STOPPED,
     VACANT,
 )
-from hops.jit import inlined, kernel
+from hops.jit import bare, inlined
 from hops.kernels import NEVER
 from hops.places import (
     MOST_FAILURES,
@@ -99,7 +99,7 @@ def log_cut(space, r):  # type: ignore[no-untyped-def]
         r[CUT] = 0
 
 
-@kernel
+@bare
 def interrupt(h, course, way, trial, space, r):  # type: ignore[no-untyped-def]
     """Stop training, as something fails at this tick."""
     if r[PENDING] != NONE and r[PENDING] <= r[NOW]:
@@ -111,7 +111,7 @@ def interrupt(h, course, way, trial, space, r):  # type: ignore[no-untyped-def]
     notice(h, course, way, trial, space, r)
 
 
-@kernel
+@bare
 def wait_for_plan(h, course, way, trial, space, r):  # type: ignore[no-untyped-def]
     """Let all take their places that can, until there is a plan for those that are there."""
     while True:
@@ -198,7 +198,7 @@ def go_on(h, course, way, trial, space, r):  # type: ignore[no-untyped-def]
     r[PHASE], r[RESUMED] = TRAINING, r[NOW]
 
 
-@kernel
+@bare
 def join(h, course, way, trial, space, r):  # type: ignore[no-untyped-def]
     """Between two iterations, let all take their places that can; the job stops for that where a unit is whole again."""
     missing, begun = n_missing(h, r[NOW], space), r[NOW]

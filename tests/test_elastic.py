@@ -6,9 +6,10 @@ import twin_elastic
 import twin_runs
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_episodes import COLUMNS, LAWS, state
+from test_episodes import COLUMNS, LAWS, state, timed, told
 
 from hops import course as columns
+from hops.chaos import chaos_of
 from hops.checkpoints import Checkpoint
 from hops.course import (
     FINISHED,
@@ -22,6 +23,7 @@ from hops.data_parallel import DataParallel
 from hops.episodes import run_trials
 from hops.faults import Failures
 from hops.hazards import hazards
+from hops.injections import Injection
 from hops.kernels import NEVER
 from hops.layout import Layout
 from hops.places import make_space
@@ -58,12 +60,12 @@ MACHINES = {
 }
 
 
-def both(name, faults, trials, scripts=None, clock="calendar", pools=POOLS, asked=True, **course):
+def both(name, faults, trials, scripts=None, clock="calendar", pools=POOLS, asked=True, chaos=(), **course):
     """Results of the engine, a dict of ticks and counts a trial; and those of the twin."""
     machine, layout = MACHINES[name]
     ours, theirs = zip(*faults, strict=True) if faults else ((), ())
     lines = None if scripts is None else tuple(tuple(Line(tick, tuple(nodes), *rest) for tick, nodes, *rest in each) for each in scripts)
-    training = Training(Run(1, None), trials, Failures(ours, 1.0, clock, lines), machine, Checkpoint())
+    training = Training(Run(1, None), trials, Failures(ours, 1.0, clock, lines, None, tuple(chaos)), machine, Checkpoint())
     h = hazards(training, CLUSTER, layout, DataParallel(zero=0))
     n = len(h.unit)
     pools = [*pools[: n - 1], None]
@@ -78,9 +80,11 @@ def both(name, faults, trials, scripts=None, clock="calendar", pools=POOLS, aske
         first, np.array(size), status.copy() if asked else np.where(np.arange(n), NOT_ASKED, PLANNED), np.array(samples), np.array(idle),
         np.array(redundant), np.zeros(0, np.int64),
     )  # fmt: skip
-    plan = Course(rows, **wanted, copy_every=NEVER, copy_cost=0, seed=seed, slot=np.zeros((0, 1), np.int64), plans=known)
+    plan = Course(
+        rows, **wanted, copy_every=NEVER, copy_cost=0, seed=seed, slot=np.zeros((0, 1), np.int64), plans=known, chaos=chaos_of(training, h)
+    )
     bound = plan.n_iterations if plan.horizon == NEVER else plan.horizon // 7 + 1
-    results, space, at = np.zeros((trials, columns.N_RESULTS), np.int64), make_space(bound, h, 0), 0
+    results, space, at = np.zeros((trials, columns.N_RESULTS), np.int64), make_space(bound, h, 0, 0, len(chaos)), 0
     while at < trials:
         at += run_trials(h, plan, way, at, space, results[at:])
         if at < trials:
@@ -98,12 +102,14 @@ def both(name, faults, trials, scripts=None, clock="calendar", pools=POOLS, aske
     job = twin_elastic.Job(
         pools, samples, idle, redundant, units, h.node_size.tolist(), states(machine.states), states(e.switch), states(e.join),
         round(e.rejoin * 1e9), e.holders is not None, e.renews, groups, exposure=clock == "exposure", seed=seed, **wanted,
+        chaos=[told(each, {"durable": machine.states, "switch": e.switch, "join": e.join}) for each in chaos], n_nodes=h.n_nodes,
     )  # fmt: skip
-    theirs = [
-        twin_elastic.run(job, twin_runs.Failures(theirs, seed, trial, None if scripts is None else list(scripts[trial])), trial)
-        for trial in range(trials)
-    ]
-    return [tuple_of(r) for r in results], theirs
+    wanted_results = []
+    for trial in range(trials):
+        failures = twin_runs.Failures(theirs, seed, trial, None if scripts is None else list(scripts[trial]))
+        failures.forced = [one for j, each in enumerate(chaos) for one in timed(each, j, seed, trial)]
+        wanted_results.append(twin_elastic.run(job, failures, trial))
+    return [tuple_of(r) for r in results], wanted_results
 
 
 def tuple_of(r):
@@ -171,3 +177,23 @@ def test_elastic__equals_the_twin_for_any_script(machine, lines, every, cost, pe
     script = [(tick, tuple(sorted(nodes)), known, repaired) for tick, nodes, known, repaired in sorted(lines, key=lambda line: line[0])]
     length = {"horizon": 230} if by_horizon else {"n_iterations": 15}
     check(*both(machine, [], 1, scripts=[script], every=every, cost=cost, persist=persist, **length))
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("who", [1, None])
+def test_chaos__a_failure_in_every_state_equals_the_twin(machine, who):
+    """Also while a node joins, between two states, in an iteration, and by the clock."""
+    scripts = [[(25, (0,), 3, 30), (26, (2,), 1, 5), (140, (3,), 2, 9)]] * 3
+    job, ns = {"n_iterations": 25, "every": 3, "cost": 3, "persist": 4}, {"detection": 2e-9, "repair": 9e-9, "who": who}
+    e = MACHINES[machine][0].elastic
+    names = [state.name for state in (*BACK, *e.switch, *e.join)]
+    rows = [Injection(state=name, times=2, **ns) for name in ("detection", "recovery", "checkpoint", "join", *dict.fromkeys(names))]
+    rows += [Injection(iteration=5, **ns), Injection(at=31e-9, **ns), Injection(at=20e-9, every=33e-9, times=4, **ns)]
+    rows += [Injection(state="recovery", times=5, budget=2, **ns)]
+    for at, row in enumerate(rows):
+        check(*both(machine, [], 3, scripts=scripts, chaos=[row], **job))
+        check(*both(machine, [], 3, scripts=scripts, chaos=[row, rows[at - 1]], **job))
+        check(*both(machine, LAWS["exponential"], 4, chaos=[row], **job))
+    plain, _ = both(machine, [], 3, scripts=scripts, **job)
+    found, _ = both(machine, [], 3, scripts=scripts, chaos=rows[:4], **job)
+    assert found[0]["failures"] > plain[0]["failures"]

@@ -103,7 +103,7 @@ def both(pool, faults, machine, trials, scripts=None, clock="calendar", chaos=()
         copy_every=copies[0], copy_cost=copies[1],
         groups=[h.group_node[a:b].tolist() for a, b in zip(h.group[:-1], h.group[1:], strict=True)],
         spares=machine.spares, exposure=clock == "exposure", seed=seed, n_nodes=N_NODES,
-        chaos=[told(each, machine) for each in chaos],
+        chaos=[told(each, {"durable": machine.states, "memory": memory.states if memory else ()}) for each in chaos],
     )  # fmt: skip
     wanted_results = []
     for trial in range(trials):
@@ -123,9 +123,8 @@ def both(pool, faults, machine, trials, scripts=None, clock="calendar", chaos=()
     return found, wanted_results
 
 
-def told(each, machine):
-    """An injection as the twin takes it; by the clock it has no states."""
-    ways = {"durable": machine.states, "memory": machine.memory.states if machine.memory else ()}
+def told(each, ways):
+    """An injection as the twin takes it, to which the states of ``ways`` are known by their place; by the clock it has no states."""
     states = [each.state, *((way, i) for way, of in ways.items() for i, one in enumerate(of) if one.name == each.state)]
     where = {} if each.iteration is None else {"iteration": each.iteration}
     found = {"states": ["iteration"] if where else states, "known": round(each.detection * 1e9), "repaired": round(each.repair * 1e9)}

@@ -3,6 +3,7 @@
 import functools
 import json
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from unittest.mock import patch
 
@@ -20,6 +21,7 @@ from hops.impact import speeds_of
 from hops.lifetimes import SHAPES
 from hops.runs import failures_of
 from hops.scripts import script_text
+from hops.speeds import make_speeds
 from hops.spells import slowing
 
 SMALL = (
@@ -49,6 +51,7 @@ COLUMNS = {
     "failures": columns.N_FAILURES, "episodes": columns.N_EPISODES, "lost": columns.LOST, "replay": columns.REPLAY,
     "checkpoints": columns.N_CHECKPOINTS, "from_memory": columns.N_FROM_MEMORY, "standby": columns.STANDING_BY,
     "healthy": columns.HEALTHY, "slowed": columns.SLOWED, "spells": columns.N_SPELLS, "trained": columns.WORST,
+    "rebalanced": columns.N_REBALANCED,
 }  # fmt: skip
 
 
@@ -68,7 +71,7 @@ def twin_of(case, course, failures, spells, trial):
     bench, exact = make_bench(case, loop=True), case.scenario.training.run.tier == "exact"
     rows = int(course.plans.size[0])
 
-    def iterate(where, now, times):
+    def iterate(where, now, times, shares=None):
         of, draw = (trial, where[1] * 2**26 + where[0]) if exact else (0, where)
         ahead = [(part, max(begin, now), end) for part, own in times.items() for begin, end, _ in own if end > now]
         found = [
@@ -77,7 +80,7 @@ def twin_of(case, course, failures, spells, trial):
             if begin < now + AHEAD
         ]
         speeds = speeds_of(case, found)
-        row = disturbed_iterations(bench, of, draw, 1, speeds)[:, 0].tolist()
+        row = disturbed_iterations(bench, of, draw, 1, speeds if shares is None else divided(case, bench, speeds, shares))[:, 0].tolist()
         assert row[0] < AHEAD
         return (*row, now + int(speeds.begin.min()) if speeds.begin.size else None)
 
@@ -94,16 +97,72 @@ def twin_of(case, course, failures, spells, trial):
     spell_list = [list(spell) for spell in drawn(case, spells, trial)]
     timeout = spells.timeout[0] if spells else twin_runs.NEVER
     stands = {i: not part.disturbance.speed and speeds_of(case, [part.disturbance]).varies.any() for i, part in enumerate(parts)}
+    ladder = ladder_of(case, machine.ladder, course, bench, parts) if machine.ladder else None
     job = twin_runs.Job(
         Pool(), states(machine.states), course.n_iterations, every=course.every, cost=course.cost,
         memory_states=states(machine.memory.states) if machine.memory else None, copy_every=course.copy_every, copy_cost=course.copy_cost,
         groups=[h.group_node[a:b].tolist() for a, b in zip(h.group[:-1], h.group[1:], strict=True)], spares=machine.spares,
-        seed=course.seed, sky=twin_runs.Sky(spell_list, [part.node for part in parts], stands, timeout, iterate), n_nodes=h.n_nodes,
+        seed=course.seed, sky=twin_runs.Sky(spell_list, [part.node for part in parts], stands, timeout, iterate, ladder), n_nodes=h.n_nodes,
     )  # fmt: skip
     if not exact:
         return twin_runs.run(job, failures, trial)
     with patch.object(twin_runs, "draw", lambda job, trial, i, attempt: (i, attempt)):
         return twin_runs.run(job, failures, trial)
+
+
+def own(bench, lane):
+    """Resources of a lane."""
+    n, ways = bench.resources, [(seat, backward) for seat in range(bench.resources.n_seats) for backward in (False, True)]
+    return {n.rank(lane, i) for i in range(n.n_ranks)} | {each(lane, *way) for each in (n.channel, n.delay) for way in ways}
+
+
+def pieces_of(speeds, resource):
+    """When a resource has which speed, where that is not 1."""
+    at = range(speeds.indptr[resource], speeds.indptr[resource + 1])
+    return [(int(speeds.begin[k]), int(speeds.end[k]), Fraction(int(speeds.num[k]), int(speeds.den[k]))) for k in at]
+
+
+def divided(case, bench, speeds, shares):
+    """Speeds of lanes that have ``shares`` of the microbatches: who has twice as many takes twice as long for everything."""
+    found = {x: [(a, b, v.numerator, v.denominator) for a, b, v in pieces_of(speeds, x)] for x in range(bench.resources.n)}
+    for lane, n in enumerate(shares):
+        for x in own(bench, lane):
+            whole, at = [], 0
+            for a, b, v in pieces_of(speeds, x):
+                whole += [(at, a, Fraction(1))] * (a > at) + [(a, b, v)]
+                at = b
+            whole += [(at, twin_runs.NEVER, Fraction(1))] * (at < twin_runs.NEVER)
+            scaled = [(a, b, (v * case.scenario.microbatches / n).limit_denominator(1000)) for a, b, v in whole]
+            found[x] = [(a, b, v.numerator, v.denominator) for a, b, v in scaled]
+    return make_speeds(bench.resources.n, found)
+
+
+def ladder_of(case, given, course, bench, parts):
+    """The twin's ladder, whose job measures replicas one by one, and gives each microbatch to whom it makes ready first."""
+    n, each = bench.resources.n_lanes, case.scenario.microbatches
+
+    def speeds(active):
+        return speeds_of(case, [parts[i].disturbance for i in sorted(active)])
+
+    def divide(active):
+        found, took = speeds(active), []
+        if n == 1 or not found.num.all():
+            return None
+        for lane in range(n):
+            pieces = {x: [(a, b, v.numerator, v.denominator) for a, b, v in pieces_of(found, x)] for x in own(bench, lane)}
+            took.append(int(disturbed_iterations(bench, 0, 0, 1, make_speeds(bench.resources.n, pieces))[0, 0]))
+        shares = [1] * n
+        for _ in range(n * each - n):
+            i = min(range(n), key=lambda i: ((shares[i] + 1) * took[i], i))
+            shares[i] += 1
+        better = max(a * b for a, b in zip(shares, took, strict=True)) < each * max(took)
+        return shares if better else None
+
+    return twin_runs.Ladder(
+        sorted(course.ordered.tolist())[len(course.ordered) // 2], given.threshold, given.patience, round(given.rebalance * 1e9),
+        round(given.evict * 1e9), [part.disturbance.scope != "link" or part.disturbance.which[0] != "NET" for part in parts],
+        lambda active: bool(active) and bool(speeds(active).varies.any()), divide,
+    )  # fmt: skip
 
 
 def drawn(case, spells, trial):
@@ -246,6 +305,23 @@ def test_stall__that_lasts_too_long_is_a_failure_of_its_node(tmp_path):
     assert float(waited["lost_work"][0]) == 0
 
 
+def test_checkpoint__traffic_slows_messages_between_nodes_until_it_is_durable():
+    """As what chaos does at that moment; it loses nothing, and at full bandwidth it is nothing."""
+    words = (*SMALL, STOP, "checkpoint.persist=0.7", "model.p2p_bytes=1e9")
+    slow = hops.simulate(*words, "checkpoint.bandwidth=0.25")
+    same(
+        slow,
+        hops.simulate(
+            *words,
+            "failure.chaos=[{when: {state: checkpoint}, what: bandwidth, scope: NET, magnitude: 0.25, duration: 0.8, times: 1000000}]",
+        ),
+    )
+    calm = hops.simulate(*words)
+    same(calm, hops.simulate(*words, "checkpoint.bandwidth=1"))
+    assert (slow["slowed_time"] > 0).all()
+    assert float(slow["wall_time_mean"]) > float(calm["wall_time_mean"])
+
+
 TRIES = ("retry.timeout=0.05", "retry.retries=3")  # a link is dead after 0.2 s and a tick
 
 
@@ -296,6 +372,8 @@ def test_recovery__of_what_stands_still_is_a_timeout(recovery, timeout):
         (("+failure.faults.a={kind: slow, mean: 5, speed: 0.5, duration: 1}", "disturbance=[{rank: 0, speed: 0.5}]"), r"both at once"),
         (("+failure.faults.a={kind: slow, mean: 5, speed: 0.5, duration: 1}", "recovery=shrink_dp"), r"goes on with fewer nodes"),
         (("failure.timeout=0",), r"failure.timeout must be"),
+        (("checkpoint.bandwidth=0",), r"checkpoint.bandwidth=0 leaves training nothing while a checkpoint is persisted"),
+        (("checkpoint.bandwidth=0.5", "checkpoint.persist=1.0", "failure.clock=exposure"), r"checkpoint.bandwidth follows the calendar"),
         (("recovery=retry", "recovery.bandwidth=2"), r"recovery.bandwidth must be 0, or from 0.001 to 1"),
         (("run.engine=event",), r"run.engine=event evaluates every iteration; got run.tier=resampled \(try run.tier=exact\)"),
     ],

@@ -33,6 +33,8 @@ class Job:
     persist: int = 0
     exposure: bool = False
     seed: int = 0
+    chaos: list = field(default_factory=list)  # as `twin_runs.Job`'s
+    n_nodes: int = 1
 
 
 class Stopped(Exception):
@@ -50,6 +52,7 @@ class Trial:
         self.back, self.gone, self.hit = {}, [], set()  # node: when it can return; (node, from, until); who failed since training stopped
         self.pieces, self.changes, self.used = [], [(0, set())], {0}  # [bucket, from, until, plan]; (since, nodes without work)
         self.path, self.begun = [], {}  # (piece, row, samples) of every iteration that is done
+        self.chaos, self.entered = twin_runs.Chaos(job, failures, trial), set()
         self.found = dict.fromkeys(("failures", "episodes", "lost", "replay", "checkpoints", "from_memory"), 0)
 
     def away(self, node, tick):
@@ -63,6 +66,15 @@ class Trial:
 
     def return_nodes(self):
         self.back = {node: back for node, back in self.back.items() if back > self.now}
+
+    def enter(self, *states):
+        for state in states:
+            self.chaos.enter(state, self.now, len(self.path), self.hit)
+
+    def pass_states(self, way, states):
+        for at, (bucket, ticks) in enumerate(states):
+            self.enter((way, at))
+            self.spend(bucket, ticks)
 
     def strike(self):
         """The next failure comes true."""
@@ -106,10 +118,12 @@ class Trial:
         self.found["episodes"] += 1
         while True:
             known = min(NEVER, self.now + self.strike())
+            self.enter("detection")
             while not self.job.exposure and self.failures.next() <= known and self.failures.next() < self.job.horizon:
                 self.strike()
             self.pieces.append(["detection", self.now, min(known, self.job.horizon), self.plan])
             self.now = min(known, self.job.horizon)
+            self.enter("recovery")
             self.deaf = self.job.exposure
             self.cast()
             lost = self.hit if self.job.renews else set(self.back)
@@ -118,8 +132,7 @@ class Trial:
             try:
                 if not kept:
                     self.wait()
-                for bucket, ticks in self.job.switch if kept else self.job.states:
-                    self.spend(bucket, ticks)
+                self.pass_states(*(("switch", self.job.switch) if kept else ("durable", self.job.states)))
             except Stopped:
                 continue
             except Over:
@@ -150,6 +163,10 @@ class Trial:
             joins, just_done = False, False
             if self.now >= job.horizon and (done < due or job.every == NEVER):
                 break
+            state = "checkpoint" if done >= due and job.every < NEVER else "iteration"
+            if (state, done) not in self.entered and done < due + (state == "checkpoint"):
+                self.entered.add((state, done))
+                self.enter(state)
             try:
                 if done >= due and job.every < NEVER:
                     # one piece of time: who fails harmlessly before its end fails, but a failure after that ends nothing
@@ -174,8 +191,8 @@ class Trial:
                         joins = True
                         self.cast()
                         self.deaf = job.exposure
-                        for bucket, ticks in job.join:
-                            self.spend(bucket, ticks)
+                        self.enter("join")
+                        self.pass_states("join", job.join)
                         self.turn(missing)
                         self.failures.shift += self.now - begun if job.exposure else 0
                         self.deaf = False
@@ -185,7 +202,7 @@ class Trial:
             except Stopped:
                 if writing is not None and writing[1] <= self.now:
                     durable = writing[0]
-                writing, failed = None, self.now
+                writing, failed, self.entered = None, self.now, set()
                 kept = self.recover()
                 self.found["from_memory"] += kept
                 if not kept:

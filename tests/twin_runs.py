@@ -127,10 +127,38 @@ class Sky:
     """Spells of one trial: [begin, end, part, ticks of repair]; ``iterate(draw, now, times of parts)`` is an iteration under them.
 
     ``draw`` is what `draw` says; times are {part: [(begin, end)]}; an iteration is ticks, busy, exposed, and when something is slow in it.
+    With a `Ladder` it is told as well which share of the microbatches each replica has.
     """
 
-    def __init__(self, spells, nodes, stands, timeout, iterate):
+    def __init__(self, spells, nodes, stands, timeout, iterate, ladder=None):
         self.spells, self.nodes, self.stands, self.timeout, self.iterate = spells, nodes, stands, timeout, iterate
+        self.ladder = ladder
+
+    def step(self, now):
+        """What the ladder says before the iteration that begins now: ("rebalance",), ("evict", node, repair) or nothing."""
+        it, on = self.ladder, [spell for spell in self.spells if spell[0] <= now < spell[1]]
+        parts = {spell[2] for spell in on}
+        if not it.matters(parts):
+            it.forget()
+            return None
+        if it.last is not None and it.n_slow >= it.patience:
+            it.loss += max(0, it.last - it.usual)
+        elif it.last is not None:
+            it.n_slow = it.n_slow + 1 if it.last - it.usual > round(it.threshold * it.usual) else 0
+        it.last = None
+        if it.n_slow < it.patience:
+            return None
+        own = [spell for spell in on if spell[0] < now and it.alone[spell[2]] and it.matters({spell[2]})]
+        if it.loss >= it.evict and own:
+            _, _, part, repair = min(own)
+            for spell in self.spells:
+                if it.alone[spell[2]] and self.nodes[spell[2]] == self.nodes[part] and spell[0] < now < spell[1]:
+                    spell[1] = now
+            return "evict", self.nodes[part], repair
+        if it.loss >= it.rebalance and it.shares is None:
+            it.shares = it.divide(parts)
+            return None if it.shares is None else ("rebalance",)
+        return None
 
     def times(self):
         """Of every part from when to when, those that overlap as one."""
@@ -157,6 +185,27 @@ class Sky:
         for spell in self.spells:
             if spell[2] == part and spell[0] < tick < spell[1]:
                 spell[1] = tick
+
+
+@dataclass
+class Ladder:
+    """What a job does about being slow, in ticks: ``matters(parts)`` whether it is when these are, ``divide(parts)`` shares or None."""
+
+    usual: int
+    threshold: float
+    patience: int
+    rebalance: int
+    evict: int
+    alone: list  # of every part whether it is of one node
+    matters: object
+    divide: object
+    n_slow: int = 0
+    loss: int = 0
+    shares: object = None
+    last: object = None  # ticks of the iteration before, if something was slow in it
+
+    def forget(self):
+        self.n_slow, self.loss, self.shares, self.last = 0, 0, None, None
 
 
 def drawn_spells(faults, seed, trial, until):
@@ -197,15 +246,50 @@ def draw(job, trial, i, attempt):
     return word * len(job.pool) // 2**32
 
 
+class Chaos:
+    """What is made to fail in some states, in one trial."""
+
+    def __init__(self, job, failures, trial):
+        self.job, self.failures, self.trial = job, failures, trial
+        self.left, self.fired = [each["times"] for each in job.chaos], [0] * len(job.chaos)
+
+    def enter(self, state, now, done, hit=()):
+        """Let fail now what chaos wants to fail in this state, when so many iterations are done and these nodes have failed."""
+        for j, each in enumerate(self.job.chaos):
+            wanted = state in each.get("states", ()) and each.get("iteration", done) == done
+            if wanted and self.left[j] and len(hit) < each.get("budget", 10**9) and now < self.job.horizon:
+                node = each.get("node")
+                if node is None:
+                    node = bits(self.job.seed, self.trial, j, self.fired[j], 0, 22)[0] * self.job.n_nodes // 2**32
+                self.left[j] -= 1
+                self.fired[j] += 1
+                others = [other for other in self.failures.forced if other[1] != j]
+                self.failures.forced = [*others, (now, j, node, each["known"], each["repaired"])]
+
+
 def run(job, failures, trial):
     """One trial: dict of ticks by bucket, and counts."""
     book = dict.fromkeys(("useful", "wasted", "checkpoint", "detection", "recovery", "queue"), 0)
     found = dict.fromkeys(
-        ("failures", "episodes", "lost", "replay", "checkpoints", "from_memory", "standby", "busy", "exposed", "slowed", "lost busy"), 0
+        (
+            "failures",
+            "episodes",
+            "lost",
+            "replay",
+            "checkpoints",
+            "from_memory",
+            "standby",
+            "busy",
+            "exposed",
+            "slowed",
+            "lost busy",
+            "rebalanced",
+        ),
+        0,
     )
     now, resumed, path, begun = 0, 0, [], {}  # path: (ticks, busy, exposed) of the iterations that are done
     stamps = []  # when each of them was, and its ticks
-    left, fired, entered = [each["times"] for each in job.chaos], [0] * len(job.chaos), set()
+    chaos, entered = Chaos(job, failures, trial), set()
     durable, writing, copied = 0, None, 0  # iterations that a checkpoint has; (iterations, tick when durable); iterations that peers have
     pool_changes, free, away, vacant = [(0, job.spares)], job.spares, [], set()
     uses_pool = any(acquires for _, _, acquires in job.states + (job.memory_states or []))
@@ -219,16 +303,7 @@ def run(job, failures, trial):
         return end <= until
 
     def enter(state, hit=()):
-        """Let fail now what chaos wants to fail in this state."""
-        for j, each in enumerate(job.chaos):
-            wanted = state in each.get("states", ()) and each.get("iteration", len(path)) == len(path)
-            if wanted and left[j] and len(hit) < each.get("budget", 10**9) and now < job.horizon:
-                node = each.get("node")
-                if node is None:
-                    node = bits(job.seed, trial, j, fired[j], 0, 22)[0] * job.n_nodes // 2**32
-                left[j] -= 1
-                fired[j] += 1
-                failures.forced = [other for other in failures.forced if other[1] != j] + [(now, j, node, each["known"], each["repaired"])]
+        chaos.enter(state, now, len(path), hit)
 
     def return_nodes(tick):
         nonlocal free
@@ -292,6 +367,15 @@ def run(job, failures, trial):
             entered.add((state, done))
             enter(state)
         stop = min(failures.next(), job.horizon)
+        if job.sky and job.sky.ladder and state == "iteration" and done < job.n_iterations and now < stop:
+            step = job.sky.step(now)
+            if step is not None and step[0] == "rebalance":
+                found["rebalanced"] += 1
+                spend("recovery", job.sky.ladder.rebalance, stop)
+                continue
+            if step is not None:
+                failures.forced.append((now, 10**6, step[1], 0, step[2]))
+                continue
         if due:
             waited = writing is None or spend("checkpoint", max(0, writing[1] - now), stop)
             if waited and spend("checkpoint", job.cost, stop):
@@ -309,7 +393,7 @@ def run(job, failures, trial):
             where, slow = draw(job, trial, done, attempt), None
             row = None if job.sky else job.pool[where]
             if job.sky:
-                *row, slow = job.sky.iterate(where, now, job.sky.times())
+                *row, slow = job.sky.iterate(where, now, job.sky.times(), *([job.sky.ladder.shares] if job.sky.ladder else []))
                 given_up = job.sky.given_up(now, min(now + row[0], stop), resumed)
                 if given_up is not None:
                     tick, part, repair = given_up
@@ -323,6 +407,8 @@ def run(job, failures, trial):
                 found["replay"] += now - before
             if slow is not None and slow < min(before + ticks, stop):
                 found["slowed"] += now - before
+                if job.sky.ladder:
+                    job.sky.ladder.last = ticks
             begun[done] = attempt + 1
             if committed:
                 path.append(row)
@@ -338,6 +424,8 @@ def run(job, failures, trial):
             durable = writing[0]
         writing, failed, entered = None, now, set()
         helps = recover()
+        if job.sky and job.sky.ladder:
+            job.sky.ladder.forget()
         to = max(durable, copied) if helps else durable
         copied = to
         found["from_memory"] += helps

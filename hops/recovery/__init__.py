@@ -13,8 +13,8 @@ from hops.checks import count, positive, speed_of
 from hops.registry import Registry, keywords, open_door
 
 __all__ = [
-    "NEIGHBOURS", "QUEUE", "RECOVERIES", "RECOVERY", "REPLICAS", "UNITS", "Detour", "Elastic", "Machine", "Memory", "Plan", "Recovery",
-    "State", "recovery",
+    "NEIGHBOURS", "QUEUE", "RECOVERIES", "RECOVERY", "REPLICAS", "UNITS", "Detour", "Elastic", "Ladder", "Machine", "Memory", "Plan",
+    "Recovery", "State", "recovery",
 ]  # fmt: skip
 
 RECOVERY, QUEUE = "recovery", "queue"  # buckets of the ledger that a state's time is booked to
@@ -117,13 +117,32 @@ class Detour:
 
 
 @dataclass(frozen=True)
+class Ladder:
+    """What a job does about being slow once it has lost so many seconds by it: ``rebalance`` its microbatches, ``evict`` a node.
+
+    It takes itself to be slow when ``patience`` iterations in a row take longer than usual by the share ``threshold``.
+    """
+
+    threshold: float
+    patience: int
+    rebalance: float
+    evict: float
+
+    def __post_init__(self) -> None:
+        positive("recovery.threshold", self.threshold)
+        count("recovery.patience", self.patience)
+        positive("recovery.rebalance", self.rebalance, zero=True)
+        positive("recovery.evict", self.evict, zero=True)
+
+
+@dataclass(frozen=True)
 class Machine:
     """How a job recovers. ``states`` begin when the failure is known; then training goes on from the last durable checkpoint.
 
     With ``memory`` it goes on from there instead, by the states of that, wherever a copy of everything has survived. ``spares`` are
     nodes that stand by; what is repaired becomes one of them. An ``elastic`` job has neither, but goes on without who failed.
     What stands still is given up after ``failure.timeout``; or never, if the job ``waits``; a link with a ``detour`` when all tries of
-    a message have timed out.
+    a message have timed out. What is slow for long makes it climb a ``ladder``.
     """
 
     states: tuple[State, ...]
@@ -132,6 +151,7 @@ class Machine:
     elastic: Elastic | None = None
     waits: bool = False
     detour: Detour | None = None
+    ladder: Ladder | None = None
 
     def __post_init__(self) -> None:
         count("recovery.spares", self.spares, least=0, most=255)
