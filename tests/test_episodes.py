@@ -268,7 +268,7 @@ def test_run__that_cannot_end_says_so():
     run_trials(h, plan, way_of(machine), 0, make_space(30, h, 0), results)
     assert results[0, columns.STATUS] == STUCK
     assert results[0, columns.DONE] == 0
-    assert IN_VAIN <= results[0, columns.N_FAILURES] < IN_VAIN + 9
+    assert IN_VAIN < results[0, columns.N_FAILURES] < IN_VAIN + 9  # counted from when it first had done as much as it ever would
     run_trials(h, plan._replace(n_iterations=NEVER, horizon=30 * IN_VAIN), way_of(machine), 0, make_space(30 * IN_VAIN, h, 0), results)
     assert results[0, columns.STATUS] == FINISHED
     assert results[0, columns.N_FAILURES] > IN_VAIN
