@@ -44,7 +44,7 @@ RECOVERIES = {
     "peer_memory": ("recovery=peer_memory", "recovery.every=2", "recovery.stall=0.05"),
     "just_in_time": ("recovery=just_in_time", "recovery.save=0.1"),
 }
-AHEAD = 6 * 10**9  # ticks; no iteration takes longer, so that no spell that begins later matters to it
+AHEAD = 15 * 10**9  # ticks; no iteration takes longer, so that no spell that begins later matters to it
 COLUMNS = {
     "useful": columns.USEFUL, "wasted": columns.WASTED, "checkpoint": columns.CHECKPOINT, "detection": columns.DETECTION,
     "recovery": columns.RECOVERING, "queue": columns.QUEUEING, "now": columns.NOW, "done": columns.DONE,
