@@ -113,7 +113,7 @@ def both(name, faults, trials, scripts=None, clock="calendar", pools=POOLS, aske
 
 
 def tuple_of(r):
-    one = {name: int(r[at]) for name, at in (COLUMNS | IDLE | MORE).items() if name != "standby"}
+    one = {name: int(r[at]) for name, at in (COLUMNS | IDLE | MORE).items() if name not in ("standby", "rebalanced")}
     one["busy"] = int(r[columns.BUSY_HIGH]) * 2**32 + int(r[columns.BUSY_LOW])
     one["exposed"] = int(r[columns.EXPOSED_HIGH]) * 2**32 + int(r[columns.EXPOSED_LOW])
     return one | {"finished": bool(r[columns.STATUS] == FINISHED)}

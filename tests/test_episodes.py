@@ -42,7 +42,7 @@ COLUMNS = {
     "recovery": columns.RECOVERING, "queue": columns.QUEUEING, "now": columns.NOW, "done": columns.DONE,
     "failures": columns.N_FAILURES, "episodes": columns.N_EPISODES, "lost": columns.LOST, "replay": columns.REPLAY,
     "checkpoints": columns.N_CHECKPOINTS, "from_memory": columns.N_FROM_MEMORY, "standby": columns.STANDING_BY,
-    "healthy": columns.HEALTHY, "trained": columns.WORST,
+    "healthy": columns.HEALTHY, "trained": columns.WORST, "rebalanced": columns.N_REBALANCED,
 }  # fmt: skip
 
 

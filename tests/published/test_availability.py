@@ -32,12 +32,12 @@ def test_best_interval__availability(tmp_path):
     Simulated with such failures the best is 746.7 s within 2 % (a cubic through 9 intervals). Failures that come at any time, also then,
     make shorter ones better: 677.9 s with the same time between failures (`hops.checkpoints.optimal`), 9 % less.
     """
-    gaps = UP * (1 + 0.5 * (np.arange(1500) * (sqrt(5) - 1) / 2 % 1 - 0.5))  # so that they fall evenly on all parts of an interval
+    gaps = UP * (1 + 0.5 * (np.arange(1000) * (sqrt(5) - 1) / 2 % 1 - 0.5))  # so that they fall evenly on all parts of an interval
     periods = np.round(BEST * np.exp(np.linspace(-0.4, 0.4, 9)))
     found = [availability(tmp_path, int(period), gaps.tolist()) for period in periods]
     exact = (1 - SAVE / periods) * UP / (UP + DOWN + periods / 2)
     for period, ours, theirs in zip(periods, found, exact, strict=True):
-        report(f"availability, T = {period:g} s", ours, theirs, 2e-3)
+        report(f"availability, T = {period:g} s", ours, theirs, 4e-3)
     a, b, c, _ = np.polyfit(np.log(periods / BEST), found, 3)
     best = BEST * np.exp((-b - sqrt(b * b - 3 * a * c)) / (3 * a))
     report("best interval [s]", best, BEST, 0.02, relative=True)
