@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from test_runs import outcomes, same
-from test_weather import KINDS, SMALL, STOP, check, equal, spells_of
+from test_weather import KINDS, SENDS, SMALL, STOP, check, equal, spells_of
 
 import hops
 from hops import course as columns
@@ -18,7 +18,6 @@ from hops.scripts import script_text
 
 STEPS = steps_of(Ladder(0.1, 3, rebalance=50e-9, evict=200e-9), 100)
 LADDER = ("recovery=straggler_ladder", "recovery.rebalance=0.1", "recovery.evict=0.8")
-SENDS = "model.p2p_bytes=1e7"
 SLOW = {"slow": KINDS["slow"] | {"mean": 25.0, "duration": 6.0}, "rail": KINDS["rail"] | {"mean": 9.0}, "flap": KINDS["flap"]}
 
 
