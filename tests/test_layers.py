@@ -118,6 +118,8 @@ LAYERS = [
     "plots",
     "trace",
     "terminal",
+    "comparisons",
+    "accessor",
     "cube",
     "config",
     "compositions",
@@ -131,7 +133,7 @@ LAYERS = [
 HOMES = {
     "numba": {"jit"},
     "scipy": {"distributions", "lifetimes", "metrics"},
-    "xarray": {"cube", "terminal", "sweep"},
+    "xarray": {"cube", "terminal", "comparisons", "accessor", "sweep"},
     "pandas": {"trace", "sweep", "plots"},
     "hydra": {"config", "axes", "cube_sweeper", "sweep"},
     "omegaconf": {"config", "compositions", "axes", "cube_sweeper", "sweep", "__main__"},
