@@ -194,6 +194,8 @@ def provenance(plan: Plan) -> dict[str, str]:
         "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
         "config": plan.config,
         "overrides": plan.overrides,
+        "config_name": plan.config_name,
+        "config_dirs": plan.config_dirs or None,
         "seed": "an axis" if any(axis.key == "seed" for axis in plan.axes) else cells[0].seed,
         "notes": plan.notes or None,
         "samples": sorted({f"{term['file']}: blake2b {term['digest']}" for term in terms if "digest" in term}) or None,
