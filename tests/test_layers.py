@@ -89,6 +89,7 @@ LAYERS = [
     "spells",
     "forecast",
     "course",
+    "diary",
     "commits",
     "progress",
     "intervals",
