@@ -5,6 +5,11 @@ hops.simulate("schedule=zb", "topology=pcie")            one cell, as the comman
 hops.sweep_cube("schedule=1f1b,zb", "pp=4,8")            a sweep: Dataset with one dimension a swept key
 hops.timeline("schedule=zb", draw=0)                     when every op of one draw runs: DataFrame
 hops.memory_timeline("schedule=zb", draw=0)              what every rank holds of activations over time: DataFrame
+hops.timeline_figure("schedule=zb", draw=0)              the same as a picture
+hops.run_timeline("run.days=54", trial=0)                what the job does in one trial of a training run: DataFrame
+hops.run_failures("run.days=54", trial=0)                what fails in it: DataFrame
+hops.run_figure("run.days=54", trial=0)                  both as a picture
+hops.write_trace("trace.json", "schedule=zb", draw=0)    one draw for ui.perfetto.dev
 hops.open_cube("results/<run>")                          a cube from its file, checked
 """
 
@@ -16,7 +21,17 @@ if TYPE_CHECKING:
     from hops.programs import Op, Program
     from hops.scenario import Scenario
     from hops.schedules import program
-    from hops.sweep import memory_timeline, simulate, sweep_cube, timeline
+    from hops.sweep import (
+        memory_timeline,
+        run_failures,
+        run_figure,
+        run_timeline,
+        simulate,
+        sweep_cube,
+        timeline,
+        timeline_figure,
+        write_trace,
+    )
 
 _HOME = {
     "Op": "programs",
@@ -25,12 +40,32 @@ _HOME = {
     "memory_timeline": "sweep",
     "open_cube": "cube",
     "program": "schedules",
+    "run_failures": "sweep",
+    "run_figure": "sweep",
+    "run_timeline": "sweep",
     "simulate": "sweep",
     "sweep_cube": "sweep",
     "timeline": "sweep",
+    "timeline_figure": "sweep",
+    "write_trace": "sweep",
 }
 
-__all__ = ["Op", "Program", "Scenario", "memory_timeline", "open_cube", "program", "simulate", "sweep_cube", "timeline"]
+__all__ = [
+    "Op",
+    "Program",
+    "Scenario",
+    "memory_timeline",
+    "open_cube",
+    "program",
+    "run_failures",
+    "run_figure",
+    "run_timeline",
+    "simulate",
+    "sweep_cube",
+    "timeline",
+    "timeline_figure",
+    "write_trace",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -133,7 +133,8 @@ def cube_dataset(prepared: Prepared) -> xr.Dataset:
                 if held is not None:
                     put("peak_memory", ("rank",), [i], np.array([[memory.total for memory in held]]))
                     put("headroom", (), [i], np.array([headroom(held, case.weights.room)]))
-            countdown.tick(0 if n_trials else len(outcome.cells))
+            if not n_trials:
+                countdown.tick(len(outcome.cells))
 
     data: dict[str, Any] = {
         name: ([*axes, *dims], values.reshape(shape + values.shape[1:]), attributes(name, plan.keep_draws))

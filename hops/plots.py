@@ -44,9 +44,8 @@ def write_figure(figure: "Figure", path: Path) -> None:
     """Write a PNG or SVG, by the ending; the same figure makes the same file, and text in an SVG is text."""
     import matplotlib
 
-    settings: dict[str, Any] = {"svg.hashsalt": "hops", "svg.fonttype": "none"}
     stamp = {"Date": None} if path.suffix.lower() == ".svg" else {}
-    with matplotlib.rc_context(settings), replacing(path) as file:
+    with matplotlib.rc_context({"svg.hashsalt": "hops", "svg.fonttype": "none"}), replacing(path) as file:
         figure.savefig(file, format=path.suffix[1:].lower(), metadata=stamp)
 
 
@@ -110,7 +109,8 @@ def timeline_figure(frame: "pd.DataFrame", messages: Sequence[Message], title: s
             # exchanges in buckets, and ops of less than two points, are too thin for a rim: they would vanish under it
             thin = kind in ("REDUCE_GRAD", "UNSHARD") or float(np.median(b - a)) * size / end * 72 * width < 2
             bars = PolyCollection(list(corners), facecolors=COLOURS[kind], edgecolors="none" if thin else "white", linewidths=0.4)
-            bars.set_hatch(HATCH if back else None)
+            if back:
+                bars.set_hatch(HATCH)
             axes.add_collection(bars)
     seen = [m for m in messages if m.arrived - m.sent > end / 1000 and m.source in rows and m.goal in rows]
     lines = [[(m.sent / size, rows[m.source]), (m.arrived / size, rows[m.goal])] for m in seen]
@@ -154,15 +154,15 @@ def _number(axes: "Axes", ops: "pd.DataFrame", row: float, second: float) -> Non
         return
     texts, tall, x, y = texts[fits], tall[fits], ((ops["start"] + ops["end"]) / 2)[fits], ((ops["low"] + ops["high"]) / 2)[fits]
     if len(texts) <= MOST_TEXTS:
-        for text, points, *middle in zip(texts, tall, x, y, strict=True):
-            axes.text(*middle, text, ha="center", va="center", fontsize=points, clip_on=True).set_in_layout(False)
+        for text, points, at, high in zip(texts, tall, x, y, strict=True):
+            axes.text(at, high, text, ha="center", va="center", fontsize=points, clip_on=True).set_in_layout(False)
         return
     points = float(tall.min())
-    to_pixels = axes.figure.dpi_scale_trans  # type: ignore[union-attr]
+    to_pixels = axes.figure.dpi_scale_trans
     for text in texts.unique():
-        glyphs = TextPath((0, 0), text, size=points)
-        box, own = glyphs.get_extents(), texts == text
-        glyphs = glyphs.transformed(Affine2D().translate(-(box.x0 + box.x1) / 2, -(box.y0 + box.y1) / 2).scale(1 / 72))
+        written, own = TextPath((0, 0), text, size=points), texts == text
+        box = written.get_extents()
+        glyphs = written.transformed(Affine2D().translate(-(box.x0 + box.x1) / 2, -(box.y0 + box.y1) / 2).scale(1 / 72))
         offsets = np.stack([x[own], y[own]], axis=1)
         numbers = PathCollection([glyphs], offsets=offsets, offset_transform=axes.transData, facecolors="black", linewidths=0)
         numbers.set_transform(to_pixels)

@@ -178,9 +178,9 @@ def forgo(r, n, whole, busy, exposed, copy_cost, point):  # type: ignore[no-unty
 
 
 @inlined
-def advance(
+def advance(  # type: ignore[no-untyped-def]
     pool, slot, of, begin, size, attempt, words, upto, point, gaps, diary, copy_every, copy_cost, seed, trial, stop, limit, hard, soft, r
-):  # type: ignore[no-untyped-def]
+):
     """Train until ``stop`` iterations are done, or until tick ``limit``; what is under way then is discarded. True: all are done.
 
     With a ``soft`` limit it is not even begun, and a copy is made until tick ``hard``.

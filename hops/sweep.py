@@ -18,9 +18,12 @@ from hops.garbage import without_garbage_collection
 if TYPE_CHECKING:  # nothing heavy before it is needed: --help and --cfg answer without numba and xarray
     import pandas as pd
     import xarray as xr
+    from matplotlib.figure import Figure
     from omegaconf import DictConfig
 
+    from hops.histories import History
     from hops.plan import Plan, Prepared
+    from hops.simulation import Case
 
 WANTS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
@@ -65,6 +68,53 @@ def memory_timeline(*overrides: str, draw: int = 0, after_input: float = 1.0) ->
     from hops.trace import memory_frame
 
     return memory_frame(prepare_plan(_plan(overrides, sweep=False)).cases[0], draw, after_input)
+
+
+def timeline_figure(*overrides: str, draw: int = 0, ranks: str = "some") -> "Figure":
+    """The picture of one draw; of more than 24 ranks the first, the middle and the last, or ``ranks="all"``."""
+    from hops.pictures import iteration_figure
+    from hops.plan import prepare_plan
+
+    return iteration_figure(prepare_plan(_plan(overrides, sweep=False)).cases[0], draw, ranks)
+
+
+def run_timeline(*overrides: str, trial: int = 0) -> "pd.DataFrame":
+    """What the job does in one trial of a training run: columns state, start [s], end [s], missing; see `hops.histories.states_frame`."""
+    from hops.histories import states_frame
+
+    return states_frame(_history(overrides, trial)[1])
+
+
+def run_failures(*overrides: str, trial: int = 0) -> "pd.DataFrame":
+    """What fails in one trial: columns time [s], fault, kind, unit, until [s]; see `hops.histories.failures_frame`."""
+    from hops.histories import failures_frame
+
+    return failures_frame(_history(overrides, trial)[1])
+
+
+def run_figure(*overrides: str, trial: int = 0) -> "Figure":
+    """The picture of one trial of a training run."""
+    from hops.pictures import history_figure
+
+    return history_figure(*_history(overrides, trial))
+
+
+def write_trace(path: str | os.PathLike[str], *overrides: str, draw: int = 0, trial: int | None = None) -> None:
+    """Write one draw, and a ``trial`` of its training run if asked for, as a trace for ui.perfetto.dev; see `hops.perfetto`."""
+    from hops import perfetto
+    from hops.plan import prepare_plan
+
+    case, history = (prepare_plan(_plan(overrides, sweep=False)).cases[0], None) if trial is None else _history(overrides, trial)
+    perfetto.write_trace(Path(path), case, draw, history)
+
+
+def _history(overrides: tuple[str, ...], trial: int) -> "tuple[Case, History]":
+    from hops.histories import cell_histories
+    from hops.plan import prepare_plan
+
+    prepared = prepare_plan(_plan(overrides, sweep=False))
+    (found,) = cell_histories(prepared.cases[0], prepared.plan.executor, [trial])
+    return prepared.cases[0], found
 
 
 def _plan(overrides: tuple[str, ...], sweep: bool) -> "Plan":

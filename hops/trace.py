@@ -151,9 +151,9 @@ def node_ticks(case: Case, draw: int, graph: Graph | None = None) -> Trace:
         evaluate_contended(graph, joint, cells, law, tables, draw, times, space, *unread)
     else:
         kernels.evaluate(graph, cells, law, tables, draw, space, *unread)
-    exchanged = (each[:, 0].reshape(-1, n_buckets) for each in (space.ready, space.reduced, space.released))
-    kept = (space.begun[:, 0], space.finish[:, 0], space.lag[:, 0], *exchanged, space.latest[:, 0])
-    return Trace(*(each.copy() for each in kept), int(space.step[0]))
+    begun, finish, lag, latest = (each[:, 0].copy() for each in (space.begun, space.finish, space.lag, space.latest))
+    ready, reduced, released = (each[:, 0].reshape(-1, n_buckets).copy() for each in (space.ready, space.reduced, space.released))
+    return Trace(begun, finish, lag, ready, reduced, released, latest, int(space.step[0]))
 
 
 class Transfer(NamedTuple):
