@@ -106,9 +106,11 @@ def timeline_figure(frame: "pd.DataFrame", messages: Sequence[Message], title: s
         if len(own):
             a, b, low, high = (own[name].to_numpy() for name in ("start", "end", "low", "high"))
             corners = np.stack([a, high, b, high, b, low, a, low], axis=1).reshape(-1, 4, 2)
-            # exchanges in buckets, and ops of less than two points, are too thin for a rim: they would vanish under it
+            # exchanges in buckets, and ops of less than two points, are too thin for a rim: they would vanish under it. What is so
+            # thin must not be moved to whole pixels either: that made patterns of its own
             thin = kind in ("REDUCE_GRAD", "UNSHARD") or float(np.median(b - a)) * size / end * 72 * width < 2
             bars = PolyCollection(list(corners), facecolors=COLOURS[kind], edgecolors="none" if thin else "white", linewidths=0.4)
+            bars.set_snap(False if thin else None)
             if back:
                 bars.set_hatch(HATCH)
             axes.add_collection(bars)
@@ -147,9 +149,11 @@ def _number(axes: "Axes", ops: "pd.DataFrame", row: float, second: float) -> Non
     from matplotlib.textpath import TextPath
     from matplotlib.transforms import Affine2D
 
-    texts = ops["microbatch"].astype(str)
-    tall = np.minimum(min(8.0, row * 0.55), row * 0.65 * (ops["high"] - ops["low"]))
-    fits = ((ops["end"] - ops["start"]) * second > 0.68 * tall * texts.str.len()) & (tall > 4)
+    texts, wide = ops["microbatch"].astype(str), (ops["end"] - ops["start"]) * second
+    longest = texts.str.len().max()
+    # so small that the longest fits most ops: a picture with numbers up to 9 only looks wrong
+    tall = np.minimum(min(8.0, row * 0.55, float(wide.median()) / (0.68 * longest)), row * 0.65 * (ops["high"] - ops["low"]))
+    fits = (wide >= 0.68 * tall * texts.str.len()) & (tall > 4)
     if not fits.any():
         return
     texts, tall, x, y = texts[fits], tall[fits], ((ops["start"] + ops["end"]) / 2)[fits], ((ops["low"] + ops["high"]) / 2)[fits]
@@ -174,7 +178,11 @@ def _legend(kinds: Sequence[str], back: bool, wires: bool) -> list[Any]:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    handles: list[Any] = patches({WORDS[kind]: COLOURS[kind] for kind in kinds} | {"bubble": BUBBLE})
+    words = {WORDS[kind]: COLOURS[kind] for kind in kinds}
+    if "B" in kinds and "I" in kinds:  # which have one colour
+        words = {word: colour for word, colour in words.items() if word != WORDS["B"]}
+        words = {f"{word}, or all of it" if word == WORDS["I"] else word: colour for word, colour in words.items()}
+    handles: list[Any] = patches(words | {"bubble": BUBBLE})
     if back:
         handles.append(Patch(facecolor=BUBBLE, edgecolor="white", hatch=HATCH, label="from the last rank to the first"))
     if wires:
