@@ -73,7 +73,8 @@ def raster(case: Case, executor: Executor, trials: Iterable[int]) -> "Figure":
 def _shares(frame: Any) -> str:
     lengths = (frame["end"] - frame["start"]).groupby(frame["state"]).sum()
     useful = (lengths.get("useful", 0.0) + lengths.get("replay", 0.0)) / lengths.sum()
-    return f"{100 * useful:.1f} % of {seconds(float(lengths.sum()))} counts"
+    unit, size = plots.time_unit(float(lengths.sum()))
+    return f"{100 * useful:.1f} % of {lengths.sum() / size:.4g} {unit} counts"
 
 
 def written(case: Case, executor: Executor, shown: Shown, picture: str | None, trace: Path | None) -> Iterator[str]:

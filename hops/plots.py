@@ -101,15 +101,15 @@ def timeline_figure(frame: "pd.DataFrame", messages: Sequence[Message], title: s
     frame = frame.assign(row=frame["rank"].map(rows), start=frame["start"] / size, end=frame["end"] / size, back=goes_back(frame))
     frame = _heights(frame)
     kinds = [kind for kind in COLOURS if (frame["kind"] == kind).any()]
+    # ops of few points are too thin for a rim, which would hide them, and must not be moved to whole pixels: that made patterns
+    thin = float((frame["end"] - frame["start"])[frame["microbatch"] >= 0].median()) * size / end * 72 * width < 3
     for kind, back in ((kind, back) for kind in kinds for back in (False, True)):
         own = frame[(frame["kind"] == kind) & (frame["back"] == back)]
         if len(own):
             a, b, low, high = (own[name].to_numpy() for name in ("start", "end", "low", "high"))
             corners = np.stack([a, high, b, high, b, low, a, low], axis=1).reshape(-1, 4, 2)
-            # exchanges in buckets, and ops of less than two points, are too thin for a rim: they would vanish under it. What is so
-            # thin must not be moved to whole pixels either: that made patterns of its own
-            thin = kind in ("REDUCE_GRAD", "UNSHARD") or float(np.median(b - a)) * size / end * 72 * width < 2
-            bars = PolyCollection(list(corners), facecolors=COLOURS[kind], edgecolors="none" if thin else "white", linewidths=0.4)
+            rim = "none" if thin or kind in ("REDUCE_GRAD", "UNSHARD") else "white"  # buckets are too thin for one
+            bars = PolyCollection(list(corners), facecolors=COLOURS[kind], edgecolors=rim, linewidths=0.4)
             bars.set_snap(False if thin else None)
             if back:
                 bars.set_hatch(HATCH)
@@ -152,7 +152,7 @@ def _number(axes: "Axes", ops: "pd.DataFrame", row: float, second: float) -> Non
     texts, wide = ops["microbatch"].astype(str), (ops["end"] - ops["start"]) * second
     longest = texts.str.len().max()
     # so small that the longest fits most ops: a picture with numbers up to 9 only looks wrong
-    tall = np.minimum(min(8.0, row * 0.55, float(wide.median()) / (0.68 * longest)), row * 0.65 * (ops["high"] - ops["low"]))
+    tall = np.minimum(min(8.0, row * 0.55, float(wide.quantile(0.1)) / (0.68 * longest)), row * 0.65 * (ops["high"] - ops["low"]))
     fits = (wide >= 0.68 * tall * texts.str.len()) & (tall > 4)
     if not fits.any():
         return

@@ -33,7 +33,9 @@ MARKS = {"fail_stop": ("v", "#000000", "failure"), "slow": ("s", "#009E73", "GPU
 MARKS |= {"stall": ("X", "#D55E00", "stands still")}
 MOST_NAMED = 12  # failures whose unit is written beside their mark
 ZOOMED = 60  # spans of time other than training and checkpoints, beyond which the worst stretch gets a picture of its own
-COLUMNS = 1600  # of a strip that has more spans than can be seen
+MOST_SPANS = 400  # that a strip shows one by one; of more their shares in columns
+COLUMNS, FINE = 300, 1200  # of the whole run, and of the stretch that is shown closer
+CLOSER = 8  # failures in that, or so
 
 
 def shares(frame: "pd.DataFrame", start: float, end: float, n: int) -> NDArray[np.float64]:
@@ -66,28 +68,28 @@ def run_figure(frame: "pd.DataFrame", failures: "pd.DataFrame", title: str) -> "
     figure = Figure(figsize=(14.0, 1.6 + 1.5 * sum(heights)), dpi=120, layout="constrained")
     panels = list(np.atleast_1d(figure.subplots(len(heights), 1, height_ratios=heights)))
     panels[0].set_title(title)
-    draw_strip(panels[0], frame, failures, 0.0, end)
+    draw_strip(panels[0], frame, failures, 0.0, end, COLUMNS)
     if elastic:
         draw_missing(panels[1], frame)
     if n_stops > ZOOMED:
-        a, b = worst_stretch(frame)
-        draw_strip(panels[-1], frame, failures, a, b)
+        a, b = worst_stretch(frame, max(10, len(failures) // CLOSER))
+        draw_strip(panels[-1], frame, failures, a, b, FINE)
         unit, size = time_unit(end)
         panels[-1].set_title(f"closer: {a / size:.4g} to {b / size:.4g} {unit}, the stretch with most time that is not useful", fontsize=10)
     figure.legend(handles=legend(frame, failures), loc="outside lower center", ncols=6, frameon=False)
     return figure
 
 
-def draw_strip(axes: "Axes", frame: "pd.DataFrame", failures: "pd.DataFrame", start: float, end: float) -> None:
-    """A strip of what the job did between two times [s], with what failed above it."""
+def draw_strip(axes: "Axes", frame: "pd.DataFrame", failures: "pd.DataFrame", start: float, end: float, columns: int) -> None:
+    """A strip of what the job did between two times [s], with what failed above it; ``columns`` of shares where it did too much."""
     unit, size = time_unit(float(frame["end"].iloc[-1]))
     seen = frame[(frame["end"] > start) & (frame["start"] < end)]
-    if len(seen) <= COLUMNS // 4:
+    if len(seen) <= MOST_SPANS:
         for state, own in seen.groupby("state"):
             bars = list(zip(own["start"] / size, (own["end"] - own["start"]) / size, strict=True))
             axes.broken_barh(bars, (0, 1), color=COLOURS[str(state)], linewidth=0)
     else:
-        found, edges = shares(frame, start, end, COLUMNS), np.linspace(start, end, COLUMNS + 1) / size
+        found, edges = shares(frame, start, end, columns), np.linspace(start, end, columns + 1) / size
         tops = np.cumsum(found, axis=0)
         for k, colour in enumerate(COLOURS.values()):
             if found[k].any():
@@ -96,7 +98,9 @@ def draw_strip(axes: "Axes", frame: "pd.DataFrame", failures: "pd.DataFrame", st
     for i, (kind, own) in enumerate(hit.groupby("kind")):
         marker, colour, _ = MARKS[str(kind)]
         edge = {"markeredgecolor": "white", "markeredgewidth": 0.4} if len(own) < 200 else {"markeredgewidth": 0.0}
-        high = np.full(len(own), 1.12 + 0.1 * i)
+        high = np.full(len(own), 1.12 + 0.16 * i)
+        if kind != "fail_stop":  # which the strip shows
+            axes.hlines(high, own["time"] / size, np.minimum(own["until"], end) / size, colors=colour, linewidth=3)
         axes.plot(own["time"] / size, high, marker, color=colour, markersize=7 if len(own) < 100 else 4, clip_on=False, **edge)
     if len(hit) <= MOST_NAMED:
         ends = [-np.inf] * 3  # of what is written in each of three lines, in shares of the width
@@ -105,8 +109,8 @@ def draw_strip(axes: "Axes", frame: "pd.DataFrame", failures: "pd.DataFrame", st
             line = next((i for i, taken in enumerate(ends) if at > taken), None)
             if line is not None:
                 ends[line] = at + 0.012 + 0.0065 * len(words)
-                axes.text(time / size, 1.5 + 0.2 * line, words, fontsize=8, ha="left" if at < 0.9 else "right", va="center")
-    axes.set(xlim=(start / size, end / size), ylim=(0, 2.1 if len(hit) <= MOST_NAMED else 1.4), xlabel=f"time [{unit}]")
+                axes.text(time / size, 1.6 + 0.2 * line, words, fontsize=8, ha="left" if at < 0.9 else "right", va="center")
+    axes.set(xlim=(start / size, end / size), ylim=(0, 2.2 if len(hit) <= MOST_NAMED else 1.5), xlabel=f"time [{unit}]")
     axes.set_yticks([0, 0.5, 1], ["0", "50", "100"])
     axes.set_ylabel("share of time [%]")
     axes.spines[["top", "right"]].set_visible(False)
@@ -116,15 +120,15 @@ def draw_missing(axes: "Axes", frame: "pd.DataFrame") -> None:
     """How many units an elastic job's plan is short of."""
     unit, size = time_unit(float(frame["end"].iloc[-1]))
     edges = np.append(frame["start"], frame["end"].iloc[-1]) / size
-    axes.stairs(frame["missing"].to_numpy(), edges, fill=True, color=COLOURS["replay"])
+    axes.stairs(frame["missing"].to_numpy(), edges, fill=True, color="#777777")
     most = int(frame["missing"].max())
     axes.set(xlim=(0, edges[-1]), ylim=(0, most + 0.5), xlabel=f"time [{unit}]", ylabel="units\nmissing")
     axes.set_yticks(range(0, most + 1, max(1, most // 4)))
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def worst_stretch(frame: "pd.DataFrame", n: int = 20) -> tuple[float, float]:
-    """The twentieth of a run that has least useful time: from when until when [s]."""
+def worst_stretch(frame: "pd.DataFrame", n: int) -> tuple[float, float]:
+    """Of ``n`` equal parts of a run the one with least useful time: from when until when [s]."""
     end = float(frame["end"].iloc[-1])
     useful = shares(frame, 0.0, end, n)[list(COLOURS).index("useful")]
     k = int(useful.argmin())
