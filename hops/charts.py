@@ -1,7 +1,7 @@
 """The pictures of a report, for a slide: one figure each, of one cell or over the axes, from the numbers of `hops.report_data`."""
 
 from collections.abc import Iterator, Sequence
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -104,23 +104,29 @@ def _tail(quantiles: Sequence[float], values: Sequence[float], title: str) -> "F
 
 
 def _ranks(busy: Sequence[float], title: str) -> "Figure":
+    from matplotlib.ticker import MaxNLocator
+
     figure, axes = _axes(f"{title}\nutilisation and bubble", "pipeline rank", "share of the makespan [%]")
     ranks = range(len(busy))
     axes.bar(ranks, busy, color=SKY, label="busy")
     axes.bar(ranks, [100 - each for each in busy], bottom=busy, color=EMPTY, label="bubble")
     axes.set(ylim=(0, 100))
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(ncols=2, loc="lower right", fontsize=8)
     return figure
 
 
 def _memory(held: Sequence[float], room: Sequence[float], title: str) -> "Figure":
+    from matplotlib.ticker import MaxNLocator
+
     figure, axes = _axes(f"{title}\npeak memory of a GPU of each rank", "pipeline rank", "memory [GB]")
-    axes.bar(range(len(held)), held, color=[ORANGE if k < len(room) and each > room[k] else SKY for k, each in enumerate(held)], label="peak")
+    axes.bar(
+        range(len(held)), held, color=[ORANGE if k < len(room) and each > room[k] else SKY for k, each in enumerate(held)], label="peak"
+    )
     if len(room):
         axes.hlines(room, np.arange(len(room)) - 0.45, np.arange(len(room)) + 0.45, color=RED, linewidth=2, label="capacity")
     axes.set_ylim(0, 1.25 * max(*held, *room))
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(ncols=2, loc="upper right", fontsize=8)
     return figure
 
@@ -149,7 +155,9 @@ def _heat(data: dict[str, Any]) -> "Figure":
     others = ", ".join(f"{axis['name']}={axis['labels'][index[k]]}" for k, axis in enumerate(data["axes"]) if k not in (column, row))
     rows = [""] if row is None else data["axes"][row]["labels"]
     title = f"{metric['title']} [{metric['unit']}]" + (f"; {others}" if others else "")
-    figure, axes = _axes(title, data["axes"][column]["name"], "" if row is None else data["axes"][row]["name"], 1.9 + 0.28 * min(len(rows), 30))
+    figure, axes = _axes(
+        title, data["axes"][column]["name"], "" if row is None else data["axes"][row]["name"], 1.9 + 0.28 * min(len(rows), 30)
+    )
     image = axes.imshow(shown, aspect="auto", cmap="cividis")
     axes.set_xticks(range(sizes[column]), data["axes"][column]["labels"], rotation=0 if sizes[column] <= MOST_LABELLED else 60, fontsize=8)
     axes.set_yticks(range(len(rows)), rows, fontsize=8)

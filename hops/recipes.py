@@ -1,14 +1,44 @@
-"""Recipes: from a cube back to the plan that made it, and to the words that make one of its cells alone."""
+"""Recipes: from words to a plan, from a cube back to the plan that made it, and to the words that make one of its cells alone."""
 
+import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
 from hops.checks import no_such
-from hops.config import CAN_MEND, compose, make_loader, sentence
+from hops.config import CAN_MEND, compose, make_loader, sentence, sweeper_params
 from hops.cube_sweeper import plan_sweep, register
 from hops.plan import Plan, label
 
 if TYPE_CHECKING:
     import xarray as xr
+
+
+def plan_of_words(overrides: tuple[str, ...], sweep: bool) -> Plan:
+    """The plan of the command line's words; ``ValueError`` for what is wrong with them, and for a sweep where none is asked for."""
+    register()
+    loader = make_loader()
+    try:
+        overrides = tuple(bridged(overrides))
+        plan = plan_sweep(loader, lambda chosen: compose(loader, chosen), [*sweeper_params(loader, overrides), *overrides])
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ValueError(sentence(error)) from error
+    if plan.axes and not sweep:
+        raise ValueError(f"{plan.axes[0].key} is swept, but this evaluates one cell (sweep_cube evaluates a sweep)")
+    return plan
+
+
+def bridged(words: Sequence[str]) -> list[str]:
+    """Words with a job of another framework (``from=run.sh``) as overrides; what was read, assumed and left out goes to stderr."""
+    if not any(str(word).startswith("from=") for word in words):
+        return list(words)
+    from hops.bridges import bridge
+
+    bridged, notes = bridge(words)
+    print("\n".join(notes), file=sys.stderr)
+    return bridged
 
 
 def plan_of(cube: "xr.Dataset") -> Plan:

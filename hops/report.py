@@ -7,9 +7,9 @@ import json
 import sys
 from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from hops.sweep import sentences
+from hops.sentences import sentences
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -23,7 +23,7 @@ USAGE = "usage: python -m hops.report results/<run>   (a folder with a cube.nc, 
 def write_report(cube: "xr.Dataset", prepared: "Prepared | None", folder: Path, name: str) -> list[Path]:
     """Write ``report.html`` and its pictures into ``folder``; without ``prepared`` nothing is evaluated anew. Returns what was written."""
     from hops.charts import charts
-    from hops.files import replace_file
+    from hops.files import replacing
     from hops.report_data import report_data
 
     data = report_data(cube, prepared)
@@ -32,10 +32,12 @@ def write_report(cube: "xr.Dataset", prepared: "Prepared | None", folder: Path, 
     parts = {part: (PAGE / f"page.{end}").read_text() for part, end in (("style", "css"), ("script", "js"))}
     page = Template((PAGE / "page.html").read_text()).substitute(title=_escaped(name), data=text, **parts)
     written = [folder / "report.html"]
-    replace_file(written[0], page.encode())
+    with replacing(written[0]) as file:
+        file.write_text(page)
     for what, figure in charts(data, title):
         written.append(folder / f"{what}.png")
-        figure.savefig(written[-1], metadata={"Software": None})
+        with replacing(written[-1]) as file:
+            figure.savefig(file, format="png", metadata={"Software": None})
     return written
 
 
@@ -58,22 +60,18 @@ def prepared_again(cube: "xr.Dataset") -> "tuple[Prepared | None, str]":
 
 def differs(cube: "xr.Dataset", prepared: "Prepared") -> str:
     """Whether the first cell's first draw comes out as the cube has it; else a sentence."""
-    import numpy as np
-
-    from hops.cube import cell_draws
-
-    kept = cell_draws(cube, prepared.cells[0])
-    if kept is None or not np.isfinite(kept[0]):
-        return ""
     from dataclasses import replace
 
+    from hops.cube import cell_draws
     from hops.savings import iterations
     from hops.weights import TICKS
 
-    case = prepared.cases[0]
+    kept, case = cell_draws(cube, prepared.cells[0]), prepared.cases[0]
     (ticks,) = iterations([case._replace(scenario=replace(case.scenario, draws=1))], prepared.plan.executor)
     again = float(ticks[0] / (TICKS * case.n_batches))
-    return "" if again == kept[0] else f"its first iteration takes {again!r} s when evaluated again, not {kept[0]!r}: another version made it"
+    if kept is None or again == kept[0]:
+        return ""
+    return f"its first iteration takes {again!r} s when evaluated again, not {float(kept[0])!r}: another version made it"
 
 
 def main() -> None:

@@ -231,7 +231,7 @@ def _path(case: Case, executor: Executor) -> dict[str, Any] | None:
             "gather": "gather weights",
         }.get(part.kind, part.kind)
         shares[name] = shares.get(name, 0.0) + 100 * float(ticks) / float(whole)
-    return {name: value for name, value in zip(shares, _numbers(shares.values(), 4), strict=True) if value}
+    return {name: value for name, value in zip(shares, _numbers([*shares.values()], 4), strict=True) if value}
 
 
 def _title(case: Case) -> str:

@@ -59,6 +59,16 @@ const text = (x, y, s, anchor = "start", cls = "") => `<text x="${x.toFixed(1)}"
 const rect = (x, y, w, h, colour, title = "", more = "") =>
   `<rect x="${x.toFixed(1)}" y="${y.toFixed(1)}" width="${Math.max(0, w).toFixed(1)}" height="${h.toFixed(1)}" fill="${colour}" ${more}>${title ? `<title>${esc(title)}</title>` : ""}</rect>`;
 const line = (x1, y1, x2, y2, more = 'class="grid"') => `<line x1="${x1.toFixed(1)}" y1="${y1.toFixed(1)}" x2="${x2.toFixed(1)}" y2="${y2.toFixed(1)}" ${more}/>`;
+const caption = (words) => `<p class="axis">${esc(words)}</p>`;
+// of labels [place, words] those that do not touch the one before
+function apart(labels, x) {
+  let end = -Infinity;
+  return labels.map(([v, s]) => {
+    const half = 4.2 * s.length, free = x(v) - half > end + 5;
+    if (free) end = x(v) + half;
+    return [v, free ? s : ""];
+  });
+}
 const legend = (rows) => `<p class="legend">${rows.map(([colour, words]) => `<span><i style="background:${colour}"></i>${esc(words)}</span>`).join("")}</p>`;
 const V = (name) => `var(--${name})`;
 
@@ -86,19 +96,18 @@ function rows(id, list, axis, { low = null, high = null, whiskers = false, left 
     if (whiskers && row.ends && row.ends.every(there)) parts.push(line(x(row.ends[0]), y + 8, x(row.ends[1]), y + 8, 'stroke="var(--ink)" stroke-width="2"'));
     parts.push(text(Math.max(x(to), whiskers && row.ends ? x(row.ends[1]) : 0) + 6, y + 13, row.words));
   });
-  parts.push(text(label + (w - label - right) / 2, bottom + 32, axis, "middle", "quiet"));
-  return svg(w, bottom + 38, axis, parts);
+  return svg(w, bottom + 20, axis, parts) + caption(axis);
 }
 
 // lines or steps over x; frames with ticks and names on both axes
 function frame(id, h, [xlow, xhigh], [ylow, yhigh], xname, yname, draw, xticks = null, yticks = null) {
-  const w = width(id), left = 58, bottom = h - 40, right = w - 12, top = 20;
+  const w = width(id), left = 58, bottom = h - 20, right = w - 12, top = 20;
   const x = (v) => left + ((v - xlow) / (xhigh - xlow || 1)) * (right - left), y = (v) => bottom - ((v - ylow) / (yhigh - ylow || 1)) * (bottom - top);
   const parts = [];
-  for (const [v, s] of xticks || ticks(xlow, xhigh, (right - left) / 90).map((t) => [t, digits(t)])) parts.push(line(x(v), top, x(v), bottom), text(x(v), bottom + 15, s, "middle", "quiet"));
+  for (const [v, s] of apart(xticks || ticks(xlow, xhigh, (right - left) / 90).map((t) => [t, digits(t)]), x)) parts.push(line(x(v), top, x(v), bottom), text(x(v), bottom + 15, s, "middle", "quiet"));
   for (const [v, s] of yticks || ticks(ylow, yhigh, 5).map((t) => [t, digits(t)])) parts.push(line(left, y(v), right, y(v)), text(left - 6, y(v) + 4, s, "end", "quiet"));
-  parts.push(...draw(x, y, w), text((left + right) / 2, h - 6, xname, "middle", "quiet"), text(4, 11, yname, "start", "quiet"));
-  return svg(w, h, `${yname} over ${xname}`, parts);
+  parts.push(...draw(x, y, w), text(4, 11, yname, "start", "quiet"));
+  return svg(w, h, `${yname} over ${xname}`, parts) + caption(xname);
 }
 
 // --- the sections ---
@@ -185,12 +194,12 @@ function distribution() {
   const low = Math.min(...found.map(([h]) => h[0])), high = Math.max(...found.map(([h]) => h[1]));
   const share = found.map(([h]) => { const n = h.slice(2).reduce((a, b) => a + b, 0); return h.slice(2).map((c) => (100 * c) / n / ((h[1] - h[0]) / (h.length - 2))); });
   const most = Math.max(...share.flat());
-  const drawn = frame("distribution", 250, [low, high], [0, most * 1.05], "iteration time [s]", "density [% of draws per s]", (x, y) =>
+  const drawn = frame("distribution", 250, [low, high], [0, most * 1.12], "iteration time [s]", "density [% of draws per s]", (x, y) =>
     found.flatMap(([h, colour], k) => {
       const step = (h[1] - h[0]) / (h.length - 2);
       const bars = share[k].map((v, j) => rect(x(h[0] + j * step), y(v), x(step + low) - x(low) - 0.5, y(0) - y(v), V(colour), `${digits(h[0] + j * step, 5)} s: ${h[2 + j]} draws`, 'fill-opacity="0.55"'));
       const marks = ["0.5", "0.95", "0.99"].map((q) => [number(`iteration_time@${q}`, pair()[k][0]), `p${100 * q}`]).filter(([v]) => there(v));
-      return [...bars, ...marks.flatMap(([v, s], j) => [line(x(v), 20, x(v), y(0), `stroke="${V(colour)}" stroke-dasharray="3 3"`), k ? "" : text(x(v), 17 - 0 * j, s, "middle", "quiet")])];
+      return [...bars, ...apart(marks, x).flatMap(([v, s]) => [line(x(v), 26, x(v), y(0), `stroke="${V(colour)}" stroke-dasharray="3 3"`), k ? "" : text(x(v), 24, s, "middle", "quiet")])];
     }));
   show("distribution", both() + drawn);
 }
@@ -254,9 +263,9 @@ function raster() {
   const w = width("raster"), left = 44, right = w - 12, x = (v) => left + (v / found.end) * (right - left), bottom = 6 + n * h;
   const parts = ticks(0, found.end, (right - left) / 80).flatMap((t) => [line(x(t), 4, x(t), bottom), text(x(t), bottom + 15, digits(t), "middle", "quiet")]);
   found.trials.forEach((trial, k) => trial.forEach(([from, to, state]) => parts.push(rect(x(from), 6 + k * h, Math.max(1, x(to) - x(from)), h * 0.85, V(BUCKETS[found.states[state]] || "grey"), `trial ${k}, ${found.states[state]}: ${digits(from)} to ${digits(to)} ${found.unit}`))));
-  parts.push(text((left + right) / 2, bottom + 33, `wall clock [${found.unit}]`, "middle", "quiet"), text(4, bottom / 2, "trial", "start", "quiet"));
+  parts.push(text(4, bottom / 2, "trial", "start", "quiet"));
   const key = found.states.map((name) => [V(BUCKETS[name] || "grey"), name]);
-  show("raster", legend(key) + svg(w, bottom + 40, "states of every trial over the wall clock", parts));
+  show("raster", legend(key) + svg(w, bottom + 20, "states of every trial over the wall clock", parts) + caption(`wall clock [${found.unit}]; a row a trial`));
 }
 
 // --- heat map over the two longest axes; the others stay where the picker has them ---
@@ -283,17 +292,16 @@ function heat() {
     row.forEach((cell, c) => {
       const v = metric.values[cell], known = place.has(cell) && there(v), [fill, ink] = known ? shade(high > low ? (v - low) / (high - low) : 0.5) : [V("empty"), ""];
       parts.push(rect(left + c * each, 22 + r * h, each - 1, h - 1, fill, `${named(cell)}: ${known ? `${digits(v)} ${metric.unit}` : "not evaluated"}`, `data-cell="${cell}" style="cursor:pointer"${cell === state.cell ? ' stroke="var(--red)" stroke-width="3"' : ""}`));
-      if (known && each > 44) parts.push(`<text x="${(left + (c + 0.5) * each).toFixed(1)}" y="${(22 + r * h + h / 2 + 4).toFixed(1)}" text-anchor="middle" style="fill:${ink};pointer-events:none">${digits(v, each > 56 ? 4 : 3)}</text>`);
+      if (known && each > 44) parts.push(`<text x="${(left + (c + 0.5) * each).toFixed(1)}" y="${(22 + r * h + h / 2 + 4).toFixed(1)}" text-anchor="middle" class="bare" style="fill:${ink};pointer-events:none">${digits(v, each > 56 ? 4 : 3)}</text>`);
     });
   });
   const bottom = 22 + n * h, skip = Math.ceil((Math.max(...D.axes[j].labels.map((s) => s.length)) * 7 + 6) / each);
   D.axes[j].labels.forEach((s, c) => { if (c % skip === 0) parts.push(text(left + (c + 0.5) * each, bottom + 15, s, "middle", "quiet")); });
-  parts.push(text(left + (w - left) / 2, bottom + 34, D.axes[j].name, "middle", "quiet"));
   if (i !== null) parts.push(text(4, 13, D.axes[i].name, "start", "quiet"));
   const options = D.heat.map((each, k) => `<option value="${k}"${k === state.heat ? " selected" : ""}>${esc(each.title)} [${esc(each.unit)}]</option>`);
   const fixed = D.axes.length > 2 ? ` Other axes as picked above: ${esc(D.axes.map((axis, k) => (k === i || k === j ? "" : `${axis.name}=${axis.labels[index[k]]}`)).filter(Boolean).join(", "))}.` : "";
   const scale = `<p class="legend"><span><i style="background:${CIVIDIS[0]}"></i>${digits(low)} ${esc(metric.unit)}</span><span><i style="background:${CIVIDIS[9]}"></i>${digits(high)} ${esc(metric.unit)}</span><span><i style="background:${V("empty")}"></i>not evaluated</span></p>`;
-  show("heat", `<p><select id="metric" aria-label="metric">${options.join("")}</select></p>${scale}${svg(w, bottom + 40, metric.title, parts)}<p class="quiet">Pick a cell by a click.${fixed}</p>`);
+  show("heat", `<p><select id="metric" aria-label="metric">${options.join("")}</select></p>${scale}${svg(w, bottom + 20, metric.title, parts)}${caption(D.axes[j].name)}<p class="quiet">Pick a cell by a click.${fixed}</p>`);
   $("metric").onchange = () => { state.heat = Number($("metric").value); heat(); };
   for (const box of chart("heat").querySelectorAll("[data-cell]")) box.onclick = () => pick(Number(box.dataset.cell));
 }
@@ -313,7 +321,7 @@ function table() {
   const sort = state.sort === null ? columns.findIndex(([name]) => name === "samples/s") + D.axes.length : state.sort;
   const value = (cell) => { const v = keys[sort][1](cell); return there(v) ? v : -Infinity; };
   const ordered = [...D.evaluated].sort((a, b) => (state.down ? value(b) - value(a) : value(a) - value(b)) || a - b);
-  const shown = state.all ? ordered : ordered.slice(0, 20);
+  const shown = state.all ? ordered : ordered.slice(0, 10);
   const head = keys.map(([name], k) => `<th><button data-sort="${k}">${esc(name)}${k === sort ? (state.down ? " ▾" : " ▴") : ""}</button></th>`).join("");
   const body = shown.map((cell) => {
     const labels = D.axes.map((axis, i) => `<td>${esc(axis.labels[at(cell)[i]])}</td>`);
@@ -321,7 +329,7 @@ function table() {
     const numbers = columns.map(([name, of, n]) => `<td>${digits(of(cell), n)}${name === "GB" && full ? " *" : ""}</td>`);
     return `<tr data-cell="${cell}" class="${cell === state.cell ? "here" : cell === state.other ? "there" : ""}">${labels.join("")}${numbers.join("")}</tr>`;
   });
-  const more = ordered.length > 20 ? `<p><button id="all">${state.all ? "only 20" : `all ${ordered.length} cells`}</button></p>` : "";
+  const more = ordered.length > 10 ? `<p><button id="all">${state.all ? "only 10" : `all ${ordered.length} cells`}</button></p>` : "";
   const star = D.evaluated.some((cell) => number("fits", cell) === 0) ? '<p class="quiet">* more memory than the GPU has</p>' : "";
   show("cells", `<div class="scroll"><table><thead><tr>${head}</tr></thead><tbody>${body.join("")}</tbody></table></div>${star}${more}`);
   for (const row of chart("cells").querySelectorAll("tr[data-cell]")) row.onclick = () => pick(Number(row.dataset.cell));
