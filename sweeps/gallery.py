@@ -38,7 +38,8 @@ class Claim(NamedTuple):
 
     @property
     def holds(self) -> bool:
-        return bool((np.asarray(self.effect) > RESOLVED * np.asarray(self.error)).all())
+        resolved = np.asarray(self.effect) > RESOLVED * np.asarray(self.error)
+        return resolved.size > 0 and bool(resolved.all())
 
 
 class Answer(NamedTuple):
@@ -96,6 +97,11 @@ def more(ours: xr.DataArray, rival: xr.DataArray) -> Share:
     """By how much the mean share ``ours`` is above its ``rival``'s [points], paired over trials of a training run."""
     off = 100 * (ours - rival)
     return Share(off.mean("trial"), off.std("trial") / np.sqrt(np.maximum(off.count("trial") - 1, 1)))
+
+
+def capacity(cube: xr.Dataset) -> float:
+    """Memory of a GPU [GB]: what the fullest of any cell holds, and what it has left."""
+    return float(np.ravel(cube["peak_memory"].max("rank") + cube["headroom"])[0] / 1e9)
 
 
 def question_of(name: str) -> str:
