@@ -122,15 +122,15 @@ def schedule_by_memory(cube: xr.Dataset) -> Answer:
         Claim("and saves time against 1F1B even there", *at_best[-1]),
     ]
     sentences = (
-        f"The fastest that fits: at {tokens[0]} tokens ZB-V, which takes {at_best[0].value:.0f} % less time than 1F1B and "
-        f"{held.sel(schedule='zb_v')[0]:.0f} GB, and at {tokens[1]} ZB-H1 ({at_best[1].value:.0f} % less, in the memory of 1F1B).",
-        f"At {tokens[2]} even 1F1B needs {held.sel(schedule='1f1b')[2]:.0f} GB, and V-Min, which holds the fewest activations, alone fits "
+        f"The fastest that fits: at {tokens[0]:,} tokens ZB-V, which takes {at_best[0].value:.0f} % less time than 1F1B and "
+        f"{held.sel(schedule='zb_v')[0]:.0f} GB, and at {tokens[1]:,} ZB-H1 ({at_best[1].value:.0f} % less, in the memory of 1F1B).",
+        f"At {tokens[2]:,} even 1F1B needs {held.sel(schedule='1f1b')[2]:.0f} GB, and V-Min, which holds the fewest activations, alone fits "
         f"and still takes {at_best[2].value:.1f} % less time.",
     )
     figure = Figure(figsize=(8, 4.5), dpi=100, layout="constrained")
     panels = figure.subplots(1, len(tokens), sharey=True)
     for i, axes in enumerate(panels):
-        framed(axes, "fullest GPU [GB]", "" if i else "time saved against 1F1B [%]", title=f"{tokens[i]} tokens", xlim=(60, 122))
+        framed(axes, "fullest GPU [GB]", "" if i else "time saved against 1F1B [%]", title=f"{tokens[i]:,} tokens", xlim=(60, 122))
         axes.axvline(capacity(cube), color=GREY, linestyle="--")
         axes.text(capacity(cube) + 1, 0.5, f"{capacity(cube):.0f} GB", color=GREY, fontsize=11)
         for name in cube["schedule"].values:
@@ -191,8 +191,8 @@ def when_zb_loses(cube: xr.Dataset) -> Answer:
     sentences = (
         f"When a backward in two halves costs more than in one: ZB-H1 takes {-again.value[0]:.1f} % more time {ends[0]} "
         f"and {-again.value[-1]:.1f} % more {ends[1]} if what is recomputed for I is recomputed for W, and if halves take 10 % longer "
-        f"it saves {overhead.value[0]:.1f} % but loses {-overhead.value[-1]:.1f} %, while a long sequence alone, whose attention leaves nothing to "
-        f"W, takes its lead from {whole.value[0]:.1f} to {whole.value[-1]:.1f} %.",
+        f"it saves {overhead.value[0]:.1f} % but loses {-overhead.value[-1]:.1f} %, while a long sequence alone, whose "
+        f"attention leaves nothing to W, takes its lead from {whole.value[0]:.1f} to {whole.value[-1]:.1f} %.",
         f"A slow link alone does not cost ZB-H1 the lead ({slow_h1[0]:.1f} % saved, {slow_h1[1]:.1f} % where senders wait), but ZB-V, "
         f"which sends twice as many messages, goes from {slow_v[0]:.1f} % saved to {-slow_v[1]:.1f} % lost.",
     )
@@ -204,7 +204,7 @@ def when_zb_loses(cube: xr.Dataset) -> Answer:
         line(left, share, "sequence", word, colour)
     numbered(left, tokens)
     left.legend(frameon=False, fontsize=10, loc="upper right")
-    framed(right, "what a sender does", "", title=f"{tokens[0]} tokens, 11 Gb/s")
+    framed(right, "what a sender does", "", title=f"{tokens[0]:,} tokens, 11 Gb/s")
     for heights, name, side in ((slow_h1, "zb_h1", -0.2), (slow_v, "zb_v", 0.2)):
         right.bar(np.arange(2) + side, heights, 0.38, color=OF_SCHEDULE[name], label=NAMES[name])
     right.set_xticks(range(2), ["goes on", "waits"])
@@ -232,7 +232,7 @@ def replan_or_not(cube: xr.Dataset) -> Answer:
     near, far = ([f"{abs(each):.1f} %" for each in free.value.sel(speed_3=speed).values] for speed in (0.8, 0.9))
     sentences = (
         f"Little, and only where nothing waits for all: with rank 3 of 8 at 0.8 of the others' speed ZB-auto takes {near[0]} less time "
-        f"within 1F1B's memory and {near[1]} less with twice that, at 0.9 {far[0]} and {far[1]} less.",
+        f"within 1F1B's memory and {near[1]} less with twice that (at 0.9: {far[0]} and {far[1]}).",
         f"The search minimises the span: where a barrier ends the iteration its new order takes up to {other.value.max():.1f} % more than "
         "the one that was planned for equal ranks.",
     )
@@ -301,7 +301,7 @@ def straggler_prices(cube: xr.Dataset) -> Answer:
         f"One GPU at 0.9, 0.8 or 0.5 of its speed costs {price[0]}, {price[1]} or {price[2]} of the throughput of all, and its whole node "
         f"at 0.8 no more than it alone ({price[3]}), as tensor parallelism waits for the slowest at every layer.",
         f"A NIC at half its bandwidth costs {price[4]}, as messages hide behind passes and only gradients wait, but one that is down for "
-        f"1.75 s of every iteration {price[5]}, and ranks that all vary by 5 or 10 % {price[6]} or {price[7]}.",
+        f"1.75 s of every iteration {price[5]}, and ranks that all vary by 5 or 10 % cost {price[6]} or {price[7]}.",
     )
     figure, axes = canvas("throughput lost [%]", "what is slow [share of what is usual, or s]")
     at = np.arange(len(words))[::-1]
@@ -406,7 +406,8 @@ def which_recovery(cube: xr.Dataset) -> Answer:
         f"The memory of peers: at {rates} times the failures of Llama 3 it keeps {say['peer_memory']} of the throughput, a just-in-time "
         f"checkpoint {say['just_in_time']}, a restart, which gets a node at once, {say['restart']}.",
         f"Eight spares do as well until more than eight nodes are away at a time ({say['spare']}), and to go on without the 16 replicas "
-        f"that a failure takes out, an eighth of the job for the two hours of a repair, is worst where failures are rare: {say['shrink_dp']}.",
+        "that a failure takes out, an eighth of the job for the two hours of a repair, is worst where failures are rare: "
+        f"{say['shrink_dp']}.",
     )
     figure, axes = canvas("failures [times the rate of Llama 3]", "throughput kept [%]", ylim=(0, 101))
     error = 100 * cube["goodput_fraction_standard_error"]

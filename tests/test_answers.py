@@ -1,6 +1,7 @@
 """The gallery: every claim holds in its cube, can fail, and the page says exactly what its command would write."""
 
 import re
+import struct
 from collections.abc import Iterator
 
 import gallery
@@ -10,8 +11,7 @@ import xarray as xr
 from answers import ANSWERS, main
 from gallery import Claim, cube_of, falling, less, more, page, png, question_of, section
 
-import hops
-
+TOLD = ("iteration_time", "headroom", "goodput_fraction", "goodput_fraction_mean")  # what claims are of
 QUESTIONS = sorted(path.stem for path in gallery.HERE.glob("*.yaml"))
 
 
@@ -21,20 +21,17 @@ def asked(request: pytest.FixtureRequest) -> tuple[str, xr.Dataset]:
 
 
 def others(cube: xr.Dataset) -> Iterator[xr.Dataset]:
-    """The cube with its values moved along one axis, under the coordinates where they were, or with GPUs that are full or empty."""
-    axes = [dim for dim in cube["evaluated"].dims if cube.sizes[dim] > 1]
-    for dim in axes:
+    """The cube with effects turned round, none, or larger; with GPUs that are full or empty; with cells in each other's places."""
+    told = [name for name in TOLD if name in cube]
+    yield cube.assign({name: 1 / cube[name] for name in told})
+    yield cube.assign({name: cube[name] * 0 + 1 for name in told})
+    yield cube.assign({name: cube[name] ** 4 for name in told})
+    for room in (-1e9, 1e9):
+        yield cube.assign(headroom=cube["headroom"] * 0 + room)
+    for dim in cube["evaluated"].dims:
         n = cube.sizes[dim]
         for order in (range(n)[::-1], *(np.roll(range(n), i) for i in range(1, n))):
-            moved = {name: cube[name].isel({dim: list(order)}).drop_vars(list(cube.coords)) for name in cube if dim in cube[name].dims}
-            yield cube.assign(moved)
-    for room in (-1e9, 1e9):
-        if "headroom" in cube:
-            yield cube.assign(headroom=cube["headroom"] * 0 + room)
-    for name in ("iteration_time", "goodput_fraction", "goodput_fraction_mean"):
-        if name in cube and cube[name].notnull().any():
-            yield cube.assign({name: cube[name] * 0 + 1})  # no effect at all
-            yield cube.assign({name: 1 / cube[name]})  # and every one turned round
+            yield cube.assign({name: cube[name].isel({dim: list(order)}).drop_vars(list(cube.coords), errors="ignore") for name in told})
 
 
 def test_answers__one_a_question_and_the_page_has_them_all():
@@ -62,19 +59,24 @@ def test_answer__every_claim_can_fail(asked):
     assert claims
     for other in others(cube):
         claims &= {claim.words for claim in ANSWERS[name](other).claims if claim.holds}
+        if not claims:
+            break
     assert claims == set()
 
 
-def test_picture__is_of_that_size_and_the_same_every_time(asked):
+def test_picture__has_names_on_its_axes_and_is_stored(asked):
     name, cube = asked
     figure = ANSWERS[name](cube).picture
-    first = png(figure)
-    assert first == png(ANSWERS[name](cube).picture)
-    stored = (gallery.HERE / "pictures" / f"{name}.png").read_bytes()
-    assert len(stored) < 60_000
-    assert stored[16:24] == first[16:24]  # width and height
     assert all(axes.get_xlabel() for axes in figure.axes)
     assert figure.axes[0].get_ylabel()
+    stored = (gallery.HERE / "pictures" / f"{name}.png").read_bytes()
+    assert len(stored) < 60_000
+    assert struct.unpack(">II", stored[16:24]) == (800, 450)
+
+
+def test_picture__is_the_same_every_time():
+    cube = cube_of("replan_or_not")
+    assert png(ANSWERS["replan_or_not"](cube).picture) == png(ANSWERS["replan_or_not"](cube).picture)
 
 
 def test_page__is_its_head_a_table_of_contents_and_the_sections():
@@ -124,8 +126,3 @@ def test_command__refuses_a_claim_that_does_not_hold_and_a_name_that_is_none(mon
     with pytest.raises(SystemExit, match="when_zb_loses: its cube does not say that"):
         main()
     assert not list(tmp_path.iterdir())
-
-
-def test_questions__run_small_from_the_command_line_too():
-    for name in QUESTIONS:
-        assert hops.sweep_cube(f"+experiment={name}", "draws=10", "trials=2")["evaluated"].any()
