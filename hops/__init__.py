@@ -5,6 +5,10 @@ hops.simulate("schedule=zb", "topology=pcie")            one cell, as the comman
 hops.sweep_cube("schedule=1f1b,zb", "pp=4,8")            a sweep: Dataset with one dimension a swept key
 hops.timeline("schedule=zb", draw=0)                     when every op of one draw runs: DataFrame
 hops.memory_timeline("schedule=zb", draw=0)              what every rank holds of activations over time: DataFrame
+hops.waterfall("schedule=zb")                            what an iteration's time is made of, cause by cause: DataFrame
+hops.critical_path("schedule=zb")                        what it waits for, draw by draw: Dataset (draw, part)
+hops.what_if("schedule=zb")                              what it would save were something ideal: DataFrame
+hops.straggling("schedule=zb")                           what slow ranks and noise cost
 hops.open_cube("results/<run>")                          a cube from its file, checked
 """
 
@@ -13,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hops.cube import open_cube
+    from hops.notebook import critical_path, straggling, waterfall, what_if
     from hops.programs import Op, Program
     from hops.scenario import Scenario
     from hops.schedules import program
@@ -22,15 +27,33 @@ _HOME = {
     "Op": "programs",
     "Program": "programs",
     "Scenario": "scenario",
+    "critical_path": "notebook",
     "memory_timeline": "sweep",
     "open_cube": "cube",
     "program": "schedules",
     "simulate": "sweep",
+    "straggling": "notebook",
     "sweep_cube": "sweep",
     "timeline": "sweep",
+    "waterfall": "notebook",
+    "what_if": "notebook",
 }
 
-__all__ = ["Op", "Program", "Scenario", "memory_timeline", "open_cube", "program", "simulate", "sweep_cube", "timeline"]
+__all__ = [
+    "Op",
+    "Program",
+    "Scenario",
+    "critical_path",
+    "memory_timeline",
+    "open_cube",
+    "program",
+    "simulate",
+    "straggling",
+    "sweep_cube",
+    "timeline",
+    "waterfall",
+    "what_if",
+]
 
 
 def __getattr__(name: str) -> Any:

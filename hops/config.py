@@ -26,8 +26,8 @@ from hops.topologies import TOPOLOGIES
 
 HERE = Path(__file__).resolve().parent
 
+CALM = {"faults": {}, "rate": 1.0, "clock": "calendar", "script": None, "timeout": 600.0, "chaos": []}  # failure=none, see `Failures`
 # sections whose keys are the user's: any may be set, without a plus
-CALM = {"faults": {}, "rate": 1.0, "clock": "calendar", "script": None, "timeout": 600.0, "chaos": []}  # failure=none
 OPEN = (*(f"topology.overrides.{key}" for key in OVERRIDES), "topology.kinds", "topology.hops")
 
 HELP = """HOPS: how a pipeline-parallel training run will behave, as a distribution.

@@ -50,14 +50,7 @@ from hops.intervals import describe
 from hops.jit import bare, inlined, kernel
 from hops.kernels import NEVER
 from hops.places import IN_VAIN, MOST_FAILURES, cast, count_repairs, fail, harmless, next_failure, settle, turn_to
-from hops.progress import (
-    advance,
-    book,
-    healthy,
-    later,
-    save,
-    want,
-)
+from hops.progress import advance, book, healthy, later, save, want
 from hops.rollback import promote
 from hops.ways import AGAIN, NONE, TRAINING, WANTED, go_on, interrupt, join, log_cut, notice, way_back
 

@@ -41,9 +41,7 @@ from hops.course import (
 from hops.hazards import Hazards
 from hops.jit import bare, inlined
 from hops.kernels import NEVER
-from hops.progress import (
-    later,
-)
+from hops.progress import later
 
 MOST_FAILURES = 1 << 20  # of a trial
 IN_VAIN = 1 << 16  # in a row that let a run get no farther: 0.2 s a trial, where all of the above take 4

@@ -1,20 +1,7 @@
 """Rollback: what a trial goes back to, and what that makes of all it has done since."""
 
 from hops.commits import uncommit
-from hops.course import (
-    BUSY_HIGH,
-    BUSY_LOW,
-    DONE,
-    IDLE,
-    KEPT,
-    LOST,
-    LOST_HIGH,
-    LOST_LOW,
-    MEMORY,
-    TOUCHED,
-    USEFUL,
-    WASTED,
-)
+from hops.course import BUSY_HIGH, BUSY_LOW, DONE, IDLE, KEPT, LOST, LOST_HIGH, LOST_LOW, MEMORY, TOUCHED, USEFUL, WASTED
 from hops.jit import bare, inlined
 
 

@@ -162,7 +162,7 @@ def failures_of(outcomes: Outcomes) -> Script:
     training, h = training_of(outcomes.case)
     names = [fault.name for fault in training.failures.faults if fault.stops]
     trials = make_trials(outcomes.case, outcomes.pool)
-    nodes, script = nodes_of(outcomes.case), []
+    nodes, script = outcomes.case.weights.cluster.job_nodes(outcomes.case.scenario.layout.n_gpus), []
     for trial, r in enumerate(outcomes.results):
         again, space = np.zeros_like(r), trials.space(int(r[N_FAILURES]))
         one = trials.run(trial, space, again)
@@ -178,12 +178,6 @@ def failures_of(outcomes: Outcomes) -> Script:
             lines = sorted([*lines, *told(one.forecast.spells, begun, nodes)], key=lambda line: line.tick)
         script.append(tuple(lines))
     return tuple(script)
-
-
-def nodes_of(case: Case) -> dict[int, int]:
-    """Place in the job of every node of it."""
-    cluster, n = case.weights.cluster, case.scenario.layout.n_gpus
-    return {node: i for i, node in enumerate(sorted({cluster.node(cluster.order[gpu]) for gpu in range(n)}))}
 
 
 def _bound(course: Course) -> int:

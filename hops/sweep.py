@@ -20,7 +20,9 @@ if TYPE_CHECKING:  # nothing heavy before it is needed: --help and --cfg answer 
     import xarray as xr
     from omegaconf import DictConfig
 
+    from hops.executor import Executor
     from hops.plan import Plan, Prepared
+    from hops.simulation import Case
 
 WANTS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
@@ -65,6 +67,14 @@ def memory_timeline(*overrides: str, draw: int = 0, after_input: float = 1.0) ->
     from hops.trace import memory_frame
 
     return memory_frame(prepare_plan(_plan(overrides, sweep=False)).cases[0], draw, after_input)
+
+
+def prepared_cell(overrides: tuple[str, ...]) -> "tuple[Case, Executor]":
+    """The one cell of ``overrides``, ready to be evaluated, and how."""
+    from hops.plan import prepare_plan
+
+    prepared = prepare_plan(_plan(overrides, sweep=False))
+    return prepared.cases[0], prepared.plan.executor
 
 
 def _plan(overrides: tuple[str, ...], sweep: bool) -> "Plan":

@@ -50,11 +50,7 @@ from hops.hazards import Hazards
 from hops.kernels import NEVER
 from hops.ladder import GROUND, Steps, evicts, rebalances, seen
 from hops.places import MOST_FAILURES, Space, Way, make_space, next_failure
-from hops.progress import (
-    book,
-    drawn,
-    healthy,
-)
+from hops.progress import book, drawn, healthy
 from hops.simulation import Case
 from hops.sky import LOOK, Sky
 from hops.training import MOST_EXACT

@@ -35,24 +35,8 @@ from hops.course import (
 )
 from hops.jit import bare, inlined
 from hops.kernels import NEVER
-from hops.places import (
-    MOST_FAILURES,
-    cast,
-    coming,
-    enough,
-    fail,
-    n_missing,
-    next_failure,
-    settle,
-    survived,
-    take_back,
-    turn_to,
-)
-from hops.progress import (
-    book,
-    later,
-    want,
-)
+from hops.places import MOST_FAILURES, cast, coming, enough, fail, n_missing, next_failure, settle, survived, take_back, turn_to
+from hops.progress import book, later, want
 from hops.rollback import back_to, promote
 
 NONE = -1  # no checkpoint is being persisted

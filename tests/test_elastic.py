@@ -11,14 +11,7 @@ from test_episodes import COLUMNS, LAWS, state, timed, told
 from hops import course as columns
 from hops.chaos import chaos_of
 from hops.checkpoints import Checkpoint
-from hops.course import (
-    FINISHED,
-    NO_PLAN,
-    NOT_ASKED,
-    PLANNED,
-    Course,
-    Plans,
-)
+from hops.course import FINISHED, NO_PLAN, NOT_ASKED, PLANNED, Course, Plans
 from hops.data_parallel import DataParallel
 from hops.episodes import run_trials
 from hops.faults import Failures

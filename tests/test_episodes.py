@@ -13,12 +13,7 @@ from hops import course as columns
 from hops.chaos import chaos_of
 from hops.checkpoints import Checkpoint
 from hops.checks import Infeasible
-from hops.course import (
-    FINISHED,
-    STUCK,
-    Course,
-    one_plan,
-)
+from hops.course import FINISHED, STUCK, Course, one_plan
 from hops.data_parallel import DataParallel
 from hops.episodes import run_trials
 from hops.faults import Failures, Fault
