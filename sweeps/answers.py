@@ -3,6 +3,7 @@
 import re
 import sys
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -43,7 +44,7 @@ from hops.checks import no_such
 
 @answers
 def schedule_by_microbatches(cube: xr.Dataset) -> Answer:
-    time, room, late = cube["iteration_time"], cube["headroom"], cube["microbatches"] >= 16
+    time, room, late = cube["iteration_time_draws"], cube["headroom"], cube["microbatches"] >= 16
     saved = less(time, time.sel(schedule="1f1b"))
     h1, h2 = saved.sel(schedule="zb_h1"), less(time.sel(schedule="zb_h2"), time.sel(schedule="zb_h1"))
     few, many = cube["microbatches"].values[[0, -1]]
@@ -63,7 +64,7 @@ def schedule_by_microbatches(cube: xr.Dataset) -> Answer:
     figure, axes = canvas("size of an iteration [microbatches]", "time saved against 1F1B [%]")
     for name, size in (("gpipe", 11), ("1f1b", 6), ("zb_h2", 11), ("zb_h1", 6)):
         share, fits = saved.sel(schedule=name), cube["fits"].sel(schedule=name).values
-        style = {"colour": OF_SCHEDULE[name], "markersize": size}
+        style: dict[str, Any] = {"colour": OF_SCHEDULE[name], "markersize": size}
         line(axes, share, "microbatches", NAMES[name], linestyle=":" if name == "zb_h2" else "-", markerfacecolor="white", **style)
         line(axes, share.isel(microbatches=fits), "microbatches", "", linestyle="", **style)
     numbered(axes, cube["microbatches"].values)
@@ -73,7 +74,7 @@ def schedule_by_microbatches(cube: xr.Dataset) -> Answer:
 
 @answers
 def when_interleaving_pays(cube: xr.Dataset) -> Answer:
-    time = cube["iteration_time"]
+    time = cube["iteration_time_draws"]
     saved = less(time.isel(schedule_vpp=slice(1, None)), time.isel(schedule_vpp=0, drop=True))
     fast, slow = saved.isel(bandwidth=0), saved.isel(bandwidth=1)
     chunks, speeds = saved.value["vpp"].values, [f"{8e-9 * each:.0f} Gb/s" for each in cube["bandwidth"].values]
@@ -106,7 +107,7 @@ def when_interleaving_pays(cube: xr.Dataset) -> Answer:
 
 @answers
 def schedule_by_memory(cube: xr.Dataset) -> Answer:
-    time, room, held = cube["iteration_time"], cube["headroom"], cube["peak_memory"].max("rank") / 1e9
+    time, room, held = cube["iteration_time_draws"], cube["headroom"], cube["peak_memory"].max("rank") / 1e9
     saved, tokens = less(time, time.sel(schedule="1f1b")), cube["sequence"].values
     best = ("zb_v", "zb_h1", "v_min")  # the fastest that fits, by length
     claims = []
@@ -124,8 +125,8 @@ def schedule_by_memory(cube: xr.Dataset) -> Answer:
     sentences = (
         f"The fastest that fits: at {tokens[0]:,} tokens ZB-V, which takes {at_best[0].value:.0f} % less time than 1F1B and "
         f"{held.sel(schedule='zb_v')[0]:.0f} GB, and at {tokens[1]:,} ZB-H1 ({at_best[1].value:.0f} % less, in the memory of 1F1B).",
-        f"At {tokens[2]:,} even 1F1B needs {held.sel(schedule='1f1b')[2]:.0f} GB, and V-Min, which holds the fewest activations, alone fits "
-        f"and still takes {at_best[2].value:.1f} % less time.",
+        f"At {tokens[2]:,} even 1F1B needs {held.sel(schedule='1f1b')[2]:.0f} GB, and V-Min, which holds the fewest activations, alone "
+        f"fits and still takes {at_best[2].value:.1f} % less time.",
     )
     figure = Figure(figsize=(8, 4.5), dpi=100, layout="constrained")
     panels = figure.subplots(1, len(tokens), sharey=True)
@@ -144,7 +145,7 @@ def schedule_by_memory(cube: xr.Dataset) -> Answer:
 
 @answers
 def noise_until_zero_bubble_loses(cube: xr.Dataset) -> Answer:
-    time = cube["iteration_time"]
+    time = cube["iteration_time_draws"]
     saved = less(time.sel(schedule="zb_h1"), time.sel(schedule="1f1b"))
     per_op, per_rank = saved.sel(latency_rank_cv=0), saved.sel(latency_op_cv=0)
     claims = [
@@ -170,7 +171,7 @@ def noise_until_zero_bubble_loses(cube: xr.Dataset) -> Answer:
 
 @answers
 def when_zb_loses(cube: xr.Dataset) -> Answer:
-    time = cube["iteration_time"].rename(recompute_recompute_repeat_split_overhead="backward")
+    time = cube["iteration_time_draws"].rename(recompute_recompute_repeat_split_overhead="backward")
     saved = less(time.drop_sel(schedule="1f1b"), time.sel(schedule="1f1b"))
     alone, tokens = saved.sel(schedule="zb_h1", bandwidth=50e9, p2p="channel"), cube["sequence"].values
     whole, overhead, full, again = (alone.isel(backward=i) for i in range(4))
@@ -218,7 +219,7 @@ def when_zb_loses(cube: xr.Dataset) -> Answer:
 
 @answers
 def replan_or_not(cube: xr.Dataset) -> Answer:
-    time = cube["iteration_time"].rename(forward_backward_input_backward_weight="plan")
+    time = cube["iteration_time_draws"].rename(forward_backward_input_backward_weight="plan")
     saved = less(time.isel(plan=1), time.isel(plan=0))
     free, held = saved.sel(barrier=False), saved.sel(barrier=True)
     other = Share(-held.value, held.error)  # what it costs
@@ -236,17 +237,19 @@ def replan_or_not(cube: xr.Dataset) -> Answer:
         f"The search minimises the span: where a barrier ends the iteration its new order takes up to {other.value.max():.1f} % more than "
         "the one that was planned for equal ranks.",
     )
-    figure, axes = canvas("", "time saved by a plan for the true speeds [%]")
+    figure, axes = canvas(
+        "speed of rank 3 [of the others'], memory limit [microbatches a rank]", "time saved by a plan for the true speeds [%]"
+    )
     cases = [(limit, speed) for speed in (0.9, 0.8) for limit in (8, 16)]
     for share, word, colour, side in ((free, "each goes on by itself", GREEN, -0.2), (held, "a barrier ends the iteration", RED, 0.2)):
         each = [share.sel(memory_limit=limit, speed_3=speed) for limit, speed in cases]
         heights, errors = ([float(one[i]) for one in each] for i in (0, 1))
         axes.bar(np.arange(4) + side, heights, 0.38, yerr=[2 * error for error in errors], color=colour, capsize=3, label=word)
         for x, high in enumerate(heights):
-            axes.text(x + side, high + (0.05 if high > -0.05 else -0.17), f"{high + 1e-9:+.1f}", ha="center", fontsize=11)
+            axes.text(x + side, high + (0.08 if high > -0.05 else -0.21), f"{round(high, 1) + 0.0:+.1f}", ha="center", fontsize=11)
     axes.set_xticks(range(4), [f"speed {speed}\n{limit} microbatches held" for limit, speed in cases])
     axes.axhline(0, color=BLACK, linewidth=1)
-    axes.set(ylim=(-3, 1.4), xlabel="speed of rank 3 [of the others'], memory limit [microbatches a rank]")
+    axes.set(ylim=(-3, 1.4))
     axes.grid(False, axis="x")
     axes.legend(frameon=False, fontsize=11, loc="lower left")
     return Answer(claims, sentences, figure)
@@ -254,7 +257,7 @@ def replan_or_not(cube: xr.Dataset) -> Answer:
 
 @answers
 def one_slow_gpu(cube: xr.Dataset) -> Answer:
-    time, speed = cube["iteration_time"], float(re.findall(r"speed:([\d.]+)", str(cube["disturbance"].values[-1]))[0])
+    time, speed = cube["iteration_time_draws"], float(re.findall(r"speed:([\d.]+)", str(cube["disturbance"].values[-1]))[0])
     slowed = time.isel(disturbance=slice(1, None)).assign_coords(disturbance=cube["rank"].values)  # one a rank, in their order
     lost = less(time.isel(disturbance=0, drop=True), slowed)  # of throughput, which goes as 1 / time
     f1b, v = lost.sel(schedule="1f1b"), lost.sel(schedule="zb_v")
@@ -282,7 +285,7 @@ def one_slow_gpu(cube: xr.Dataset) -> Answer:
 
 @answers
 def straggler_prices(cube: xr.Dataset) -> Answer:
-    nothing, *times = cube["iteration_time"].drop_vars(["disturbance", "cv"])
+    nothing, *times = cube["iteration_time_draws"].drop_vars(["disturbance", "cv"])
     words = ["one GPU at 0.9 of its speed", "one GPU at 0.8", "one GPU at 0.5", "a node of 8 at 0.8", "one NIC at half its bandwidth"]
     words += ["one NIC down for 1.75 s", *(f"all ranks vary, CV {100 * cv:.0f} %" for cv in cube["cv"].values[-2:])]
     mild, slow, half, node, nic, flap, vary, _ = times
@@ -316,7 +319,7 @@ def straggler_prices(cube: xr.Dataset) -> Answer:
 
 @answers
 def two_sites(cube: xr.Dataset) -> Answer:
-    time = cube["iteration_time"].rename({cube["iteration_time"].dims[0]: "cut"})
+    time = cube["iteration_time_draws"].rename({cube["iteration_time_draws"].dims[0]: "cut"})
     here, middle, late, replicas = time.transpose("cut", ...)
     quiet, wait = middle.sel(p2p="channel"), less(middle.sel(p2p="channel"), middle.sel(p2p="blocking"))
     home, more_often = here.sel(p2p="channel"), ["interleaved", "zb_v"]
@@ -338,17 +341,17 @@ def two_sites(cube: xr.Dataset) -> Answer:
         f"interleaved 1F1B three times ({say['interleaved'][1]}), and senders that wait lose {wait.value.min():.0f} to "
         f"{wait.value.max():.0f} %.",
     )
-    figure, axes = canvas("iteration time [s]", "")
+    figure, axes = canvas("iteration time [s]", "schedule (hollow: senders wait)")
     cuts = ("one site", "half of the ranks at each", "all but the last rank at one", "a replica at each"), (GREY, GREEN, SKY, RED)
     names = list(cube["schedule"].values)[::-1]
     for i, (word, colour) in enumerate(zip(*cuts, strict=True)):
         for p2p, filled, up in (("channel", colour, 0.12), ("blocking", "white", -0.12)):
             x = time.isel(cut=i).sel(p2p=p2p).mean("draw").sel(schedule=names)
-            style = {"color": colour, "markerfacecolor": filled, "markersize": 9, "markeredgewidth": 2}
+            style: dict[str, Any] = {"color": colour, "markerfacecolor": filled, "markersize": 9, "markeredgewidth": 2}
             axes.plot(x, np.arange(len(names)) + up, "o", label=None if up < 0 else word, **style)
     numbered(axes, [0.5, 1, 2, 4, 8, 16, 32])
     axes.set_yticks(range(len(names)), [NAMES[name] for name in names])
-    axes.set(ylim=(-0.5, len(names) - 0.5), xlim=(0.45, 45), ylabel="schedule (hollow: senders wait)")
+    axes.set(ylim=(-0.5, len(names) - 0.5), xlim=(0.45, 45))
     figure.legend(loc="outside upper center", ncols=4, frameon=False, fontsize=11, handletextpad=0.1, columnspacing=1)
     return Answer(claims, sentences, figure)
 
@@ -382,7 +385,7 @@ def checkpoint_interval(cube: xr.Dataset) -> Answer:
     at = [int(each) / 60 for each in seconds]
     for i, colour in enumerate((BLUE, RED)):
         axes.plot(at, tried[i], "o-", color=colour, linewidth=2, label=f"a checkpoint takes {cost[i]}")
-        axes.axhline(best[i], color=colour, linestyle="--", linewidth=1, label=f"by the exact optimum, {best[i]:.1f} %")
+        axes.axhline(float(best[i]), color=colour, linestyle="--", linewidth=1, label=f"by the exact optimum, {best[i]:.1f} %")
     numbered(axes, at)
     axes.legend(frameon=False, fontsize=11, loc="lower center")
     return Answer(claims, sentences, figure)
@@ -390,7 +393,7 @@ def checkpoint_interval(cube: xr.Dataset) -> Answer:
 
 @answers
 def which_recovery(cube: xr.Dataset) -> Answer:
-    kept = cube["goodput_fraction"]
+    kept = cube["goodput_fraction_trials"]
     shown = 100 * cube["goodput_fraction_mean"]
     order, shrunk = ["peer_memory", "just_in_time", "restart", "shrink_dp"], kept.sel(recovery="shrink_dp")
     spare = more(kept.sel(recovery="spare"), kept.sel(recovery="restart"))
@@ -422,7 +425,7 @@ def which_recovery(cube: xr.Dataset) -> Answer:
 
 @answers
 def goodput_vs_scale(cube: xr.Dataset) -> Answer:
-    kept, shown, error = cube["goodput_fraction"], 100 * cube["goodput_fraction_mean"], 100 * cube["goodput_fraction_standard_error"]
+    kept, shown, error = cube["goodput_fraction_trials"], 100 * cube["goodput_fraction_mean"], 100 * cube["goodput_fraction_standard_error"]
     by = {name: Share(shown.sel(recovery=name), error.sel(recovery=name)) for name in ("restart", "peer_memory")}
     gain = more(kept.sel(recovery="peer_memory"), kept.sel(recovery="restart"))
     sizes, apart = cube["gpus"].values, cube["mtbf_mean"].sel(recovery="restart").values / 60

@@ -1,7 +1,7 @@
 """What makes an answer of a question: claims that can fail, two sentences, one picture; and the page of all of them.
 
 A question is a YAML of this folder, whose first line asks it; its answer is a function of `answers.py` with the same name. It
-takes the question's cube, every draw kept, and all figures that it prints come from there.
+takes the question's cube, and all figures that it prints come from there.
 """
 
 import io
@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import hops
+from hops.comparisons import paired
 
 HERE = Path(__file__).parent
 RESOLVED = 3.0  # standard errors that an effect must be away from nothing
@@ -73,17 +74,18 @@ def answers(function: Callable[[xr.Dataset], Answer]) -> Callable[[xr.Dataset], 
 
 
 def cube_of(name: str) -> xr.Dataset:
-    """Evaluate a question as it stands, every draw kept: both sides of a comparison meet the same noise."""
-    return hops.sweep_cube(f"+experiment={name}", "output.keep=draws")
+    """Evaluate a question as it stands."""
+    return hops.sweep_cube(f"+experiment={name}")
 
 
-def less(ours: xr.DataArray, rival: xr.DataArray, over: str = "draw") -> Share:
-    """By how much the mean of ``ours`` is below that of its ``rival`` [% of the rival's], paired over draws or trials."""
-    ratio = ours.mean(over) / rival.mean(over)
-    off = ours - ratio * rival  # the delta method: of a ratio of means the residuals vary
-    n = off.count(over)
-    error = off.std(over) / np.sqrt(np.maximum(n - 1, 1)) / rival.mean(over)
-    return Share(100 * (1 - ratio), 100 * error)
+def less(ours: xr.DataArray, rival: xr.DataArray) -> Share:
+    """By how much the mean of ``ours`` is below that of its ``rival`` [% of the rival's], in pairs of draws."""
+
+    def share(a: Any, b: Any) -> tuple[Any, Any]:
+        found = paired(a, b)
+        return 100 * (1 - found.ratio), 100 * np.where(found.n == 1, 0.0, found.ratio_error)  # one draw, without noise, says it all
+
+    return Share(*xr.apply_ufunc(share, ours, rival, input_core_dims=[["draw"], ["draw"]], output_core_dims=[[], []]))
 
 
 def falling(share: Share, along: str) -> tuple[xr.DataArray, xr.DataArray]:
@@ -94,9 +96,13 @@ def falling(share: Share, along: str) -> tuple[xr.DataArray, xr.DataArray]:
 
 
 def more(ours: xr.DataArray, rival: xr.DataArray) -> Share:
-    """By how much the mean share ``ours`` is above its ``rival``'s [points], paired over trials of a training run."""
-    off = 100 * (ours - rival)
-    return Share(off.mean("trial"), off.std("trial") / np.sqrt(np.maximum(off.count("trial") - 1, 1)))
+    """By how much the mean share ``ours`` is above its ``rival``'s [points], in pairs of trials of a training run."""
+
+    def points(a: Any, b: Any) -> tuple[Any, Any]:
+        found = paired(a, b)
+        return 100 * found.difference, 100 * found.difference_error
+
+    return Share(*xr.apply_ufunc(points, ours, rival, input_core_dims=[["trial"], ["trial"]], output_core_dims=[[], []]))
 
 
 def capacity(cube: xr.Dataset) -> float:
@@ -117,7 +123,7 @@ def setting(name: str, cube: xr.Dataset) -> str:
         if isinstance(each, dict):
             chosen |= {key.removeprefix("override "): value for key, value in each.items()}
     config = yaml.safe_load(cube.attrs["config"])
-    swept = {key for axis in asked["hydra"]["sweeper"]["params"] for key in (axis, axis.split(".")[0] if "." not in axis else axis)}
+    swept = asked["hydra"]["sweeper"]["params"]
     size = ("gpus",) if config["gpus"] or "gpus" in swept else ("dp",)
     chosen |= {key: config[key] for key in ("pp", "tp", *size, "microbatches")}
     words = [f"{key}={value}" for key, value in chosen.items() if key not in swept and value != "none"]
@@ -167,9 +173,9 @@ def canvas(x: str, y: str, **limits: Any) -> tuple[Figure, Axes]:
 
 def framed(axes: Axes, x: str, y: str, **more: Any) -> Axes:
     """Name both axes, draw a faint grid, and leave out the frame's upper and right side."""
-    axes.set(xlabel=x, ylabel=y, **more)
-    axes.xaxis.label.set_size(12)
-    axes.yaxis.label.set_size(12)
+    axes.set(**more)
+    axes.set_xlabel(x, fontsize=12)
+    axes.set_ylabel(y, fontsize=12)
     axes.tick_params(labelsize=11)
     axes.grid(color="#E4E4E4", linewidth=0.8)
     axes.set_axisbelow(True)
@@ -184,11 +190,11 @@ def line(axes: Axes, share: Share, along: str, label: str, colour: str, **style:
     axes.errorbar(x, share.value, 2 * share.error, fmt="none", ecolor=colour, capsize=3)
 
 
-def numbered(axes: Axes, values: Sequence[float], which: str = "x", words: Sequence[str] | None = None) -> None:
-    """A logarithmic axis with just these values on it."""
-    getattr(axes, f"set_{which}scale")("log", base=2)
-    getattr(axes, f"set_{which}ticks")(values, [f"{value:,g}" for value in values] if words is None else words)
-    getattr(axes, f"{which}axis").minorticks_off()
+def numbered(axes: Axes, values: Any) -> None:
+    """A logarithmic x axis with just these values on it."""
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(values, [f"{value:,g}" for value in values])
+    axes.xaxis.minorticks_off()
 
 
 def png(figure: Figure) -> bytes:

@@ -11,7 +11,7 @@ import xarray as xr
 from answers import ANSWERS, main
 from gallery import Claim, cube_of, falling, less, more, page, png, question_of, section
 
-TOLD = ("iteration_time", "headroom", "goodput_fraction", "goodput_fraction_mean")  # what claims are of
+TOLD = ("iteration_time_draws", "headroom", "goodput_fraction_trials", "goodput_fraction_mean")  # what claims are of
 QUESTIONS = sorted(path.stem for path in gallery.HERE.glob("*.yaml"))
 
 
@@ -121,7 +121,7 @@ def test_command__refuses_a_claim_that_does_not_hold_and_a_name_that_is_none(mon
     with pytest.raises(SystemExit, match="no question named 'when_zb_wins'; did you mean 'when_zb_loses'"):
         main()
     cube = cube_of("when_zb_loses")
-    monkeypatch.setattr("answers.cube_of", lambda name: cube.assign(iteration_time=1 / cube["iteration_time"]))
+    monkeypatch.setattr("answers.cube_of", lambda name: cube.assign(iteration_time_draws=1 / cube["iteration_time_draws"]))
     monkeypatch.setattr("sys.argv", ["answers.py", "when_zb_loses"])
     with pytest.raises(SystemExit, match="when_zb_loses: its cube does not say that"):
         main()
