@@ -55,7 +55,10 @@ def test_schedules__all_are_in_the_table():
 
 @pytest.mark.parametrize("i", [i for i, (language, _) in enumerate(BLOCKS) if language == "sh"])
 def test_commands__run(i, folder, command, tmp_path):
-    """In this process, and with smaller numbers: the main job, and the one whose picture README shows, have processes of their own."""
+    """In this process, and with smaller numbers: the main job, and the one whose picture README shows, have processes of their own.
+
+    Where text follows, it is part of what the last command prints.
+    """
     (script,) = [text for language, text in BLOCKS if language == "bash"]
     (tmp_path / "run.sh").write_text(script)
     (cluster,) = [text for language, text in BLOCKS if language == "yaml"]
@@ -67,6 +70,9 @@ def test_commands__run(i, folder, command, tmp_path):
             code, said, error = command(*overrides, main={"hops": report, "hops.sweep": sweep.main}[module])
             assert code == 0, error
             assert said
+    language, shown = [*BLOCKS, ("", "")][i + 1]
+    if language == "text" and words != folder[2]:
+        assert shown in said
 
 
 @pytest.mark.parametrize("i", [i for i, (language, _) in enumerate(BLOCKS) if language == "python"])
