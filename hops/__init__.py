@@ -9,6 +9,11 @@ hops.waterfall("schedule=zb")                            what an iteration's tim
 hops.critical_path("schedule=zb")                        what it waits for, draw by draw: Dataset (draw, part)
 hops.what_if("schedule=zb")                              what it would save were something ideal: DataFrame
 hops.straggling("schedule=zb")                           what slow ranks and noise cost
+hops.timeline_figure("schedule=zb", draw=0)              the same as a picture
+hops.run_timeline("run.days=54", trial=0)                what the job does in one trial of a training run: DataFrame
+hops.run_failures("run.days=54", trial=0)                what fails in it: DataFrame
+hops.run_figure("run.days=54", trial=0)                  both as a picture
+hops.write_trace("trace.json", "schedule=zb", draw=0)    one draw for ui.perfetto.dev
 hops.open_cube("results/<run>")                          a cube from its file, checked
 """
 
@@ -17,26 +22,44 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hops.cube import open_cube
-    from hops.notebook import critical_path, straggling, waterfall, what_if
+    from hops.notebook import (
+        critical_path,
+        memory_timeline,
+        run_failures,
+        run_figure,
+        run_timeline,
+        simulate,
+        straggling,
+        sweep_cube,
+        timeline,
+        timeline_figure,
+        waterfall,
+        what_if,
+        write_trace,
+    )
     from hops.programs import Op, Program
     from hops.scenario import Scenario
     from hops.schedules import program
-    from hops.sweep import memory_timeline, simulate, sweep_cube, timeline
 
 _HOME = {
     "Op": "programs",
     "Program": "programs",
     "Scenario": "scenario",
     "critical_path": "notebook",
-    "memory_timeline": "sweep",
+    "memory_timeline": "notebook",
     "open_cube": "cube",
     "program": "schedules",
-    "simulate": "sweep",
+    "run_failures": "notebook",
+    "run_figure": "notebook",
+    "run_timeline": "notebook",
+    "simulate": "notebook",
     "straggling": "notebook",
-    "sweep_cube": "sweep",
-    "timeline": "sweep",
+    "sweep_cube": "notebook",
+    "timeline": "notebook",
+    "timeline_figure": "notebook",
     "waterfall": "notebook",
     "what_if": "notebook",
+    "write_trace": "notebook",
 }
 
 __all__ = [
@@ -47,12 +70,17 @@ __all__ = [
     "memory_timeline",
     "open_cube",
     "program",
+    "run_failures",
+    "run_figure",
+    "run_timeline",
     "simulate",
     "straggling",
     "sweep_cube",
     "timeline",
+    "timeline_figure",
     "waterfall",
     "what_if",
+    "write_trace",
 ]
 
 

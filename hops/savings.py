@@ -46,10 +46,19 @@ class Straggling(NamedTuple):
 
 def savings(case: Case, executor: Executor, names: Sequence[str] | None = None) -> list[Saving]:
     """What each of ``names`` would save, None: of all that matter; most first. ``ValueError`` for a name that is no ideal."""
-    asked = list(dict.fromkeys(_candidates(case) if names is None else names))
-    own, *others = iterations([case, *(made_ideal(case, name) for name in asked)], executor)
-    found = [_saving(name, own, other, case) for name, other in zip(asked, others, strict=True)]
-    return sorted(found, key=lambda saving: -saving.mean)
+    return savings_of([case], executor, names)[0]
+
+
+def savings_of(cases: Sequence[Case], executor: Executor, names: Sequence[str] | None = None) -> list[list[Saving]]:
+    """`savings` of several cases, evaluated side by side."""
+    asked = [list(dict.fromkeys(candidates(case) if names is None else names)) for case in cases]
+    ideals = [[case, *(made_ideal(case, name) for name in each)] for case, each in zip(cases, asked, strict=True)]
+    ticks = iter(iterations([each for row in ideals for each in row], executor))
+    found = []
+    for case, each in zip(cases, asked, strict=True):
+        own = next(ticks)
+        found.append(sorted((_saving(name, own, next(ticks), case) for name in each), key=lambda saving: -saving.mean))
+    return found
 
 
 def straggling(case: Case, executor: Executor) -> Straggling:
@@ -62,19 +71,19 @@ def straggling(case: Case, executor: Executor) -> Straggling:
 
 
 def iterations(cases: Sequence[Case], executor: Executor) -> list[Ints]:
-    """Ticks of the iterations of each, as many as the first has draws; training runs are left alone."""
-    end = kernels.STEP if cases[0].scenario.barrier else kernels.OWN_STEP
+    """Ticks of the iterations of each, in as many draws as it asks for; training runs are left alone."""
     cases = [case._replace(scenario=replace(case.scenario, training=None)) for case in cases]
     found = [np.empty(0, np.int64)] * len(cases)
     for outcome in evaluate(cases, executor):
         for i, cell in enumerate(outcome.cells):
-            found[cell] = np.broadcast_to(outcome.ticks[end, i], cases[0].scenario.draws)
+            s = cases[cell].scenario
+            found[cell] = outcome.ticks[kernels.STEP if s.barrier else kernels.OWN_STEP, i]
     return found
 
 
 def _saving(name: str, own: Ints, ideal: Ints, case: Case) -> Saving:
     unit, n = TICKS * case.n_batches, own.size
-    saved = (own - ideal) / unit
+    saved = (own - ideal) / unit  # the ideal may have one draw, if nothing varies
     mean, error, half = float(saved.mean()), 0.0, 0.0
     if case.noisy and (saved != saved[0]).any():
         error = float(saved.std(ddof=1) / np.sqrt(n))
@@ -85,7 +94,7 @@ def _saving(name: str, own: Ints, ideal: Ints, case: Case) -> Saving:
     return Saving(name, mean, error, mean - half, mean + half, tail, mean * unit / float(own.mean()))
 
 
-def _candidates(case: Case) -> list[str]:
+def candidates(case: Case) -> list[str]:
     """Ideals that change the case: of single ranks the slowest, of single links none if all are of one class."""
     w, often = case.weights, case.structure.n_works
     spent = np.zeros(case.scenario.pp)

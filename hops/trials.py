@@ -77,11 +77,14 @@ class Trials:
         self.case, self.h, self.course, self.way, self.elastic = case, h, course, way, elastic
         self.sky, self.exact, self.bound, self.steps = sky, exact, bound, steps
 
-    def space(self, n_logged: int = 0) -> Space:
-        """Scratch for one trial after another, with room to log so many failures; of exact ones all: what is not used takes no memory."""
+    def space(self, n_logged: int = 0, n_noted: int = 0) -> Space:
+        """Scratch for one trial after another, with room to log so many failures and entries of a diary.
+
+        Of exact ones all failures: what is not used takes no memory.
+        """
         n_logged = MOST_FAILURES if self.exact else n_logged
         n_forced = self.course.chaos.times.size + (self.sky.spells is not None)
-        return make_space(self.bound, self.h, self.way.spares, n_logged, n_forced)
+        return make_space(self.bound, self.h, self.way.spares, n_logged, n_forced, n_noted)
 
     @property
     def plain(self) -> bool:
@@ -261,7 +264,8 @@ class Trial:
         if not balance:
             return False
         self.rung = self.rung._replace(balance=balance)
-        book(r, RECOVERING, min(now + steps.rebalance, int(next_failure(self.space.clocks.tick, r[SHIFT])), self.course.horizon))
+        until = min(now + steps.rebalance, int(next_failure(clocks.tick, r[SHIFT])), self.course.horizon)
+        book(r, RECOVERING, until, self.space.diary)
         r[N_REBALANCED] += 1
         return True
 
