@@ -69,6 +69,7 @@ def test_picture__has_names_on_its_axes_and_is_stored(asked):
     figure = ANSWERS[name](cube).picture
     assert all(axes.get_xlabel() for axes in figure.axes)
     assert figure.axes[0].get_ylabel()
+    assert (figure.get_size_inches() * figure.dpi).tolist() == [800, 450]
     stored = (gallery.HERE / "pictures" / f"{name}.png").read_bytes()
     assert len(stored) < 60_000
     assert struct.unpack(">II", stored[16:24]) == (800, 450)
