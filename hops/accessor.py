@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from hops.cells import words_of
 from hops.checks import no_such
 from hops.comparisons import compare
 from hops.metrics import quantile_interval
@@ -37,3 +38,9 @@ class HopsAccessor:
     def compare(self, axis: str, reference: Any, metric: str = "iteration_time", confidence: float = 0.95) -> xr.Dataset:
         """Cells against those of a label of an axis, in pairs of draws; see `hops.comparisons.compare`."""
         return compare(self._dataset, axis, reference, metric, confidence)
+
+    def words(self, **labels: Any) -> tuple[str, ...]:
+        """The strings of the command line that make one cell of a cube: ``hops.timeline(*cube.hops.words(schedule="zb"), draw=7)``."""
+        if "evaluated" not in self._dataset:
+            raise ValueError("cells need a cube (hops.sweep_cube, hops.open_cube); this is one cell with its draws")
+        return words_of(self._dataset, **labels)

@@ -66,8 +66,11 @@ def attributed(case: Case, executor: Executor, n_draws: int | None = None) -> At
         book[:, first:end] = rows
 
     size = max(LANES, executor.tile // LANES * LANES)
-    with Team.of(executor) as team:
-        team.run(task, [(first, min(first + size, n_draws)) for first in range(0, n_draws, size)])
+    if n_draws <= size:
+        task(0, n_draws)
+    else:
+        with Team.of(executor) as team:
+            team.run(task, [(first, min(first + size, n_draws)) for first in range(0, n_draws, size)])
     ticks = np.zeros((len(parts), n_draws), np.int64)
     np.add.at(ticks, of_rows, book)
     return Attribution(parts, ticks, crossed.sum(axis=0))

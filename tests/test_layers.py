@@ -130,6 +130,7 @@ LAYERS = [
     "perfetto",
     "terminal",
     "pictures",
+    "cells",
     "comparisons",
     "accessor",
     "cube",
@@ -151,7 +152,7 @@ LAYERS = [
 HOMES = {
     "numba": {"jit"},
     "scipy": {"distributions", "lifetimes", "metrics"},
-    "xarray": {"cube", "terminal", "comparisons", "accessor", "insight", "recipes", "report", "report_data", "sweep", "notebook"},
+    "xarray": {"cube", "cells", "terminal", "comparisons", "accessor", "insight", "recipes", "report", "report_data", "sweep", "notebook"},
     "pandas": {"trace", "notebook", "plots", "run_plots", "histories", "insight"},
     "hydra": {"config", "axes", "cube_sweeper", "recipes", "sweep"},
     "omegaconf": {"config", "compositions", "axes", "cube_sweeper", "recipes", "sweep", "__main__"},
