@@ -29,8 +29,7 @@ from hops.training import Training, make_run, make_training
 
 DOORS: dict[str, Registry[Any]] = {"schedule": SCHEDULES, "topology": TOPOLOGIES, "recovery": RECOVERIES}
 DERIVED = {"gpus": "dp", "global_batch_size": "microbatches"}  # key -> the size that it derives where that is null
-# how to run and what to show: no result depends on them
-NOT_SCENARIO = ("executor", "output", "report", "timeline", "trace", "program", "lowered")
+NOT_SCENARIO = ("executor", "output", "report", "timeline", "trace", "program", "lowered")  # how to run, what to show: results are the same
 
 
 @dataclass(frozen=True)
