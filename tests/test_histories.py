@@ -17,6 +17,8 @@ from hops.scripts import KINDS as KINDS_OF_FAILURES
 
 WIDE = ("pp=2", "dp=8", "zero=0", "run.days=0.005", "run.iterations=null")
 SLOW = "+failure.faults.slow={kind: slow, scope: device, speed: 0.4, mean: 30.0, duration: 2.0}"
+# how it came to what it needed, what is only logged, and entries of a journal, which depend on which states have pools by then
+SCRATCH = {columns.WANT, columns.ARGUMENT, columns.ATTEMPT, columns.LAST, columns.CUTS_OPEN, columns.N_GAPS}
 RUNS = {
     "calm": RUN,
     "restart": (*RUN, FAULT),
@@ -35,7 +37,7 @@ def test_history__adds_up_to_what_the_trial_is_booked(name):
     case, outcome, runs = outcomes(*RUNS[name])
     script = failures_of(runs)
     for history, r in zip(histories_of(case, outcome.pool(0, case), range(len(runs.results))), runs.results, strict=True):
-        assert (history.results == r).all()  # a diary changes nothing
+        assert set(np.flatnonzero(history.results != r).tolist()) <= SCRATCH  # neither a diary nor a log changes anything
         spans = history.states
         lengths = {what: int((spans.end - spans.begin)[spans.what == what].sum()) for what in STATES}
         assert lengths[columns.USEFUL] + lengths[columns.REPLAY] == r[columns.USEFUL]
