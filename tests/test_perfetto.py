@@ -20,6 +20,7 @@ from hops.sweep import _plan
 from hops.trace import messages, node_ticks, timeline_frame
 
 SIZES = {"pp": 4, "microbatches": 8}
+LONG = 2.5  # s: longer than an op, so that messages are under way side by side
 NAMES = ("1f1b", "zb_h1", "interleaved", "dualpipe", "1f1b_overlap", "chimera", "hanayo", "gpipe", "seq1f1b", "v_min")
 REPLICAS = ("model=gpt_22b", "topology=dgx", "pp=4", "tp=2", "dp=4", "microbatches=4", "bucket_size=1.5e9", "draws=3")
 WAY = ("checkpoint.cost=0.1", "recovery.init=0.2", "recovery.load=0.3")
@@ -99,7 +100,7 @@ def traced(path, case, draw=0):
 @pytest.mark.parametrize("p2p", P2P)
 @pytest.mark.parametrize("name", NAMES)
 def test_trace__keeps_the_rules_and_has_every_op_and_message(name, p2p, tmp_path):
-    case = prepare(scenario(**SIZES, schedule__name=name, p2p=p2p, topology__latency=0.01, model__p2p_bytes=1e6, vpp=None))
+    case = prepare(scenario(**SIZES, schedule__name=name, p2p=p2p, topology__latency=LONG, model__p2p_bytes=1e6, vpp=None))
     events = traced(tmp_path, case)
     frame = timeline_frame(case)
     found = Counter()

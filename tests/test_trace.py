@@ -157,6 +157,9 @@ def test_numbers__that_are_many_are_glyphs_at_the_same_places():
     glyphs = [collection for collection in axes.collections if isinstance(collection, PathCollection)]
     assert len(glyphs) == 20
     assert not axes.texts
+    for each in glyphs:
+        box = each.get_paths()[0].get_extents()
+        assert (box.x0 + box.x1, box.y0 + box.y1) == pytest.approx((0, 0), abs=1e-9)  # they are in the middle of their places
     places = [
         {(k, *map(float, place)) for place in each.get_offsets()}
         for k, each in zip(dict.fromkeys(map(str, frame["microbatch"])), glyphs, strict=True)
