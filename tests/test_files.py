@@ -19,8 +19,13 @@ def test_replacing__is_there_once_it_is_whole_and_replaces_what_was(tmp_path):
 def test_replacing__leaves_what_was_there_where_writing_fails(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("before")
-    with pytest.raises(KeyboardInterrupt), replacing(path) as file:
-        file.write_text("half")
-        raise KeyboardInterrupt
+
+    def write():
+        with replacing(path) as file:
+            file.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write()
     assert path.read_text() == "before"
     assert list(tmp_path.iterdir()) == [path]
