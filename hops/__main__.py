@@ -1,6 +1,7 @@
 """``python -m hops ...``: evaluate one cell and print its report.
 
-``timeline=true`` (or a file's name) draws one iteration, and one trial of a training run; ``trace=trace.json`` writes them for Perfetto.
+``report=true`` writes a page of all pictures; ``timeline=true`` (or a file's name) draws one iteration, and one trial of a training run;
+``trace=trace.json`` writes them for Perfetto.
 ``program=order.csv`` writes the order of every rank, ``lowered=order.csv`` that with torch's communication,
 ``output.failures=faults.jsonl`` the failures of every trial of a training run.
 """
@@ -20,7 +21,8 @@ def main() -> None:
     """Run the command line."""
 
     def task(config: "DictConfig") -> None:
-        from hops.cube import cell_dataset
+        from hops.checks import flag
+        from hops.cube import cell_dataset, cube_dataset
         from hops.cube_sweeper import one_cell
         from hops.pictures import picture_of, shown_of, written
         from hops.plan import prepare_plan
@@ -33,7 +35,7 @@ def main() -> None:
         if picture is not None:
             _file("timeline", picture)
         order, lowered = (_file(key, config[key]) for key in ("program", "lowered"))
-        failures = _file("output.failures", config.output.failures)
+        failures, wants_report = _file("output.failures", config.output.failures), flag("report", config.report)
         prepared = prepare_plan(one_cell(config))
         shown = shown_of(prepared.cases[0], config.output)
         cell = cell_dataset(prepared)
@@ -53,6 +55,14 @@ def main() -> None:
         if picture is not None:
             text = timeline_text(timeline_frame(prepared.cases[0], shown.draw), colour=sys.stdout.isatty() and "NO_COLOR" not in os.environ)
             print(f"\n{text}")
+
+        if wants_report:
+            from hops.report import write_report
+
+            folder = Path("report")
+            folder.mkdir(exist_ok=True)
+            write_report(cube_dataset(prepared), prepared, folder, "one cell")
+            print(f"\nwritten: {folder / 'report.html'}, and its pictures as PNG")
 
     command_line(task)
 

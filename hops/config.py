@@ -105,14 +105,17 @@ def _experiment(text: str) -> dict[str, Any]:
     return {"defaults": [*absolute, "_self_"], **node} if absolute else node
 
 
-def make_loader() -> ConfigLoaderImpl:
-    """A config loader of our own: leaves the Hydra that a notebook or another app may have started alone."""
-    return ConfigLoaderImpl(config_search_path=create_config_search_path(str(folder("conf"))))
+def make_loader(folders: Sequence[str] = ()) -> ConfigLoaderImpl:
+    """A config loader of our own, which looks into ``folders`` too: leaves the Hydra that a notebook or another app has started alone."""
+    search_path = create_config_search_path(str(folder("conf")))
+    for each in folders:
+        search_path.append("command-line", each)
+    return ConfigLoaderImpl(config_search_path=search_path)
 
 
-def compose(loader: ConfigLoaderImpl, overrides: Sequence[str]) -> DictConfig:
-    """Compose ``conf/config.yaml`` with ``overrides``, as the command line would."""
-    return loader.load_configuration("config", list(overrides), run_mode=RunMode.RUN, from_shell=False)
+def compose(loader: ConfigLoaderImpl, overrides: Sequence[str], name: str = "config") -> DictConfig:
+    """Compose ``conf/config.yaml``, or another config, with ``overrides``, as the command line would."""
+    return loader.load_configuration(name, list(overrides), run_mode=RunMode.RUN, from_shell=False)
 
 
 def sweeper_params(loader: ConfigLoaderImpl, overrides: Sequence[str]) -> list[str]:

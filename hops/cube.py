@@ -12,44 +12,24 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from hops.checks import Infeasible, no_such
+import hops.accessor  # noqa: F401 - dataset.hops
+from hops.checks import Infeasible
 from hops.countdown import Countdown
 from hops.executor import evaluate
 from hops.memory import headroom
-from hops.metrics import quantile_interval, statistics
+from hops.metrics import quantile_ends, statistics
 from hops.plan import Axis, Plan, Prepared, dim_names, label
 from hops.scenario import Scenario
-from hops.terminal import cube_table
-from hops.variables import STATISTICS, VARIABLES, attributes
+from hops.variables import ALL, INTERVALS, NONE, SOME, SUFFIXES, VARIABLES, attributes
 
 FORMAT = "1"
 MOST_BYTES = 2**31  # of a variable in netCDF 3
+MOST_KEPT = 2**24  # draws of `INTERVALS`, of all cells, that a cube keeps to compare them in pairs: 134 MB
 SHARED_LINKS = {
     "long_name": "what becomes of traffic that meets on links",
     "source": "none: none do; ignored; planned, fifo, fair: as config key contention says",
 }
 FITS = {"long_name": "peak memory of every rank fits its GPU; false where there is none to compare"}
-
-
-@xr.register_dataset_accessor("hops")  # type: ignore[no-untyped-call]
-class HopsAccessor:
-    """``dataset.hops``: what HOPS can say about a Dataset of its own."""
-
-    def __init__(self, dataset: xr.Dataset) -> None:
-        self._dataset = dataset
-
-    def table(self) -> str:
-        """One line a cell, as the terminal shows it; needs a cube."""
-        if "evaluated" not in self._dataset:
-            raise ValueError("a table needs a cube (hops.sweep_cube, hops.open_cube); this is one cell with its draws")
-        return cube_table(self._dataset)
-
-    def interval(self, metric: str = "iteration_time", q: float = 0.5, confidence: float = 0.95) -> tuple[float, float]:
-        """Distribution-free interval of quantile ``q`` of a metric [its unit]; needs a cell (dim ``draw``)."""
-        if metric not in self._dataset or self._dataset[metric].dims != ("draw",):
-            known = [str(name) for name in self._dataset if self._dataset[name].dims == ("draw",)]
-            raise no_such("metric with a draw dimension", metric, known)
-        return quantile_interval(self._dataset[metric].values, q, confidence)
 
 
 def cell_dataset(prepared: Prepared) -> xr.Dataset:
@@ -87,7 +67,8 @@ def cube_dataset(prepared: Prepared) -> xr.Dataset:
     coords: dict[str, Any] = {axis.name: _coordinate(axis, name) for dim, name in zip(plan.dims, axes, strict=True) for axis in dim}
     n_ranks, n_draws = max(case.scenario.pp for case in cases), max(case.scenario.draws for case in cases)
     coords["rank"] = _ranks(n_ranks)
-    coords |= {"draw": _draws(n_draws)} if plan.keep_draws else {"quantile": _quantiles(plan.quantiles)}
+    keep = keeps(plan, n_draws)
+    coords |= ({} if plan.keep_draws else {"quantile": _quantiles(plan.quantiles)}) | ({} if keep == NONE else {"draw": _draws(n_draws)})
     sizes = {"rank": n_ranks, "draw": n_draws, "quantile": len(plan.quantiles)}
     columns: dict[str, tuple[tuple[str, ...], np.ndarray[Any, Any]]] = {}  # name -> dims besides the axes, values of all cells
 
@@ -101,7 +82,8 @@ def cube_dataset(prepared: Prepared) -> xr.Dataset:
     if n_trials:
         from hops.run_variables import bucket_names, run_columns, runs_of, trial_numbers, trials_left  # 12 ms that nobody else needs
 
-        coords |= {"bucket": bucket_names()} | ({"trial": trial_numbers(n_trials)} if plan.keep_draws else {})
+        keep_trials = keeps(plan, n_trials)
+        coords |= {"bucket": bucket_names()} | ({} if keep_trials == NONE else {"trial": trial_numbers(n_trials)})
         sizes |= {"trial": n_trials, "bucket": len(coords["bucket"][1])}
     unfinished = list[str]()
     with trials_left(cases) if n_trials else Countdown("cells", len(cases)) as countdown:
@@ -112,11 +94,16 @@ def cube_dataset(prepared: Prepared) -> xr.Dataset:
                         raise runs
                     unfinished.append(str(runs))
                     continue
-                for name, dims, found in run_columns(runs, plan.quantiles, plan.keep_draws):
+                for name, dims, found in run_columns(runs, plan.quantiles, keep_trials):
                     put(name, dims, [i], found[None])
             batch = [cases[i] for i in outcome.cells]
             certain = np.array([not case.noisy for case in batch])
             for name, draws in outcome.per_draw.items():
+                if name in INTERVALS and keep != ALL:
+                    for suffix, ends in zip(("_low", "_high"), quantile_ends(np.sort(draws, axis=1), plan.quantiles), strict=True):
+                        put(name + suffix, ("quantile",), outcome.cells, np.where(certain[:, None], draws[:, :1], ends))
+                    if keep == SOME:
+                        put(f"{name}_draws", ("draw",), outcome.cells, draws)
                 for suffix, values in statistics(draws, plan.quantiles, certain).items():
                     if suffix:
                         put(name + suffix, (), outcome.cells, values)
@@ -127,6 +114,7 @@ def cube_dataset(prepared: Prepared) -> xr.Dataset:
             for name, ranks in outcome.per_rank.items():
                 dims = ("draw", "rank") if plan.keep_draws else ("rank",)
                 put(name, dims, outcome.cells, ranks.swapaxes(1, -1) if plan.keep_draws else ranks)
+            put("n_draws", (), outcome.cells, np.array([float(case.scenario.draws) for case in batch]))
             put("peak_in_flight", ("rank",), outcome.cells, np.array([case.structure.in_flight for case in batch], float))
             for i, case in zip(outcome.cells, batch, strict=True):
                 held = case.memory
@@ -149,14 +137,23 @@ def cube_dataset(prepared: Prepared) -> xr.Dataset:
     data["shared_links"] = (axes, words.reshape(shape), SHARED_LINKS)
     if "headroom" in columns:
         data["fits"] = (axes, (columns["headroom"][1] >= 0).reshape(shape), FITS)
-    order = [name + suffix for name in VARIABLES for suffix in ("", *(f"_{each}" for each in STATISTICS)) if name + suffix in data]
+    order = [name + suffix for name in VARIABLES for suffix in ("", *SUFFIXES) if name + suffix in data]
     last = [name for name in ("fits", "shared_links", "evaluated") if name in data]
     word = {case.contention for case in cases}
     attrs = provenance(plan) | {"contention": word.pop() if len(word) == 1 else "mixed"}
-    if unfinished:
-        told = f"{len(unfinished)} of {len(plan.scenarios)} cells without their training run: {unfinished[0]}"
-        attrs["notes"] = "\n".join(filter(None, [attrs.get("notes"), told]))
+    told = [f"{len(unfinished)} of {len(plan.scenarios)} cells without their training run: {unfinished[0]}"] if unfinished else []
+    for name, of, n in (("iteration_time", "draws", n_draws), ("goodput_fraction", "trials", n_trials)):
+        if n and keeps(plan, n) == NONE:
+            needs = f"{len(plan.scenarios)} cells x {n} {of} are more than the {MOST_KEPT} that a cube keeps"
+            told.append(f"{name}_{of} left out, so cells cannot be compared in pairs: {needs} (output.keep=draws keeps all)")
+    if told:
+        attrs["notes"] = "\n".join(filter(None, [attrs.get("notes"), *told]))
     return xr.Dataset({name: data[name] for name in [*order, *last]}, coords, attrs)
+
+
+def keeps(plan: Plan, n: int) -> str:
+    """Of which metrics a cube of ``plan`` keeps every one of ``n`` draws, or trials: see `hops.variables.SOME`."""
+    return ALL if plan.keep_draws else SOME if len(plan.scenarios) * n <= MOST_KEPT else NONE
 
 
 def _draws(n: int) -> tuple[str, Any, dict[str, str]]:
@@ -197,6 +194,8 @@ def provenance(plan: Plan) -> dict[str, str]:
         "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
         "config": plan.config,
         "overrides": plan.overrides,
+        "config_name": plan.config_name,
+        "config_dirs": plan.config_dirs or None,
         "seed": "an axis" if any(axis.key == "seed" for axis in plan.axes) else cells[0].seed,
         "notes": plan.notes or None,
         "samples": sorted({f"{term['file']}: blake2b {term['digest']}" for term in terms if "digest" in term}) or None,

@@ -6,6 +6,7 @@ values of other keys are set on copies of that.
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cache, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -175,7 +176,9 @@ def _plan(config: DictConfig, dims: "tuple[Dim, ...]", scenarios: "Cells", overr
     keep = one_of("output.keep", OmegaConf.select(config, "output.keep"), ("quantiles", "draws"))
     strict = bool(OmegaConf.select(config, "hydra.sweeper.strict"))
     notes = _notes(config, [axis for dim in dims for axis in dim])
-    return Plan(dims, scenarios, executor, quantiles, keep == "draws", strict, text, overrides, tuple(notes))
+    name, sources = OmegaConf.select(config, "hydra.job.config_name"), OmegaConf.select(config, "hydra.runtime.config_sources") or []
+    theirs = tuple(str(Path(each.path).absolute()) for each in sources if each.provider == "command-line")
+    return Plan(dims, scenarios, executor, quantiles, keep == "draws", strict, text, overrides, name or "config", theirs, tuple(notes))
 
 
 def _check_names(config: DictConfig) -> None:

@@ -191,7 +191,8 @@ def _sampled(cases: list[Case], n_draws: int, tile: int, team: Team, keep_draws:
         for first in range(0, n_draws, tile)
     ]
     team.run(task, todo)
-    return per_draw, rank_draws(per_rank, times) if keep_draws else rank_metrics(moments, n_draws, times)
+    certain = np.array([not case.noisy for case in cases])
+    return per_draw, rank_draws(per_rank, times) if keep_draws else rank_metrics(moments, n_draws, times, certain)
 
 
 def evaluate_iterations(case: Case, trial: int, first: int, n: int) -> NDArray[np.int64]:
@@ -253,7 +254,8 @@ def _plain(cases: list[Case], team: Team, keep_draws: bool) -> Ticks:
     if keep_draws:
         return per_draw[:, :, None], found
     only = {name: values[:, :, 0] for name, values in found.items()}
-    return per_draw[:, :, None], only | {f"{name}_std": np.full(values.shape, np.nan) for name, values in only.items()}
+    spread = {name + suffix: np.zeros(values.shape) for name, values in only.items() for suffix in ("_std", "_standard_error")}
+    return per_draw[:, :, None], only | spread
 
 
 def _after_pipeline(case: Case) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -2,6 +2,8 @@
 
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,10 +48,12 @@ def draw_metrics(per_draw: NDArray[np.int64], columns: Mapping[str, Floats]) -> 
     return {name: values for name, values in found.items() if not np.isnan(values).all()}
 
 
-def rank_metrics(moments: NDArray[np.object_], n_draws: int, times: NDArray[np.int64]) -> dict[str, Floats]:
-    """Mean and deviation over draws of every rank's metrics, each (c, r), from exact sums (c, 3, r, 9) of Python ints.
+def rank_metrics(
+    moments: NDArray[np.object_], n_draws: int, times: NDArray[np.int64], certain: NDArray[np.bool_] | None = None
+) -> dict[str, Floats]:
+    """Mean, deviation over draws and standard error of every rank's metrics, each (c, r), from exact sums (c, 3, r, 9) of Python ints.
 
-    Of several replicas and batches, ``times`` (c,) in all, the mean.
+    Of several replicas and batches, ``times`` (c,) in all, the mean. ``certain`` cells (c,) do not vary; None: none is.
     """
     a, b, c, aa, ab, ac, bb, bc, cc = np.moveaxis(moments, -1, 0)
     total = (a << 2 * LIMB) + (b << LIMB) + c
@@ -60,11 +64,13 @@ def rank_metrics(moments: NDArray[np.object_], n_draws: int, times: NDArray[np.i
         deviation = np.sqrt(variance)
     else:
         deviation = np.full(mean.shape, np.nan)
+        deviation[np.zeros(len(mean), bool) if certain is None else certain] = 0.0
     found = {}
     for name, row, unit, sums in PER_RANK:
         share = unit * np.where(sums, times, 1)[:, None]
         found[name] = mean[:, row] / share
         found[f"{name}_std"] = deviation[:, row] / share
+        found[f"{name}_standard_error"] = found[f"{name}_std"] / np.sqrt(n_draws)
     return found
 
 
@@ -74,22 +80,39 @@ def rank_draws(per_rank: NDArray[np.int64], times: NDArray[np.int64]) -> dict[st
 
 
 def quantile_interval(sample: Floats, q: float, confidence: float = 0.95) -> tuple[float, float]:
-    """Distribution-free interval of quantile ``q`` [unit of ``sample``]: order statistics whose ranks a binomial gives.
+    """Distribution-free interval of quantile ``q`` [unit of ``sample``]; an end that the sample is too small to bound is infinite."""
+    low, high = quantile_ends(np.sort(sample)[None], (q,), confidence)
+    return float(low[0, 0]), float(high[0, 0])
 
-    An end that the sample is too small to bound is infinite. Source: David & Nagaraja 2003, Order Statistics, 7.1.
+
+def quantile_ends(ordered: Floats, quantiles: Sequence[float], confidence: float = 0.95) -> tuple[Floats, Floats]:
+    """Both ends of the `quantile_interval` of each quantile, (c, q), from sorted values (c, n)."""
+    n = ordered.shape[1]
+    framed = np.pad(ordered, ((0, 0), (1, 1)), constant_values=(-np.inf, np.inf))  # order statistic k in column k
+    ranks = np.array([interval_ranks(n, q, confidence) for q in quantiles])
+    return framed[:, ranks[:, 0]], framed[:, ranks[:, 1]]
+
+
+@lru_cache
+def interval_ranks(n: int, q: float, confidence: float = 0.95) -> tuple[int, int]:
+    """Order statistics of ``n`` draws that enclose quantile ``q`` with at least ``confidence``; 0 and n + 1 where there is none.
+
+    Their ranks a binomial gives. Source: David & Nagaraja 2003, Order Statistics, 7.1.
     """
     from scipy.special import bdtr
 
     def at_most(k: int) -> float:  # P(at most k of n draws lie below the quantile)
         return float(bdtr(k, n, q))
 
-    ordered, n = np.sort(sample), len(sample)
     lower = bisect_left(range(n + 1), (1 - confidence) / 2, key=at_most)
-    upper = bisect_left(range(n + 1), (1 + confidence) / 2, key=at_most) + 1
-    return (
-        float(ordered[lower - 1]) if lower >= 1 else -np.inf,
-        float(ordered[upper - 1]) if upper <= n else np.inf,
-    )
+    return lower, bisect_left(range(n + 1), (1 + confidence) / 2, key=at_most) + 1
+
+
+def student(n: NDArray[Any], confidence: float = 0.95) -> Floats:
+    """Standard errors between a mean of ``n`` values and the ends of its interval, by Student's t; NaN of fewer than 2."""
+    from scipy.special import stdtrit
+
+    return np.where(n > 1, stdtrit(np.maximum(n - 1.0, 1.0), (1 + confidence) / 2), np.nan)
 
 
 def statistics(values: Floats, quantiles: Sequence[float], certain: NDArray[np.bool_]) -> dict[str, Floats]:

@@ -9,11 +9,12 @@ from hops.checks import Infeasible
 from hops.countdown import Countdown
 from hops.executor import Executor, Outcome, Team, evaluate
 from hops.ledger import BUCKETS, each_trial, over_trials
+from hops.metrics import quantile_ends
 from hops.plan import Prepared
 from hops.runs import Outcomes, failures_of, run_case
 from hops.scripts import script_text
 from hops.simulation import Case
-from hops.variables import attributes
+from hops.variables import ALL, INTERVALS, SOME, attributes
 from hops.weights import TICKS
 
 type Values = np.ndarray[Any, Any]
@@ -58,19 +59,29 @@ def cell_variables(runs: Outcomes) -> tuple[dict[str, Any], dict[str, Any]]:
     return data, {"trial": trial_numbers(max(1, len(runs.results))), "bucket": bucket_names()}
 
 
-def run_columns(runs: Outcomes, quantiles: Sequence[float], keep_trials: bool) -> Iterator[tuple[str, tuple[str, ...], Values]]:
-    """What a cube holds of a cell's runs: name, dims, values."""
+def run_columns(runs: Outcomes, quantiles: Sequence[float], keep: str) -> Iterator[tuple[str, tuple[str, ...], Values]]:
+    """What a cube holds of a cell's runs: name, dims, values; ``keep`` says of which metrics every trial."""
     for name, ratio in runs.metrics.items():
         for suffix, found in over_trials(ratio, quantiles).items():
             if suffix:
                 yield name + suffix, (), np.array(found)
-            elif keep_trials:
+            elif keep == ALL:
                 yield name, ("trial",), each_trial(ratio)
             else:
                 yield name, ("quantile",), found
+        if name in INTERVALS and keep != ALL:
+            each = np.sort(each_trial(ratio))[None]
+            for suffix, end in zip(("_low", "_high"), quantile_ends(each, quantiles), strict=True):
+                yield name + suffix, ("quantile",), end[0]
+            if keep == SOME:
+                yield f"{name}_trials", ("trial",), each_trial(ratio)
     if len(runs.results):
         spent = _device_seconds(runs)
-        yield "ledger", ("trial", "bucket") if keep_trials else ("bucket",), spent if keep_trials else spent.mean(axis=0)
+        yield "ledger", ("trial", "bucket") if keep == ALL else ("bucket",), spent if keep == ALL else spent.mean(axis=0)
+        if keep != ALL:
+            n, deviation = len(spent), spent.std(axis=0, ddof=1) if len(spent) > 1 else np.full(spent.shape[1], np.nan)
+            yield "ledger_std", ("bucket",), deviation
+            yield "ledger_standard_error", ("bucket",), deviation / np.sqrt(n)
 
 
 def cell_failures(prepared: Prepared) -> str:

@@ -29,7 +29,8 @@ from hops.training import Training, make_run, make_training
 
 DOORS: dict[str, Registry[Any]] = {"schedule": SCHEDULES, "topology": TOPOLOGIES, "recovery": RECOVERIES}
 DERIVED = {"gpus": "dp", "global_batch_size": "microbatches"}  # key -> the size that it derives where that is null
-NOT_SCENARIO = ("executor", "output", "timeline", "trace", "program", "lowered")  # how to run and what to show: no result depends on them
+# how to run and what to show: no result depends on them
+NOT_SCENARIO = ("executor", "output", "report", "timeline", "trace", "program", "lowered")
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from hops.metrics import quantile_interval
 from hops.paths import Path
 from hops.schedules import SCHEDULES
 from hops.simulation import Case
+from hops.variables import INTERVALS
 
 WIDTH = 100
 MOST_ROWS = 20
@@ -207,6 +208,7 @@ def _slowest(paths: Sequence[Path], size: float) -> str:
 def cube_table(cube: xr.Dataset) -> str:
     """One row a cell; of more than `MOST_ROWS` those with the highest throughput. Times are seconds."""
     dims = list(cube["evaluated"].dims)
+    cube = cube.drop_vars([f"{name}_{of}" for name in INTERVALS for of in ("draws", "trials")], errors="ignore")  # large, and not needed
     flat = cube.stack(cell=dims) if dims else cube.expand_dims("cell")
     found = np.flatnonzero(flat["evaluated"].values)
     heading = ""
@@ -229,15 +231,47 @@ def cube_table(cube: xr.Dataset) -> str:
     if "fits" in flat:
         full = zip(flat["peak_memory"].max("rank").values[found], flat["fits"].values[found], strict=True)
         columns["GB"] = [f"{value / 1e9:.3g}{'' if fits else '*'}" for value, fits in full]
-    widths = {title: max(len(title), *map(len, cells)) for title, cells in columns.items()}
-    while sum(widths.values()) + 2 * (len(widths) - 1) > WIDTH and len(widths) > len(named) + 1:
-        widths.popitem()  # many axes: what comes last is the least needed, and all of it is in the cube
-    rows = ["  ".join(f"{title:>{width}}" for title, width in widths.items())]
-    rows += ["  ".join(f"{columns[title][i]:>{width}}" for title, width in widths.items()) for i in range(len(found))]
+    rows = _rows(columns, len(named) + 1)
     notes = cube.attrs.get("notes", "").splitlines()
-    if "GB" in widths and any("*" in each for each in columns["GB"]):
+    if "GB" in rows[0].split() and any("*" in each for each in columns["GB"]):
         notes.append("* more memory than the GPU has")
     return heading + "\n".join([*rows, *(f"note: {note}" for note in notes)])
+
+
+def comparison_table(comparison: xr.Dataset) -> str:
+    """One row a cell of what `hops.comparisons.compare` found; of more than `MOST_ROWS` those with the least mean."""
+    dims = list(comparison["resolved"].dims)
+    flat = comparison.stack(cell=dims)
+    found = np.flatnonzero(np.isfinite(flat["mean"].values))
+    attrs = comparison.attrs
+    heading = f"{attrs['metric']} beside {attrs['axis']}={attrs['reference']}; intervals: {attrs['interval']}\n"
+    if len(found) > MOST_ROWS:
+        heading += f"the {MOST_ROWS} of {len(found)} cells with the least {attrs['metric']}\n"
+        found = found[np.argsort(flat["mean"].values[found], kind="stable")][:MOST_ROWS]
+    named = [str(name) for dim in dims for name, coord in comparison.coords.items() if coord.dims == (dim,)]
+    columns = {name: [_text(flat[name].values[i]) for i in found] for name in named}
+
+    def numbers(name: str, digits: int) -> list[str]:
+        return [_number(value, digits) for value in flat[name].values[found]]
+
+    columns["ratio"] = numbers("ratio", 5)
+    columns["interval"] = [f"{low}..{high}" for low, high in zip(numbers("ratio_low", 5), numbers("ratio_high", 5), strict=True)]
+    unclear = np.isfinite(flat["draws_needed"].values[found])  # else equal, the reference itself too
+    columns["resolved"] = ["yes" if each else "no" if n else "-" for each, n in zip(flat["resolved"].values[found], unclear, strict=True)]
+    columns["needs draws"] = numbers("draws_needed", 4)
+    columns["difference"] = numbers("difference", 4)
+    columns["+-"] = numbers("difference_standard_error", 2)
+    columns["variance cut"] = numbers("variance_reduction", 3)
+    return heading + "\n".join(_rows(columns, len(named) + 1))
+
+
+def _rows(columns: dict[str, list[str]], least: int) -> list[str]:
+    """Columns side by side, the heading first; those that do not fit are left out, the last first, down to ``least``."""
+    widths = {title: max(len(title), *map(len, cells)) for title, cells in columns.items()}
+    while sum(widths.values()) + 2 * (len(widths) - 1) > WIDTH and len(widths) > least:
+        widths.popitem()  # many axes: what comes last is the least needed, and all of it is in the cube
+    cells = zip(*(columns[title] for title in widths), strict=True)
+    return ["  ".join(f"{each:>{width}}" for each, width in zip(row, widths.values(), strict=True)) for row in [tuple(widths), *cells]]
 
 
 def _text(value: Any) -> str:
