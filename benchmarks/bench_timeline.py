@@ -7,9 +7,8 @@ import pytest
 
 from hops.perfetto import write_trace
 from hops.pictures import iteration_figure
-from hops.plan import prepare_plan
 from hops.plots import write_figure
-from hops.sweep import _plan
+from hops.recipes import plan_of_words
 
 LIMIT = "1 s"
 
@@ -17,7 +16,7 @@ LIMIT = "1 s"
 def case_of(benchmark, pp, m):
     pp, m = (pp, m) if benchmark.enabled else (2, 4)
     words = ("model=explicit", "topology=uniform", "schedule=1f1b", f"pp={pp}", f"microbatches={m}", "draws=8")
-    return prepare_plan(_plan(words, sweep=False)).cases[0]
+    return prepareplan_of_words(plan_of_words(words, sweep=False)).cases[0]
 
 
 @pytest.mark.parametrize("ending", ["png", "svg"])
