@@ -16,7 +16,7 @@ LIMIT = "1 s"
 def case_of(benchmark, pp, m):
     pp, m = (pp, m) if benchmark.enabled else (2, 4)
     words = ("model=explicit", "topology=uniform", "schedule=1f1b", f"pp={pp}", f"microbatches={m}", "draws=8")
-    return prepareplan_of_words(plan_of_words(words, sweep=False)).cases[0]
+    return prepare_plan(plan_of_words(words, sweep=False)).cases[0]
 
 
 @pytest.mark.parametrize("ending", ["png", "svg"])

@@ -139,7 +139,7 @@ def test_trace__transfers_are_between_who_sends_and_who_waits(tmp_path):
 
 @pytest.mark.parametrize("more", [(), ("overlap_grad_reduce=true", "overlap_param_gather=true"), ("zero=3",), ("barrier=false",)])
 def test_trace__has_replicas_exchanges_and_ends_with_the_update(more, tmp_path):
-    (case,) = prepareplan_of_words(plan_of_words((*REPLICAS, *more), sweep=False)).cases
+    (case,) = prepare_plan(plan_of_words((*REPLICAS, *more), sweep=False)).cases
     events = traced(tmp_path, case, draw=2)
     kinds = {event["args"]["kind"] for event in slices(events, "replicas")}
     assert kinds == {"REDUCE_GRAD", *(["UNSHARD"] if len(more) == 2 or more == ("zero=3",) else [])}
@@ -169,7 +169,7 @@ def test_memory__counts_what_a_rank_holds(tmp_path):
         (held,) = event["args"].values()
         peaks[event["name"]] = max(peaks[event["name"]], held)
     assert peaks == {f"activations of rank {rank}": n for rank, n in enumerate(case.program.in_flight)}
-    (case,) = prepareplan_of_words(plan_of_words((*REPLICAS[:3], "latency=none", "microbatches=4"), sweep=False)).cases
+    (case,) = prepare_plan(plan_of_words((*REPLICAS[:3], "latency=none", "microbatches=4"), sweep=False)).cases
     rows = hops.memory_timeline(*REPLICAS[:3], "latency=none", "microbatches=4")
     events = traced(tmp_path, case)["C"]
     assert [event["args"]["bytes"] for event in events] == [round(max(held, 0.0), 3) for held in rows["activations"]]
