@@ -7,6 +7,7 @@ import pytest
 
 from hops.perfetto import write_trace
 from hops.pictures import iteration_figure
+from hops.plan import prepare_plan
 from hops.plots import write_figure
 from hops.recipes import plan_of_words
 

@@ -13,6 +13,7 @@ import hops
 from hops import kernels
 from hops.lowering import P2P
 from hops.perfetto import PROCESSES, write_trace
+from hops.plan import prepare_plan
 from hops.programs import members
 from hops.recipes import plan_of_words
 from hops.simulation import prepare
