@@ -31,7 +31,7 @@ def main() -> None:
         from hops.torch_order import to_csv
         from hops.trace import timeline_frame, timeline_text
 
-        picture, trace = picture_of(config.timeline), _file("trace", config.trace)
+        picture, trace = picture_of(config.timeline), _file("trace", config.trace, "trace.json")
         if picture is not None:
             _file("timeline", picture)
         order, lowered = (_file(key, config[key]) for key in ("program", "lowered"))
@@ -67,12 +67,12 @@ def main() -> None:
     command_line(task)
 
 
-def _file(key: str, value: Any) -> Path | None:
+def _file(key: str, value: Any, example: str = "order.csv") -> Path | None:
     """The file that ``key`` names, if any; its folder must be there."""
     if value is None:
         return None
     if not isinstance(value, str) or not Path(value).name:
-        raise ValueError(f"{key} must be the name of a file, such as order.csv; got {value!r}")
+        raise ValueError(f"{key} must be the name of a file, such as {example}; got {value!r}")
     path = Path(value)
     if path.is_dir() or not path.parent.is_dir():
         raise ValueError(f"{key}: {value} is a folder" if path.is_dir() else f"{key}: no folder {path.parent} (looked in {Path.cwd()})")

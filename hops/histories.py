@@ -11,7 +11,7 @@ from hops.course import N_RESULTS, NOW, STATUS, STUCK, Rows
 from hops.diary import STATES, Spans, smaller, states
 from hops.executor import Executor, evaluate
 from hops.places import MOST_FAILURES
-from hops.runs import lines_of, make_trials, training_of
+from hops.runs import lines_of, make_trials, never_ends, training_of
 from hops.scripts import Line
 from hops.simulation import Case
 from hops.weights import TICKS
@@ -34,7 +34,7 @@ class History(NamedTuple):
 
 def histories(case: Case, pool: Rows, wanted: Iterable[int]) -> list[History]:
     """Histories of some trials of a cell whose sampled iterations are ``pool`` (3, m), as in `hops.runs.run_case`."""
-    training, _ = training_of(case)
+    training, h = training_of(case)
     if training.run.tier == "analytic":
         raise Infeasible("run.tier=analytic has no trials, only their mean (try run.tier=resampled)")
     chosen = [count("trial", trial, least=0, most=training.trials - 1) for trial in wanted]
@@ -48,7 +48,7 @@ def histories(case: Case, pool: Rows, wanted: Iterable[int]) -> list[History]:
                 break
             n_noted = 2 * needed
         if r[STATUS] == STUCK:
-            raise Infeasible(f"trial {trial} does not come to an end, so it has no history")
+            raise Infeasible(never_ends(trials.course, h, trial, r))
         now = int(r[NOW])
         found.append(History(trial, states(space.diary, now), smaller(space.diary, now), lines_of(trials, one, space, r), r))
     return found

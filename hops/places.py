@@ -88,7 +88,8 @@ def make_space(n_iterations: int, h: Hazards, spares: int, n_logged: int = 0, n_
     """Scratch for runs of at most so many iterations, of which so many failures and cuts, and entries of a diary, are logged."""
     clocks = make_clocks(h, n_forced)
     hit, vacant, part, out, seen = (np.zeros(h.n_nodes, np.int8) for _ in range(5))
-    away, log, back = np.empty(spares + h.n_nodes, np.int64), np.empty((n_logged, 5), np.int64), np.empty(h.n_nodes, np.int64)
+    away, log = np.empty(spares + h.n_nodes, np.int64), np.empty((n_logged, 5), np.int64)
+    back = np.zeros(h.n_nodes, np.int64)  # a job that is not elastic reads it too, and never writes it
     used, cuts = np.zeros(h.unit.size, np.int8), np.empty((n_logged, 5), np.int64)
     injected, gaps, diary = np.empty((MOST_FAILURES, 2), np.int64), make_journal(n_iterations), make_diary(n_noted)
     return Space(make_saved(n_iterations), clocks, hit, vacant, away, log, back, part, out, seen, used, injected, gaps, cuts, diary)

@@ -107,9 +107,9 @@ def timeline_figure(frame: "pd.DataFrame", messages: Sequence[Message], title: s
         own = frame[(frame["kind"] == kind) & (frame["back"] == back)]
         if len(own):
             a, b, low, high = (own[name].to_numpy() for name in ("start", "end", "low", "high"))
-            corners = np.stack([a, high, b, high, b, low, a, low], axis=1).reshape(-1, 4, 2)
+            corners: Any = np.stack([a, high, b, high, b, low, a, low], axis=1).reshape(-1, 4, 2)
             rim = "none" if thin or kind in ("REDUCE_GRAD", "UNSHARD") else "white"  # buckets are too thin for one
-            bars = PolyCollection(list(corners), facecolors=COLOURS[kind], edgecolors=rim, linewidths=0.4)
+            bars = PolyCollection(corners, facecolors=COLOURS[kind], edgecolors=rim, linewidths=0.4)
             bars.set_snap(False if thin else None)
             if back:
                 bars.set_hatch(HATCH)

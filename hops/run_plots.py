@@ -87,7 +87,7 @@ def draw_strip(axes: "Axes", frame: "pd.DataFrame", failures: "pd.DataFrame", st
     if len(seen) <= MOST_SPANS:
         for state, own in seen.groupby("state"):
             bars = list(zip(own["start"] / size, (own["end"] - own["start"]) / size, strict=True))
-            axes.broken_barh(bars, (0, 1), color=COLOURS[str(state)], linewidth=0)
+            axes.broken_barh(bars, (0, 1), color=COLOURS[str(state)], linewidth=0, snap=False)
     else:
         found, edges = shares(frame, start, end, columns), np.linspace(start, end, columns + 1) / size
         tops = np.cumsum(found, axis=0)
@@ -136,31 +136,26 @@ def worst_stretch(frame: "pd.DataFrame", n: int) -> tuple[float, float]:
 
 
 def raster_figure(frames: Sequence["pd.DataFrame"], title: str) -> "Figure":
-    """Draw many trials of a run: a row a trial, each column in the colour of what took most of its time besides useful training.
+    """Draw many trials of a run: a row a trial, time in columns whose colour is mixed from those of what the job did, by shares.
 
     ``frames`` as from ``hops.run_timeline``, up to some 50.
     """
-    from matplotlib.colors import ListedColormap
+    from matplotlib.colors import to_rgb
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     end = max(float(frame["end"].iloc[-1]) for frame in frames)
     unit, size = time_unit(end)
     n = 700  # columns: two pixels each
-    picture = np.full((len(frames), n), np.nan)
+    picture, colours = np.ones((len(frames), n, 3)), np.array([to_rgb(colour) for colour in COLOURS.values()])
     for row, frame in enumerate(frames):
         found = shares(frame, 0.0, end, n)
-        there = found.sum(axis=0) > 0.5
-        found[0] *= 0.02  # a stop of a fiftieth of a column shows
-        picture[row, there] = found.argmax(axis=0)[there]
+        picture[row] += found.T @ (colours - 1)  # white where the run is over
     height = 1.7 + min(0.16 * len(frames), 8.0)
     figure = Figure(figsize=(14.0, max(height, 2.2)), dpi=120, layout="constrained")
     axes = figure.add_subplot()
-    colours = ListedColormap(list(COLOURS.values()))
-    axes.imshow(
-        picture, cmap=colours, vmin=-0.5, vmax=len(COLOURS) - 0.5, aspect="auto", interpolation="nearest",
-        extent=(0.0, end / size, len(frames) - 0.5, -0.5),
-    )  # fmt: skip
+    extent = (0.0, end / size, len(frames) - 0.5, -0.5)
+    axes.imshow(picture.clip(0, 1), aspect="auto", interpolation="nearest", extent=extent)
     axes.set(xlabel=f"time [{unit}]", ylabel="trial", title=title)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     seen = {state for frame in frames for state in frame["state"].unique()}

@@ -153,7 +153,7 @@ def _ended(outcomes: Outcomes, h: Hazards) -> Outcomes:
     """The outcomes, if all trials have come to an end."""
     stuck = np.flatnonzero(outcomes.results[:, STATUS] == STUCK)
     if stuck.size:
-        raise Infeasible(_never_ends(outcomes.course, h, int(stuck[0]), outcomes.results[stuck[0]]))
+        raise Infeasible(never_ends(outcomes.course, h, int(stuck[0]), outcomes.results[stuck[0]]))
     return outcomes
 
 
@@ -241,7 +241,8 @@ def way_of(machine: Machine, move: float = 0.0) -> Way:
     )
 
 
-def _never_ends(course: Course, h: Hazards, trial: int, r: NDArray[np.int64]) -> str:
+def never_ends(course: Course, h: Hazards, trial: int, r: NDArray[np.int64]) -> str:
+    """Say of a trial that it does not come to an end."""
     asked = f"{course.n_iterations} iterations" if course.n_iterations < NEVER else f"{course.horizon / TICKS / DAY:g} days"
     segment = min(course.every, course.n_iterations) * float(course.pool[0].mean()) / TICKS
     return (

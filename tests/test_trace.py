@@ -1,16 +1,20 @@
 """Timelines: messages, the text and the picture of one draw."""
 
+import json
 import re
+from unittest.mock import patch
 
 import matplotlib.image
 import pytest
 from conftest import scenario
+from matplotlib.collections import LineCollection, PathCollection
 
 import hops
-from hops import __main__
+from hops import __main__, plots
 from hops.lowering import P2P
-from hops.plots import COLOURS, timeline_figure
+from hops.plots import COLOURS, time_unit, timeline_figure
 from hops.simulation import prepare
+from hops.terminal import seconds
 from hops.trace import messages, timeline_frame, timeline_text
 
 SIZES = {"pp": 3, "microbatches": 4}
@@ -73,11 +77,110 @@ def test_command__writes_a_picture_that_opens(pp, tmp_path, monkeypatch, capsys)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["hops", "timeline=true", f"pp={pp}", "microbatches=8", "model=explicit", "draws=3"])
     __main__.main()
-    assert "written: timeline.png (draw 0)" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "written: timeline.png (draw 0)" in out
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["timeline.png"]
     picture = matplotlib.image.imread(tmp_path / "timeline.png")
     assert picture.shape[0] > 300
     assert picture.shape[1] == 1680
     assert picture[..., :3].std() > 0.05
+
+
+def test_command__writes_what_it_is_asked_for_and_says_so(command, tmp_path):
+    words = ("pp=2", "microbatches=4", "model=explicit", "draws=9", "output.draw=7")
+    _, first, _ = command(*words, "timeline=a.svg", "trace=b.json", main=__main__.main)
+    assert "written: a.svg (draw 7)" in first
+    assert "written: b.json (draw 7; open it with ui.perfetto.dev or chrome://tracing)" in first
+    text = (tmp_path / "a.svg").read_text()
+    assert f"1f1b on dgx, draw 7: {seconds(hops.timeline(*words[:-1], draw=7)['end'].max())}</text>" in text
+    assert "time [ms]</text>" in text
+    _, again, _ = command(*words, "timeline=a.svg", main=__main__.main)
+    assert (tmp_path / "a.svg").read_text() == text
+    assert again.splitlines()[-4:] == first.splitlines()[-4:]
+    fault = "+failure.faults.gpu={scope: device, mean: 5.0}"
+    run = ("run.iterations=50", "trials=3", fault, "checkpoint.cost=0.1", "recovery.init=0.2", "recovery.load=0.1")
+    _, said, _ = command(*words, *run, "timeline=c.png", "trace=d.json", "output.trial=2", main=__main__.main)
+    assert "written: c-run.png (trial 2 of the training run)" in said
+    assert "written: d.json (draw 7 and trial 2;" in said
+    assert matplotlib.image.imread(tmp_path / "c-run.png")[..., :3].std() > 0.05
+    names = {
+        event["args"]["name"] for event in json.loads((tmp_path / "d.json").read_text())["traceEvents"] if event["name"] == "process_name"
+    }
+    assert names == {"ranks", "links", "iteration", "job"}
+
+
+@pytest.mark.parametrize(
+    ("word", "sentence"),
+    [
+        ("timeline=3", "timeline must be true, false, or the name of a file; got 3"),
+        ("timeline=a.pdf", "timeline must end in .png or .svg; got 'a.pdf'"),
+        ("timeline=no/a.png", "timeline: no folder no (looked in "),
+        ("trace=no/a.json", "trace: no folder no (looked in "),
+        ("trace=true", "trace must be the name of a file, such as trace.json; got True"),
+        ("output.draw=9", "output.draw must be a whole number from 0 to 8; got 9"),
+        ("output.draw=-1", "output.draw must be a whole number from 0 to 8; got -1"),
+        ("output.ranks=many", "no output.ranks named 'many'"),
+        ("output.trial=0", "output.trial=0: no training run is asked for (set run.days or run.iterations)"),
+    ],
+)
+def test_bad_input__is_refused_before_anything_is_evaluated(word, sentence, command, tmp_path):
+    code, out, err = command("pp=2", "microbatches=4", "model=explicit", "draws=9", word, main=__main__.main)
+    assert (code, out) == (1, "")
+    assert sentence in err
+    assert not list(tmp_path.glob("*.*"))
+
+
+def test_figure__of_many_ranks_has_the_first_the_middle_and_the_last():
+    case = case_of(pp=40, microbatches=4)
+    frame = timeline_frame(case)
+    (axes,) = timeline_figure(frame, messages(case), "some").axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == [str(rank) for rank in (*range(8), *range(16, 24), *range(32, 40))]
+    assert [text.get_text() for text in axes.texts if "not" in text.get_text()] == ["ranks 8 to 15 not shown", "ranks 24 to 31 not shown"]
+    assert sum(len(collection.get_paths()) == 24 * 4 for collection in axes.collections) == 3
+    assert axes.get_yticks().tolist() == [*range(8), *range(9, 17), *range(18, 26)]
+    wires = [collection for collection in axes.collections if isinstance(collection, LineCollection)][-1]
+    assert len(wires.get_segments()) == 3 * 7 * 2 * 4
+    (axes,) = timeline_figure(frame, messages(case), "all", every=True).axes
+    assert sum(len(collection.get_paths()) == 40 * 4 for collection in axes.collections) == 3
+    assert "not shown" not in {text.get_text() for text in axes.texts}
+    (axes,) = timeline_figure(timeline_frame(case_of(pp=24)), [], "no gap").axes
+    assert len(axes.get_yticks()) == 24
+
+
+def test_numbers__that_are_many_are_glyphs_at_the_same_places():
+    """Those above `MOST_TEXTS` are drawn by number, all that show it at once."""
+    frame = timeline_frame(case_of(pp=8, microbatches=20, schedule__name="1f1b"))
+    (axes,) = timeline_figure(frame, [], "numbers").axes
+    texts = {(text.get_text(), *map(float, text.get_position())) for text in axes.texts}
+    with patch.object(plots, "MOST_TEXTS", 10):
+        (axes,) = timeline_figure(frame, [], "glyphs").axes
+    glyphs = [collection for collection in axes.collections if isinstance(collection, PathCollection)]
+    assert len(glyphs) == 20
+    assert not axes.texts
+    for each in glyphs:
+        box = each.get_paths()[0].get_extents()
+        assert (box.x0 + box.x1, box.y0 + box.y1) == pytest.approx((0, 0), abs=1e-9)  # they are in the middle of their places
+    places = [
+        {(k, *map(float, place)) for place in each.get_offsets()}
+        for k, each in zip(dict.fromkeys(map(str, frame["microbatch"])), glyphs, strict=True)
+    ]
+    assert set.union(*places) == texts
+    assert len(texts) == 8 * 20 * 2
+
+
+def test_numbers__are_on_all_ops_or_on_none():
+    for microbatches, found in ((12, True), (120, False)):
+        frame = timeline_frame(case_of(pp=4, microbatches=microbatches, schedule__name="1f1b"))
+        (axes,) = timeline_figure(frame, [], "numbers").axes
+        numbers = [text.get_text() for text in axes.texts]
+        assert len(numbers) == found * len(frame)
+
+
+@pytest.mark.parametrize(
+    ("end", "unit"), [(5e-7, "ns"), (3e-6, "us"), (0.5, "ms"), (7100.0, "s"), (7300.0, "h"), (1.7e5, "h"), (1.8e5, "days"), (0.0, "ns")]
+)
+def test_time_unit__is_one_that_reads_well(end, unit):
+    assert time_unit(end)[0] == unit
 
 
 def test_text__ops_narrower_than_a_column_do_not_vanish():
