@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hops.sentences import sentences
 
@@ -27,7 +27,7 @@ def write_report(cube: "xr.Dataset", prepared: "Prepared | None", folder: Path, 
     from hops.report_data import report_data
 
     data = report_data(cube, prepared)
-    title = (data.get("why") or {}).get("titles", {}).get(data["best"], name)
+    title = (data.get("why") or {}).get("titles", {}).get(data["best"], name) + _labels(data)
     text = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("</", "<\\/")  # a label cannot end the script that holds it
     parts = {part: (PAGE / f"page.{end}").read_text() for part, end in (("style", "css"), ("script", "js"))}
     page = Template((PAGE / "page.html").read_text()).substitute(title=_escaped(name), data=text, **parts)
@@ -39,6 +39,15 @@ def write_report(cube: "xr.Dataset", prepared: "Prepared | None", folder: Path, 
         with replacing(written[-1]) as file:
             figure.savefig(file, format="png", metadata={"Software": None})
     return written
+
+
+def _labels(data: dict[str, Any]) -> str:
+    """Where on the axes the best cell is, in words."""
+    import numpy as np
+
+    at = np.unravel_index(data["best"], [len(axis["labels"]) for axis in data["axes"]])
+    words = [f"{axis['name']}={axis['labels'][i]}" for axis, i in zip(data["axes"], at, strict=True) if len(axis["labels"]) > 1]
+    return f" ({', '.join(words)})" if words else ""
 
 
 def _escaped(name: str) -> str:
