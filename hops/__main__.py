@@ -24,13 +24,14 @@ def main() -> None:
         from hops.cube_sweeper import one_cell
         from hops.plan import prepare_plan
         from hops.run_variables import cell_failures
+        from hops.settle import settled
         from hops.terminal import cell_report
         from hops.torch_order import to_csv
 
         draw_it = flag("timeline", config.timeline)
         order, lowered = (_file(key, config[key]) for key in ("program", "lowered"))
         failures = _file("output.failures", config.output.failures)
-        prepared = prepare_plan(one_cell(config))
+        prepared = settled(prepare_plan(one_cell(config)))
         cell = cell_dataset(prepared)
         print(cell_report(cell, prepared.cases[0], prepared.plan.notes))
         if failures is not None:

@@ -5,8 +5,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from hops.cells import Asked
 from hops.checks import no_such
-from hops.comparisons import compare
+from hops.choices import Best, best, pareto
+from hops.comparisons import compare, speedup
 from hops.metrics import quantile_interval
 from hops.terminal import comparison_table, cube_table
 
@@ -37,3 +39,15 @@ class HopsAccessor:
     def compare(self, axis: str, reference: Any, metric: str = "iteration_time", confidence: float = 0.95) -> xr.Dataset:
         """Cells against those of a label of an axis, in pairs of draws; see `hops.comparisons.compare`."""
         return compare(self._dataset, axis, reference, metric, confidence)
+
+    def best(self, metric: str = "iteration_time", statistic: str | float = "mean", where: Asked = None) -> Best:
+        """The best cell by the mean or a quantile (``"p95"``, 0.95) of a metric; see `hops.choices.best`."""
+        return best(self._dataset, metric, statistic, where)
+
+    def speedup(self, axis: str, reference: Any, statistic: str | float = "mean") -> xr.DataArray:
+        """Iteration time at a label of an axis over that of every cell; see `hops.comparisons.speedup`."""
+        return speedup(self._dataset, axis, reference, statistic)
+
+    def pareto(self, *metrics: str, statistic: str | float = "mean", where: Asked = None) -> xr.DataArray:
+        """Which cells no other beats in one metric without losing in another; see `hops.choices.pareto`."""
+        return pareto(self._dataset, *metrics, statistic=statistic, where=where)

@@ -20,6 +20,7 @@ from hops.memory import headroom
 from hops.metrics import quantile_ends, statistics
 from hops.plan import Axis, Plan, Prepared, dim_names, label
 from hops.scenario import Scenario
+from hops.settle import settled
 from hops.variables import ALL, INTERVALS, NONE, SOME, SUFFIXES, VARIABLES, attributes
 
 FORMAT = "1"
@@ -34,6 +35,7 @@ FITS = {"long_name": "peak memory of every rank fits its GPU; false where there 
 
 def cell_dataset(prepared: Prepared) -> xr.Dataset:
     """Evaluate a plan of one cell; dims ``draw`` and ``rank``, of a training run ``trial`` and ``bucket`` too."""
+    prepared = settled(prepared)
     kept = prepared.plan.keep_draws
     (outcome,) = evaluate(prepared.cases, prepared.plan.executor, kept)
     case = prepared.cases[0]
@@ -61,6 +63,7 @@ def cube_dataset(prepared: Prepared) -> xr.Dataset:
 
     Cells that were left out are NaN, with ``evaluated`` False; so are draws and ranks that a cell has fewer of than others.
     """
+    prepared = settled(prepared)
     plan, cases = prepared.plan, prepared.cases
     axes, shape = dim_names(plan.dims), plan.shape
     # before anything is evaluated: a coordinate that cannot be written is found now

@@ -101,10 +101,13 @@ def run_plan(plan: "Plan", config: "DictConfig") -> None:
     """Evaluate ``plan``, write ``cube.nc`` and Hydra's records into the run's folder, print the table."""
     from hops.cube import check_file, cube_dataset, write_cube
     from hops.plan import prepare_plan
+    from hops.settle import settled
 
     prepared = prepare_plan(plan)
     check_file(prepared)
     _collect_garbage_again()
+    prepared = settled(prepared)
+    check_file(prepared)
     for line in prepared.skipped:
         print(line, file=sys.stderr)
     folder = _claim_folder(config)
