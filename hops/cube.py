@@ -18,6 +18,7 @@ from hops.countdown import Countdown
 from hops.executor import evaluate
 from hops.memory import headroom
 from hops.metrics import quantile_ends, statistics
+from hops.netcdf import whole_length
 from hops.plan import Axis, Plan, Prepared, dim_names, label
 from hops.scenario import Scenario
 from hops.settle import settled
@@ -271,6 +272,10 @@ def open_cube(path: str | os.PathLike[str]) -> xr.Dataset:
     if not file.exists():
         raise ValueError(f"no cube at {file} (a run writes results/<run>/cube.nc; did it use another hydra.sweep.dir?)")
     try:
+        with file.open("rb") as opened:
+            whole = whole_length(opened)
+        if file.stat().st_size != whole:
+            raise ValueError(f"it has {file.stat().st_size} bytes, and whole it has {whole} (was a copy or a download cut off?)")
         dataset = xr.load_dataset(file, engine="scipy")
     except (ValueError, TypeError, OSError, EOFError, KeyError, IndexError) as error:
         raise ValueError(f"{file} is not a readable netCDF file: {error}") from error

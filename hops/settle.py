@@ -85,7 +85,7 @@ def _notes(plan: Plan, n_draws: Sequence[int], n_short: int) -> Iterator[str]:
         return
     error, q = plan.target
     what = "the standard error of the mean" if q is None else f"half the 95 % interval of the {q:g} quantile"
-    many = f"{min(n_draws)}" + (f" to {max(n_draws)} a cell" if max(n_draws) > min(n_draws) else "")
-    yield f"draws=auto: {many}, so that {what} is at most {100 * error:g} % of it"
+    many = f"{min(n_draws)}" + (f" to {max(n_draws)}" if max(n_draws) > min(n_draws) else "")
+    yield f"draws=auto: {many} draws a cell, to bring {what} to {100 * error:g} % of it or less"
     if n_short:
         yield f"draws=auto: {n_short} of {len(plan.scenarios)} cells do not come below target_error={error:g} in {MOST_DRAWS} draws"

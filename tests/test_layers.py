@@ -119,6 +119,7 @@ LAYERS = [
     "plots",
     "trace",
     "terminal",
+    "netcdf",
     "cells",
     "comparisons",
     "choices",
