@@ -15,6 +15,7 @@ from hops.weights import Floats
 NORMAL = 1.959964  # standard errors between a mean and the ends of its 95 % interval, of very many
 
 MOST_TIES = 4  # that are printed
+FEWEST_BEYOND = 10  # draws
 
 
 class Best(NamedTuple):
@@ -135,8 +136,11 @@ def quantile_gap(draws: Floats, at: tuple[Any, ...], q: float) -> Floats:
     """Half the 95 % interval (...,) of the difference of quantile ``q`` of draws (..., n) to that of the cell ``at``, in pairs.
 
     A sample's quantile lies off by what share of the draws lies below the true one, over the density there (Bahadur 1966); the first
-    is counted, the second told by the `quantile_ends`. Infinite where draws are too few for these.
+    is counted, the second told by the `quantile_ends`. Infinite where fewer than `FEWEST_BEYOND` draws lie on a side of the quantile.
     """
+    # of 1,000 samples of two cells whose times correlate at 0.98 it covers 94.8 % with 10 beyond (1,000 draws, 0.99), 86.8 % with 5
+    if draws.shape[-1] * min(q, 1 - q) < FEWEST_BEYOND - 1e-9:
+        return np.where(np.isnan(draws).all(axis=-1), np.nan, np.inf)
     flat = draws.reshape(-1, draws.shape[-1])
     error, below = np.empty(len(flat)), np.empty(flat.shape)
     for cell, each in enumerate(flat):

@@ -17,7 +17,7 @@ from hops.checks import Infeasible
 from hops.countdown import Countdown
 from hops.executor import evaluate
 from hops.memory import headroom
-from hops.metrics import quantile_ends, statistics
+from hops.metrics import statistics
 from hops.netcdf import whole_length
 from hops.plan import Axis, Plan, Prepared, dim_names, label
 from hops.scenario import Scenario
@@ -103,14 +103,11 @@ def cube_dataset(prepared: Prepared) -> xr.Dataset:
             batch = [cases[i] for i in outcome.cells]
             certain = np.array([not case.noisy for case in batch])
             for name, draws in outcome.per_draw.items():
-                if name in INTERVALS and keep != ALL:
-                    for suffix, ends in zip(("_low", "_high"), quantile_ends(np.sort(draws, axis=1), plan.quantiles), strict=True):
-                        put(name + suffix, ("quantile",), outcome.cells, np.where(certain[:, None], draws[:, :1], ends))
-                    if keep == SOME:
-                        put(f"{name}_draws", ("draw",), outcome.cells, draws)
-                for suffix, values in statistics(draws, plan.quantiles, certain).items():
+                if name in INTERVALS and keep == SOME:
+                    put(f"{name}_draws", ("draw",), outcome.cells, draws)
+                for suffix, values in statistics(draws, plan.quantiles, certain, name in INTERVALS and keep != ALL).items():
                     if suffix:
-                        put(name + suffix, (), outcome.cells, values)
+                        put(name + suffix, ("quantile",) * (values.ndim - 1), outcome.cells, values)
                     elif plan.keep_draws:
                         put(name, ("draw",), outcome.cells, draws)
                     else:
