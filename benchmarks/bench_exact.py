@@ -13,8 +13,8 @@ from rivals import SimPyIteration, SimPyRun
 import hops
 from hops.executor import Team, evaluate_iterations
 from hops.plan import prepare_plan
+from hops.recipes import plan_of_words
 from hops.runs import run_case
-from hops.sweep import _plan
 
 FORWARD, TRANSFER, HOP = 0.01, 1e-3, 1e-5
 EVERY, COST, DETECTION, RESTART = 20, 0.5, 1.0, 2.0
@@ -44,7 +44,7 @@ def made(sizes, folder, engine, latency="lognormal"):
         f"recovery.load={RESTART}",
         f"checkpoint.cost={COST}", f"checkpoint.interval={EVERY * FORWARD * 3 * (microbatches + pp - 1) * 1.01}",
     )  # fmt: skip
-    (case,) = prepare_plan(_plan(words, sweep=False)).cases
+    (case,) = prepare_plan(plan_of_words(words, sweep=False)).cases
     return case, evaluate_iterations(case, 0, 0, case.scenario.draws)
 
 

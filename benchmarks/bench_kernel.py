@@ -12,7 +12,7 @@ import hops
 from hops import kernels
 from hops.executor import Executor, evaluate, law_rows, stacked
 from hops.plan import prepare_plan
-from hops.sweep import _plan
+from hops.recipes import plan_of_words
 from hops.workspace import workspace
 
 GOAL = 8.0
@@ -30,7 +30,7 @@ def make_kernel(pp, m, n):
     model = [f"model.{key}={SECONDS}" for key in ("forward", "backward_input", "backward_weight")]
     sizes = [f"pp={pp}", f"microbatches={m}", f"draws={n}", f"latency.op.cv={CV}"]
     link = ["topology=uniform", f"topology.latency={HOP}", "topology.bandwidth=inf", "p2p=latency"]
-    (case,) = prepare_plan(_plan(("model=explicit", *model, *sizes, *link), sweep=False)).cases
+    (case,) = prepare_plan(plan_of_words(("model=explicit", *model, *sizes, *link), sweep=False)).cases
     law, tables = law_rows([case])
     per_draw, moments = np.empty((kernels.N_METRICS, 1, n), np.int64), np.zeros((1, 3, pp, kernels.N_LIMBS), np.int64)
     graph = case.structure.graph
@@ -52,7 +52,7 @@ def test_kernel__hops(benchmark, size):
 def test_threads(benchmark, request, threads):
     """60,000 draws of the default cell."""
     n_draws = 60_000 if request.config.getoption("benchmark_enable") else 8
-    (case,) = prepare_plan(_plan((f"draws={n_draws}",), sweep=False)).cases
+    (case,) = prepare_plan(plan_of_words((f"draws={n_draws}",), sweep=False)).cases
     list(evaluate([case], Executor(threads=threads)))  # compile
     benchmark.pedantic(lambda: list(evaluate([case], Executor(threads=threads))), rounds=15 if n_draws > 8 else 1)
     benchmark.extra_info |= {"units": n_draws * 512, "unit": "ns per op and draw"} | ({"goal": 1.8} if threads == 2 else {})
@@ -62,7 +62,7 @@ def test_threads(benchmark, request, threads):
 def test_replicas__hops(benchmark, request):
     """128 replicas of p=16, m=64 with channels, 1,000 draws, on all cores: 262 million op-draws in under a second."""
     sizes = ["dp=128", "pp=16", "microbatches=64", "draws=1000"] if request.config.getoption("benchmark_enable") else ["dp=2", "draws=8"]
-    (case,) = prepare_plan(_plan(tuple(sizes), sweep=False)).cases
+    (case,) = prepare_plan(plan_of_words(tuple(sizes), sweep=False)).cases
     list(evaluate([case], Executor()))  # compile
     benchmark.pedantic(lambda: list(evaluate([case], Executor())), rounds=5 if len(sizes) > 2 else 1)
     benchmark.extra_info |= {

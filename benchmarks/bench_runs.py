@@ -9,11 +9,7 @@ import numpy as np
 import pytest
 
 from hops.checkpoints import Checkpoint
-from hops.course import (
-    DONE,
-    N_FAILURES,
-    N_RESULTS,
-)
+from hops.course import DONE, N_FAILURES, N_RESULTS
 from hops.data_parallel import DataParallel
 from hops.episodes import run_trials
 from hops.executor import Team

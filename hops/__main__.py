@@ -1,5 +1,7 @@
-"""``python -m hops ...``: evaluate one cell and print its report (with ``timeline=true`` also a picture of one draw).
+"""``python -m hops ...``: evaluate one cell and print its report.
 
+``report=true`` writes a page of all pictures; ``timeline=true`` (or a file's name) draws one iteration, and one trial of a training run;
+``trace=trace.json`` writes them for Perfetto.
 ``program=order.csv`` writes the order of every rank, ``lowered=order.csv`` that with torch's communication,
 ``output.failures=faults.jsonl`` the failures of every trial of a training run.
 """
@@ -20,18 +22,23 @@ def main() -> None:
 
     def task(config: "DictConfig") -> None:
         from hops.checks import flag
-        from hops.cube import cell_dataset
+        from hops.cube import cell_dataset, cube_dataset
         from hops.cube_sweeper import one_cell
+        from hops.pictures import picture_of, shown_of, written
         from hops.plan import prepare_plan
         from hops.run_variables import cell_failures
         from hops.settle import settled
         from hops.terminal import cell_report
         from hops.torch_order import to_csv
+        from hops.trace import timeline_frame, timeline_text
 
-        draw_it = flag("timeline", config.timeline)
+        picture, trace = picture_of(config.timeline), _file("trace", config.trace)
+        if picture is not None:
+            _file("timeline", picture)
         order, lowered = (_file(key, config[key]) for key in ("program", "lowered"))
-        failures = _file("output.failures", config.output.failures)
+        failures, wants_report = _file("output.failures", config.output.failures), flag("report", config.report)
         prepared = settled(prepare_plan(one_cell(config)))
+        shown = shown_of(prepared.cases[0], config.output)
         cell = cell_dataset(prepared)
         print(cell_report(cell, prepared.cases[0], prepared.plan.notes))
         if failures is not None:
@@ -43,15 +50,20 @@ def main() -> None:
         if lowered is not None:
             to_csv(prepared.cases[0].program, lowered)
             print(f"\nwritten: {lowered} (the same with torch's communication)")
-        if draw_it:
-            from hops.plots import timeline_figure
-            from hops.trace import messages, timeline_frame, timeline_text
+        if picture is not None or trace is not None:
+            for line in written(prepared.cases[0], prepared.plan.executor, shown, picture, trace):
+                print(f"\n{line}")
+        if picture is not None:
+            text = timeline_text(timeline_frame(prepared.cases[0], shown.draw), colour=sys.stdout.isatty() and "NO_COLOR" not in os.environ)
+            print(f"\n{text}")
 
-            case, frame = prepared.cases[0], timeline_frame(prepared.cases[0])
-            title = f"{case.scenario.schedule.name} on {case.weights.cluster.name}, draw 0: {frame['end'].max():.4g} s"
-            timeline_figure(frame, messages(case), title).savefig("timeline.png")
-            print("\nwritten: timeline.png (draw 0)")
-            print(f"\n{timeline_text(frame, colour=sys.stdout.isatty() and 'NO_COLOR' not in os.environ)}")
+        if wants_report:
+            from hops.report import write_report
+
+            folder = Path("report")
+            folder.mkdir(exist_ok=True)
+            write_report(cube_dataset(prepared), prepared, folder, "one cell")
+            print(f"\nwritten: {folder / 'report.html'}, and its pictures as PNG")
 
     command_line(task)
 

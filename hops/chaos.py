@@ -8,16 +8,7 @@ import numpy as np
 
 from hops.checks import Infeasible, no_such
 from hops.clocks import Chaos, force, victim
-from hops.course import (
-    ASK,
-    DONE,
-    ENTERED,
-    ENTERED_AT,
-    HARMLESS,
-    N_INJECTED,
-    NOW,
-    SHIFT,
-)
+from hops.course import ASK, DONE, ENTERED, ENTERED_AT, HARMLESS, N_INJECTED, NOW, SHIFT
 from hops.hazards import Hazards
 from hops.injections import MOMENTS
 from hops.jit import bare, inlined

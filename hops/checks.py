@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from math import inf
 
-FINEST = 1000  # speeds are fractions with denominators up to this
+FINEST = 1000  # speeds are fractions with denominators up to this; what remains of an op's work, times it, must fit 63 bits
 AUTO, FIRST_DRAWS = "auto", 256
 
 

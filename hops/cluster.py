@@ -74,6 +74,10 @@ class Cluster:
         """Number of the node that ``device`` is in."""
         return self._place(device).node
 
+    def job_nodes(self, n_gpus: int) -> dict[int, int]:
+        """Nodes of a job of so many GPUs, in order, each with its place in the job: the number that failures know it by."""
+        return {node: i for i, node in enumerate(sorted({self.node(device) for device in self.order[:n_gpus]}))}
+
     def between(self, gpu: int, other: int) -> Path:
         """Path from GPU ``gpu`` of the job to GPU ``other``."""
         return self.path(self.order[gpu], self.order[other])

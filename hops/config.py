@@ -26,8 +26,8 @@ from hops.topologies import TOPOLOGIES
 
 HERE = Path(__file__).resolve().parent
 
+CALM = {"faults": {}, "rate": 1.0, "clock": "calendar", "script": None, "timeout": 600.0, "chaos": []}  # failure=none, see `Failures`
 # sections whose keys are the user's: any may be set, without a plus
-CALM = {"faults": {}, "rate": 1.0, "clock": "calendar", "script": None, "timeout": 600.0, "chaos": []}  # failure=none
 OPEN = (*(f"topology.overrides.{key}" for key in OVERRIDES), "topology.kinds", "topology.hops")
 
 HELP = """HOPS: how a pipeline-parallel training run will behave, as a distribution.
@@ -105,14 +105,17 @@ def _experiment(text: str) -> dict[str, Any]:
     return {"defaults": [*absolute, "_self_"], **node} if absolute else node
 
 
-def make_loader() -> ConfigLoaderImpl:
-    """A config loader of our own: leaves the Hydra that a notebook or another app may have started alone."""
-    return ConfigLoaderImpl(config_search_path=create_config_search_path(str(folder("conf"))))
+def make_loader(folders: Sequence[str] = ()) -> ConfigLoaderImpl:
+    """A config loader of our own, which looks into ``folders`` too: leaves the Hydra that a notebook or another app has started alone."""
+    search_path = create_config_search_path(str(folder("conf")))
+    for each in folders:
+        search_path.append("command-line", each)
+    return ConfigLoaderImpl(config_search_path=search_path)
 
 
-def compose(loader: ConfigLoaderImpl, overrides: Sequence[str]) -> DictConfig:
-    """Compose ``conf/config.yaml`` with ``overrides``, as the command line would."""
-    return loader.load_configuration("config", list(overrides), run_mode=RunMode.RUN, from_shell=False)
+def compose(loader: ConfigLoaderImpl, overrides: Sequence[str], name: str = "config") -> DictConfig:
+    """Compose ``conf/config.yaml``, or another config, with ``overrides``, as the command line would."""
+    return loader.load_configuration(name, list(overrides), run_mode=RunMode.RUN, from_shell=False)
 
 
 def sweeper_params(loader: ConfigLoaderImpl, overrides: Sequence[str]) -> list[str]:

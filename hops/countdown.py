@@ -22,7 +22,7 @@ class Countdown:
         with self.lock:
             self.done += n
             now = self.clock()
-            if now - self.said >= PAUSE:
+            if self.done and now - self.said >= PAUSE:
                 left = (now - self.begun) * (self.n - self.done) / self.done
                 self._write(f"{self.what}: {100 * self.done // self.n} %, {left:.0f} s left")
                 self.said = now
@@ -32,8 +32,8 @@ class Countdown:
 
     def __exit__(self, *_: object) -> None:
         if self.width:
-            self._write("")
-            self._write("")
+            self._write("")  # over all that stands there
+            self._write("")  # and back to the beginning of the line
 
     def _write(self, line: str) -> None:
         self.out.write(f"\r{line:<{self.width}}")

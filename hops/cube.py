@@ -122,7 +122,8 @@ def cube_dataset(prepared: Prepared) -> xr.Dataset:
                 if held is not None:
                     put("peak_memory", ("rank",), [i], np.array([[memory.total for memory in held]]))
                     put("headroom", (), [i], np.array([headroom(held, case.weights.room)]))
-            countdown.tick(0 if n_trials else len(outcome.cells))
+            if not n_trials:
+                countdown.tick(len(outcome.cells))
 
     data: dict[str, Any] = {
         name: ([*axes, *dims], values.reshape(shape + values.shape[1:]), attributes(name, plan.keep_draws))
@@ -194,6 +195,8 @@ def provenance(plan: Plan) -> dict[str, str]:
         "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
         "config": plan.config,
         "overrides": plan.overrides,
+        "config_name": plan.config_name,
+        "config_dirs": plan.config_dirs or None,
         "seed": "an axis" if any(axis.key == "seed" for axis in plan.axes) else cells[0].seed,
         "notes": plan.notes or None,
         "samples": sorted({f"{term['file']}: blake2b {term['digest']}" for term in terms if "digest" in term}) or None,
@@ -282,3 +285,9 @@ def open_cube(path: str | os.PathLike[str]) -> xr.Dataset:
             f"{file} is {'no HOPS cube' if found is None else f'a HOPS cube of format {found}'}; this version reads format {FORMAT}"
         )
     return dataset
+
+
+def cell_draws(cube: xr.Dataset, cell: int) -> np.ndarray[Any, Any] | None:
+    """Iteration times [s] that ``cube`` keeps of a cell (its position, row-major), NaN beyond its draws; None: none."""
+    name = "iteration_time" if "draw" in cube["iteration_time"].dims else "iteration_time_draws"
+    return cube[name].values.reshape(-1, cube.sizes["draw"])[cell] if name in cube else None

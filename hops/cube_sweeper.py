@@ -6,6 +6,7 @@ values of other keys are set on copies of that.
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cache, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -178,7 +179,10 @@ def _plan(config: DictConfig, dims: "tuple[Dim, ...]", scenarios: "Cells", overr
     notes = _notes(config, [axis for dim in dims for axis in dim])
     if target is None and any(override.lstrip("+").startswith(("target_error=", "target_quantile=")) for override in overrides):
         notes.append("target_error and target_quantile play no part in a given number of draws (try draws=auto)")
-    return Plan(dims, scenarios, executor, quantiles, keep == "draws", strict, text, overrides, tuple(notes), target)
+    name, sources = OmegaConf.select(config, "hydra.job.config_name"), OmegaConf.select(config, "hydra.runtime.config_sources") or []
+    theirs = tuple(str(Path(each.path).absolute()) for each in sources if each.provider == "command-line")
+    given = (strict, text, overrides, name or "config", theirs, tuple(notes), target)
+    return Plan(dims, scenarios, executor, quantiles, keep == "draws", *given)
 
 
 def _check_names(config: DictConfig) -> None:

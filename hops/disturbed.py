@@ -4,20 +4,21 @@ What is class A (slow, stalled) is a longest path whose ends are `hops.speeds.ad
 is discarded) is such an iteration, cut: nothing in it needs to be simulated up to the failure.
 """
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hops import kernels
+from hops.checks import FINEST
 from hops.contended import Times, add_executed, evaluate_contended, make_times
 from hops.executor import joined, law_rows, pool_of, stacked
 from hops.graph import Graph, unfolded
 from hops.impact import speeds_of
 from hops.joint import Joint, Resources
 from hops.simulation import Case, most_ticks
-from hops.speeds import MOST_DEN, NEVER, Speeds, stopped
+from hops.speeds import NEVER, Speeds, stopped
 from hops.weights import Floats, check_clock
 from hops.workspace import Work, Workspace, workspace
 
@@ -43,7 +44,7 @@ def make_bench(case: Case, loop: bool | None = None) -> Bench:
     """Lay ``case`` out; ``loop``: whether by the event loop, by default where traffic shares links."""
     graph, n_lanes = unfolded(case.structure.graph), case.weights.variant.size
     resources = Resources(n_lanes, graph.n_ranks, graph.opening.size)
-    check_clock(most_ticks(case) * MOST_DEN)
+    check_clock(most_ticks(case) * FINEST)
     cells, (law, tables) = stacked([case]), law_rows([case])
     joint = joined(case, graph, n_lanes)
     return Bench(
@@ -79,15 +80,17 @@ def executed_ticks(bench: Bench, trial: int, draw: int, speeds: Speeds, at: int)
 
 
 def drifted_ticks(
-    bench: Bench, trial: int, draw: int, speeds: Speeds, dead: Iterable[tuple[int, int]], at: int, delay: int
+    bench: Bench, trial: int, draw: int, speeds: Speeds, dead: Mapping[tuple[int, int], int], until: int
 ) -> NDArray[np.int64]:
-    """The same ``delay`` ticks after ranks ``dead`` (lane, rank) have stopped at tick ``at``: the others go on until they wait for them."""
-    victims = list(dead)
-    until = executed_ticks(bench, trial, draw, stopped(speeds, [bench.resources.rank(*each) for each in victims], at), at)
-    executed = np.zeros_like(until)
-    add_executed(bench.graph, bench.joint, at + delay, bench.times, executed)
-    for each in victims:
-        executed[each] = until[each]
+    """The same where ranks (lane, rank) stop at ticks of their own, at ``until`` or before: the others go on until they wait for them."""
+    for each, at in dead.items():
+        speeds = stopped(speeds, [bench.resources.rank(*each)], at)
+    executed = executed_ticks(bench, trial, draw, speeds, until)
+    for at in set(dead.values()):
+        before = np.zeros_like(executed)
+        add_executed(bench.graph, bench.joint, at, bench.times, before)
+        for each in (each for each, tick in dead.items() if tick == at):
+            executed[each] = before[each]
     return executed
 
 

@@ -13,17 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hops.checks import Infeasible
-from hops.course import (
-    BUSY,
-    EXPOSED,
-    NO_PLAN,
-    NOT_ASKED,
-    PLANNED,
-    TIME,
-    Course,
-    Plans,
-    Rows,
-)
+from hops.course import BUSY, EXPOSED, NO_PLAN, NOT_ASKED, PLANNED, TIME, Course, Plans, Rows
 from hops.executor import evaluate_iterations
 from hops.hazards import Hazards
 from hops.memory import headroom

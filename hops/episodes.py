@@ -46,27 +46,21 @@ from hops.course import (
     WEATHER,
     WINDOW,
 )
+from hops.diary import SMALLER, note
 from hops.intervals import describe
 from hops.jit import bare, inlined, kernel
 from hops.kernels import NEVER
 from hops.places import IN_VAIN, MOST_FAILURES, cast, count_repairs, fail, harmless, next_failure, settle, turn_to
-from hops.progress import (
-    advance,
-    book,
-    healthy,
-    later,
-    save,
-    want,
-)
+from hops.progress import advance, book, healthy, later, save, want
 from hops.rollback import promote
 from hops.ways import AGAIN, NONE, TRAINING, WANTED, go_on, interrupt, join, log_cut, notice, way_back
 
 
 @inlined
-def write_checkpoint(cost, persist, limit, point, r):  # type: ignore[no-untyped-def]
+def write_checkpoint(cost, persist, limit, point, diary, r):  # type: ignore[no-untyped-def]
     """Write one when that of before is durable, at tick PENDING; True: it was written."""
     end = later(max(r[NOW], r[PENDING]), cost)
-    book(r, CHECKPOINT, min(end, limit))
+    book(r, CHECKPOINT, min(end, limit), diary)
     if end > limit:
         return False
     if r[PENDING] != NONE:
@@ -85,6 +79,8 @@ def start(h, course, way, trial, space, r):  # type: ignore[no-untyped-def]
     start_chaos(h, course.chaos, course.seed, trial, space)
     save(r, space.saved.point, 0)
     save(r, space.saved.point, 2)
+    if space.diary.shape[0]:
+        space.diary[0, 0] = 0
     cast(h, space, r)
     r[RETURN] = NEVER
     turn_to(h, course.plans, 0, course.horizon, space, r)
@@ -174,8 +170,8 @@ def run_trial(h, course, way, trial, space, r):  # type: ignore[no-untyped-def]
         if not begins:  # and the rows of an iteration that does not are not asked for
             r[GIVEN] = 0
         if not begins or not advance(
-            pool, slot, of, begin, size, attempt, words, upto, point, gaps, copy_every, copy_cost, seed, trial, stop, until, limit,
-            soft, r,
+            pool, slot, of, begin, size, attempt, words, upto, point, gaps, space.diary, copy_every, copy_cost, seed, trial, stop, until,
+            limit, soft, r,
         ):  # fmt: skip
             if r[STATUS] == UNKNOWN:
                 return
@@ -200,9 +196,9 @@ def run_trial(h, course, way, trial, space, r):  # type: ignore[no-untyped-def]
             if passes and failure < (later(end, persist) if over else end):
                 fail(h, way, seed, trial, failure, space, r)
                 continue
-            written = write_checkpoint(cost, persist, limit, point, r)
+            written = write_checkpoint(cost, persist, limit, point, space.diary, r)
             if written and over:
-                book(r, CHECKPOINT, min(r[PENDING], limit))
+                book(r, CHECKPOINT, min(r[PENDING], limit), space.diary)
                 written = r[PENDING] <= limit
             if not written:
                 if limit < horizon:
@@ -214,7 +210,9 @@ def run_trial(h, course, way, trial, space, r):  # type: ignore[no-untyped-def]
     log_cut(space, r)
     settle(way, r[NOW], space.away, r)
     count_repairs(h, r[NOW], space, r)
-    r[DEGRADED] += r[NOW] - r[SINCE] if r[PLAN] else 0
+    if r[PLAN]:
+        r[DEGRADED] += r[NOW] - r[SINCE]
+        note(space.diary, r[SINCE], r[NOW], SMALLER + r[PLAN])
     space.hit[:] = space.vacant[:] = space.out[:] = space.used[:] = 0
 
 

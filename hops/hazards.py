@@ -73,8 +73,8 @@ def hazards(training: Training, cluster: Cluster, layout: Layout, data_parallel:
     a node's state where none does an `Infeasible`.
     """
     failures = training.failures
-    nodes = sorted({cluster.node(cluster.order[gpu]) for gpu in range(layout.n_gpus)})
-    place = {node: i for i, node in enumerate(nodes)}
+    place = cluster.job_nodes(layout.n_gpus)
+    nodes = list(place)
     script = _script(failures.script, training.trials, len(nodes))
     memory, elastic = training.machine.memory, training.machine.elastic
     held: Sequence[Sequence[int]] = [] if memory is None else holders(memory, cluster, layout, data_parallel, place)

@@ -9,7 +9,7 @@ from fractions import Fraction
 from itertools import pairwise
 from math import inf, prod
 
-from hops.checks import FINEST, Infeasible
+from hops.checks import Infeasible
 from hops.cluster import Cluster
 from hops.disturbances import Disturbance
 from hops.joint import Resources
@@ -18,7 +18,7 @@ from hops.messages import Message, messages
 from hops.overrides import find_link
 from hops.paths import PATH_CLASSES, Link
 from hops.simulation import Case
-from hops.speeds import NEVER, Piece, Speeds, make_speeds
+from hops.speeds import NEVER, Piece, Speeds, countable, make_speeds
 from hops.traffic import Flow, traffic
 from hops.weights import TICKS
 
@@ -55,7 +55,7 @@ def _pieces(disturbances: Sequence[Disturbance], touching: Active, law: Law) -> 
     found: list[Piece] = []
     for begin, end in pairwise(edges):
         exact = law(frozenset(i for i, (first, last) in spans.items() if first <= begin and end <= last))
-        speed = max(exact.limit_denominator(FINEST), Fraction(1, FINEST)) if exact else exact
+        speed = countable(exact)
         if found and found[-1][1:] == (begin, speed.numerator, speed.denominator):
             found[-1] = (found[-1][0], end, *found[-1][2:])
         elif speed != 1:

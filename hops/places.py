@@ -38,12 +38,11 @@ from hops.course import (
     Saved,
     make_saved,
 )
+from hops.diary import SMALLER, make_diary, note
 from hops.hazards import Hazards
 from hops.jit import bare, inlined
 from hops.kernels import NEVER
-from hops.progress import (
-    later,
-)
+from hops.progress import later
 
 MOST_FAILURES = 1 << 20  # of a trial
 IN_VAIN = 1 << 16  # in a row that let a run get no farther: 0.2 s a trial, where all of the above take 4
@@ -82,16 +81,17 @@ class Space(NamedTuple):
     injected: NDArray[np.int64]  # (most, 2) what chaos slows: row, tick
     gaps: NDArray[np.int64]  # (i, 5) the journal of commits
     cuts: NDArray[np.int64]  # (cuts, 5) of a trial, where asked for: iteration, attempt, when it began, was cut, and that was known
+    diary: NDArray[np.int64]  # (1 + n, 3) of a trial, where asked for: see `hops.diary`
 
 
-def make_space(n_iterations: int, h: Hazards, spares: int, n_logged: int = 0, n_forced: int = 0) -> Space:
-    """Scratch for runs of at most so many iterations, of which so many failures and cuts are logged."""
+def make_space(n_iterations: int, h: Hazards, spares: int, n_logged: int = 0, n_forced: int = 0, n_noted: int = 0) -> Space:
+    """Scratch for runs of at most so many iterations, of which so many failures and cuts, and entries of a diary, are logged."""
     clocks = make_clocks(h, n_forced)
     hit, vacant, part, out, seen = (np.zeros(h.n_nodes, np.int8) for _ in range(5))
     away, log, back = np.empty(spares + h.n_nodes, np.int64), np.empty((n_logged, 5), np.int64), np.empty(h.n_nodes, np.int64)
     used, cuts = np.zeros(h.unit.size, np.int8), np.empty((n_logged, 5), np.int64)
-    injected, gaps = np.empty((MOST_FAILURES, 2), np.int64), make_journal(n_iterations)
-    return Space(make_saved(n_iterations), clocks, hit, vacant, away, log, back, part, out, seen, used, injected, gaps, cuts)
+    injected, gaps, diary = np.empty((MOST_FAILURES, 2), np.int64), make_journal(n_iterations), make_diary(n_noted)
+    return Space(make_saved(n_iterations), clocks, hit, vacant, away, log, back, part, out, seen, used, injected, gaps, cuts, diary)
 
 
 @inlined
@@ -260,7 +260,9 @@ def cast(h, space, r):  # type: ignore[no-untyped-def]
 def turn_to(h, plans, missing, horizon, space, r):  # type: ignore[no-untyped-def]
     """Train by the plan for so many missing units from here on."""
     count_repairs(h, r[NOW], space, r)
-    r[DEGRADED] += r[NOW] - r[SINCE] if r[PLAN] else 0
+    if r[PLAN]:
+        r[DEGRADED] += r[NOW] - r[SINCE]
+        note(space.diary, r[SINCE], r[NOW], SMALLER + r[PLAN])
     r[PLAN], r[ROWS], r[WINDOW], r[GIVEN] = missing, missing, -1, 0
     r[SINCE], r[EACH], r[OUT] = r[NOW], plans.samples[missing], plans.idle[missing]
     if r[NOW] < horizon and not space.used[missing]:

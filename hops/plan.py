@@ -65,6 +65,8 @@ class Plan:
     strict: bool = False  # refuse the whole sweep if a cell is infeasible
     config: str = ""  # composed YAML of the first cell
     overrides: tuple[str, ...] = ()
+    config_name: str = "config"  # what they override
+    config_dirs: tuple[str, ...] = ()  # where that, and options of the user's own, were looked for besides
     notes: tuple[str, ...] = ()  # what the user should be told, a line each
     target: Target | None = None  # the cells' draws are to be found (`hops.settle`)
 

@@ -1,10 +1,17 @@
-"""Pictures. matplotlib's only home; figures are made without pyplot, so nothing global is touched."""
+"""Pictures of one iteration. Figures are made without pyplot, so nothing global is touched."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from hops.files import replacing
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # Okabe & Ito's colours, told apart by all common kinds of colour vision
@@ -12,6 +19,9 @@ COLOURS = {"F": "#56B4E9", "B": "#E69F00", "I": "#E69F00", "W": "#009E73", "REDU
 WORDS = {"F": "forward", "B": "backward", "I": "backward for input", "W": "backward for weight"}
 WORDS |= {"REDUCE_GRAD": "replicas reduce gradients", "UNSHARD": "replicas gather weights"}
 BUBBLE, WIRE, HATCH = "#E8E8E8", "#555555", "///"
+ENDINGS = (".png", ".svg")
+MOST_RANKS, EACH = 24, 8  # of more ranks as many of the first, the middle and the last
+MOST_TEXTS = 400  # numbers that are text; 1,000 took 0.5 s to draw, as glyphs in one collection a number 0.05
 
 
 class Message(NamedTuple):
@@ -23,67 +33,165 @@ class Message(NamedTuple):
     arrived: float
 
 
+def picture_file(key: str, name: str) -> str:
+    """Return ``name`` if a picture can be written under it."""
+    if not name.lower().endswith(ENDINGS):
+        raise ValueError(f"{key} must end in {' or '.join(ENDINGS)}; got {name!r}")
+    return name
+
+
+def write_figure(figure: "Figure", path: Path) -> None:
+    """Write a PNG or SVG, by the ending; the same figure makes the same file, and text in an SVG is text."""
+    import matplotlib
+
+    stamp = {"Date": None} if path.suffix.lower() == ".svg" else {}
+    with matplotlib.rc_context({"svg.hashsalt": "hops", "svg.fonttype": "none"}), replacing(path) as file:
+        figure.savefig(file, format=path.suffix[1:].lower(), metadata=stamp)
+
+
+def time_unit(end: float) -> tuple[str, float]:
+    """Unit of a time axis that ends at ``end`` [s], and how long one is."""
+    units = {"days": 86400.0, "h": 3600.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
+    least = {"days": 2 * 86400.0, "h": 2 * 3600.0}
+    return next(((unit, size) for unit, size in units.items() if end >= least.get(unit, size)), ("ns", 1e-9))
+
+
 def goes_back(frame: "pd.DataFrame") -> "pd.Series[bool]":
     """Which rows of ``hops.timeline`` are of pipelines that go up the ranks: the second half of several."""
     pipeline = frame.get("pipeline", frame["microbatch"] * 0)
     return 2 * pipeline > pipeline.max()
 
 
-def timeline_figure(frame: "pd.DataFrame", messages: Sequence[Message], title: str) -> "Figure":
+def shown_ranks(n_ranks: int, every: bool = False) -> list[range]:
+    """Ranks that a picture shows, from top to bottom: all, or of many the first, the middle and the last."""
+    if every or n_ranks <= MOST_RANKS:
+        return [range(n_ranks)]
+    middle = (n_ranks - EACH) // 2
+    return [range(EACH), range(middle, middle + EACH), range(n_ranks - EACH, n_ranks)]
+
+
+def rows_of(ranks: Sequence[range]) -> dict[int, int]:
+    """Row of each rank that is shown; a row is free between the first, the middle and the last."""
+    return {rank: rank - each.start + sum(len(before) + 1 for before in ranks[:i]) for i, each in enumerate(ranks) for rank in each}
+
+
+def timeline_figure(frame: "pd.DataFrame", messages: Sequence[Message], title: str, every: bool = False) -> "Figure":
     """Draw a timeline: a row a rank, ops by kind with their microbatch where it fits, bubbles grey, transfers as lines.
 
     Ops of one unit lie one above the other, those of pipelines that go up the ranks are hatched. ``frame`` as from
-    ``hops.timeline``; messages that take less than a thousandth of the picture's width are left out.
+    ``hops.timeline``; messages that take less than a thousandth of the picture's width are left out. Of more than
+    `MOST_RANKS` ranks the first, the middle and the last are drawn, or ``every`` one.
     """
     from matplotlib.collections import LineCollection, PolyCollection
     from matplotlib.figure import Figure
-    from matplotlib.patches import Patch
 
     n_ranks, end = int(frame["rank"].max()) + 1, float(frame["end"].max())
-    row = 0.34 if n_ranks <= 16 else 0.16  # inches
-    width, height = 14.0, 1.4 + row * n_ranks
+    unit, size = time_unit(end)
+    ranks = shown_ranks(n_ranks, every)
+    rows = rows_of(ranks)
+    n_rows = max(rows.values()) + 1
+    row = 0.34 if n_rows <= MOST_RANKS + 2 else 0.16  # inches
+    width, height = 14.0, 1.5 + row * n_rows
     figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
     axes = figure.add_subplot()
-    axes.broken_barh([(0, end)], (-0.5, n_ranks), color=BUBBLE)
+    for each in ranks:
+        axes.broken_barh([(0, end / size)], (rows[each[0]] - 0.5, len(each)), color=BUBBLE)
 
+    frame = frame[frame["rank"].isin(list(rows))]
+    frame = frame.assign(row=frame["rank"].map(rows), start=frame["start"] / size, end=frame["end"] / size, back=goes_back(frame))
+    frame = _heights(frame)
+    kinds = [kind for kind in COLOURS if (frame["kind"] == kind).any()]
+    # ops of few points are too thin for a rim, which would hide them, and must not be moved to whole pixels: that made patterns
+    thin = float((frame["end"] - frame["start"])[frame["microbatch"] >= 0].median()) * size / end * 72 * width < 3
+    for kind, back in ((kind, back) for kind in kinds for back in (False, True)):
+        own = frame[(frame["kind"] == kind) & (frame["back"] == back)]
+        if len(own):
+            a, b, low, high = (own[name].to_numpy() for name in ("start", "end", "low", "high"))
+            corners = np.stack([a, high, b, high, b, low, a, low], axis=1).reshape(-1, 4, 2)
+            rim = "none" if thin or kind in ("REDUCE_GRAD", "UNSHARD") else "white"  # buckets are too thin for one
+            bars = PolyCollection(list(corners), facecolors=COLOURS[kind], edgecolors=rim, linewidths=0.4)
+            bars.set_snap(False if thin else None)
+            if back:
+                bars.set_hatch(HATCH)
+            axes.add_collection(bars)
+    seen = [m for m in messages if m.arrived - m.sent > end / 1000 and m.source in rows and m.goal in rows]
+    lines = [[(m.sent / size, rows[m.source]), (m.arrived / size, rows[m.goal])] for m in seen]
+    axes.add_collection(LineCollection(lines, colors=WIRE, linewidths=0.5))
+    _number(axes, frame[frame["microbatch"] >= 0], 72 * row, 72 * (width - 1.2) * size / end)
+
+    axes.set(xlim=(0, end / size), ylim=(n_rows - 0.5, -0.5), xlabel=f"time [{unit}]", ylabel="rank", title=title)
+    step = 1 if len(ranks) > 1 else max(1, n_ranks // 32)
+    axes.set_yticks([rows[rank] for rank in rows if rank % step == 0], [str(rank) for rank in rows if rank % step == 0])
+    for before, after in pairwise(ranks):
+        words = f"ranks {before[-1] + 1} to {after[0] - 1} not shown"
+        axes.text(
+            0.5, rows[after[0]] - 1, words, transform=axes.get_yaxis_transform(), ha="center", va="center", fontsize=9, style="italic"
+        )
+    figure.legend(handles=_legend(kinds, bool(frame["back"].any()), bool(seen)), loc="outside lower center", ncols=8, frameon=False)
+    return figure
+
+
+def _heights(frame: "pd.DataFrame") -> "pd.DataFrame":
+    """With ``low`` and ``high`` [rows] of every bar: ops of one unit share the row, exchanges are a thin bar below."""
     ops = frame["microbatch"] >= 0
     units = frame[ops].groupby(["rank", "start"])["op"]
-    low, high = frame["rank"] + 0.3, frame["rank"] + 0.42  # exchanges below, on a thin bar
+    low, high = frame["row"] + 0.3, frame["row"] + 0.42
     low, high = (
-        edge.where(~ops, frame["rank"] - 0.42 + 0.84 * (units.cumcount() + i) / units.transform("size"))
+        edge.where(~ops, frame["row"] - 0.42 + 0.84 * (units.cumcount() + i) / units.transform("size"))
         for i, edge in enumerate((low, high))
     )
-    frame = frame.assign(low=low, high=high, back=goes_back(frame))
+    return frame.assign(low=low, high=high)
 
-    def bars(rows: "pd.DataFrame") -> list[list[tuple[float, float]]]:
-        corners = zip(rows["start"], rows["end"], rows["low"], rows["high"], strict=True)
-        return [[(a, top), (b, top), (b, low), (a, low)] for a, b, top, low in corners]
 
-    kinds = [kind for kind in COLOURS if (frame["kind"] == kind).any()]
-    for kind, back in ((kind, back) for kind in kinds for back in (False, True)):
-        rim = "none" if kind in ("REDUCE_GRAD", "UNSHARD") else "white"  # buckets are too thin for one
-        rows = frame[(frame["kind"] == kind) & (frame["back"] == back)]
-        if len(rows):
-            hatch = HATCH if back else None
-            axes.add_collection(PolyCollection(bars(rows), facecolors=COLOURS[kind], edgecolors=rim, linewidths=0.4, hatch=hatch))
-    seen = [m for m in messages if m.arrived - m.sent > end / 1000]
-    axes.add_collection(LineCollection([[(m.sent, m.source), (m.arrived, m.goal)] for m in seen], colors=WIRE, linewidths=0.5))
+def _number(axes: "Axes", ops: "pd.DataFrame", row: float, second: float) -> None:
+    """Write microbatches onto their ops where they fit; a row has so many points, and so has a unit of time."""
+    from matplotlib.collections import PathCollection
+    from matplotlib.textpath import TextPath
+    from matplotlib.transforms import Affine2D
 
-    size = min(8.0, 72 * row * 0.55)  # points
-    for op in frame[ops].itertuples():
-        tall = min(size, 72 * row * 0.65 * (op.high - op.low))
-        fits = (op.end - op.start) / end * (width - 1.2) * 72 > 0.68 * tall * len(str(op.microbatch))
-        if fits and tall > 4:
-            middle = (op.start + op.end) / 2, (op.low + op.high) / 2
-            axes.text(*middle, str(op.microbatch), ha="center", va="center", fontsize=tall, clip_on=True)
+    texts, wide = ops["microbatch"].astype(str), (ops["end"] - ops["start"]) * second
+    longest = texts.str.len().max()
+    # so small that the longest fits most ops: a picture with numbers up to 9 only looks wrong
+    tall = np.minimum(min(8.0, row * 0.55, float(wide.quantile(0.1)) / (0.68 * longest)), row * 0.65 * (ops["high"] - ops["low"]))
+    fits = (wide >= 0.68 * tall * texts.str.len()) & (tall > 4)
+    if not fits.any():
+        return
+    texts, tall, x, y = texts[fits], tall[fits], ((ops["start"] + ops["end"]) / 2)[fits], ((ops["low"] + ops["high"]) / 2)[fits]
+    if len(texts) <= MOST_TEXTS:
+        for text, points, at, high in zip(texts, tall, x, y, strict=True):
+            axes.text(at, high, text, ha="center", va="center", fontsize=points, clip_on=True).set_in_layout(False)
+        return
+    points = float(tall.min())
+    to_pixels = axes.figure.dpi_scale_trans
+    for text in texts.unique():
+        written, own = TextPath((0, 0), text, size=points), texts == text
+        box = written.get_extents()
+        glyphs = written.transformed(Affine2D().translate(-(box.x0 + box.x1) / 2, -(box.y0 + box.y1) / 2).scale(1 / 72))
+        offsets = np.stack([x[own], y[own]], axis=1)
+        numbers = PathCollection([glyphs], offsets=offsets, offset_transform=axes.transData, facecolors="black", linewidths=0)
+        numbers.set_transform(to_pixels)
+        numbers.set_in_layout(False)
+        axes.add_collection(numbers, autolim=False)
 
-    axes.set(xlim=(0, end), ylim=(n_ranks - 0.5, -0.5), xlabel="time [s]", ylabel="rank", title=title)
-    step = max(1, n_ranks // 16)
-    axes.set_yticks(range(0, n_ranks, step))
-    handles = [Patch(color=COLOURS[kind], label=WORDS[kind]) for kind in kinds] + [Patch(color=BUBBLE, label="bubble")]
-    if frame["back"].any():
+
+def _legend(kinds: Sequence[str], back: bool, wires: bool) -> list[Any]:
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    words = {WORDS[kind]: COLOURS[kind] for kind in kinds}
+    if "B" in kinds and "I" in kinds:  # which have one colour
+        words = {word: colour for word, colour in words.items() if word != WORDS["B"]}
+        words = {f"{word}, or all of it" if word == WORDS["I"] else word: colour for word, colour in words.items()}
+    handles: list[Any] = patches(words | {"bubble": BUBBLE})
+    if back:
         handles.append(Patch(facecolor=BUBBLE, edgecolor="white", hatch=HATCH, label="from the last rank to the first"))
-    if seen:
-        handles.append(Patch(color=WIRE, label="transfer"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
-    return figure
+    if wires:
+        handles.append(Line2D([], [], color=WIRE, linewidth=1, label="transfer"))
+    return handles
+
+
+def patches(colours: Mapping[str, str]) -> list[Any]:
+    """Entries of a legend."""
+    from matplotlib.patches import Patch
+
+    return [Patch(color=colour, label=label) for label, colour in colours.items()]

@@ -48,6 +48,7 @@ from hops.course import (
     WASTED,
     WINDOW,
 )
+from hops.diary import note
 from hops.jit import bare, inlined
 from hops.kernels import NEVER
 from hops.noise import BLOCKS, LANES, philox
@@ -125,7 +126,14 @@ def later(tick, ticks):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def book(r, bucket, until):  # type: ignore[no-untyped-def]
+def book(r, bucket, until, diary):  # type: ignore[no-untyped-def]
+    """Let time pass, and write down what it was for."""
+    note(diary, r[NOW], until, bucket)
+    spend(r, bucket, until)
+
+
+@inlined
+def spend(r, bucket, until):  # type: ignore[no-untyped-def]
     """Let time pass."""
     r[bucket] += until - r[NOW]
     r[IDLE + bucket] += r[OUT] * (until - r[NOW])
@@ -170,7 +178,9 @@ def forgo(r, n, whole, busy, exposed, copy_cost, point):  # type: ignore[no-unty
 
 
 @inlined
-def advance(pool, slot, of, begin, size, attempt, words, upto, point, gaps, copy_every, copy_cost, seed, trial, stop, limit, hard, soft, r):  # type: ignore[no-untyped-def]
+def advance(  # type: ignore[no-untyped-def]
+    pool, slot, of, begin, size, attempt, words, upto, point, gaps, diary, copy_every, copy_cost, seed, trial, stop, limit, hard, soft, r
+):
     """Train until ``stop`` iterations are done, or until tick ``limit``; what is under way then is discarded. True: all are done.
 
     With a ``soft`` limit it is not even begun, and a copy is made until tick ``hard``.
@@ -194,6 +204,7 @@ def advance(pool, slot, of, begin, size, attempt, words, upto, point, gaps, copy
                 r[COMMITTED] = r[NOW]
             if i < r[TOUCHED] and (done > i or not soft):
                 r[REPLAY] += min(begun + time, limit) - begun
+                note(diary, begun, min(begun + time, limit), REPLAY)
             end, r[GIVEN] = i + 1, r[GIVEN] if soft and done == i else 0
         else:
             window = i // LANES
@@ -219,7 +230,10 @@ def advance(pool, slot, of, begin, size, attempt, words, upto, point, gaps, copy
                 commit(r, gaps, i + 1, r[NOW], upto[TIME, a + 1] - upto[TIME, a], copy_every, copy_cost)
                 keep(r, done - i, upto[TIME, b] - upto[TIME, a], upto[BUSY, b] - upto[BUSY, a], upto[EXPOSED, b] - upto[EXPOSED, a])
                 made = (done - 1) // copy_every - copies
-                book(r, CHECKPOINT, r[NOW] + made * copy_cost)
+                spend(r, CHECKPOINT, r[NOW] + made * copy_cost)
+                for k in range(copies, copies + made if diary.shape[0] else copies):
+                    copied = before + upto[TIME, (k + 1) * copy_every - first] + k * copy_cost
+                    note(diary, copied, copied + copy_cost, CHECKPOINT)
                 r[COMMITTED] = r[NOW]
                 if made > 0:
                     r[MEMORY] = (done - 1) // copy_every * copy_every
@@ -237,7 +251,7 @@ def advance(pool, slot, of, begin, size, attempt, words, upto, point, gaps, copy
         r[DONE] = done
         if done > i and done % copy_every == 0:
             copied = r[NOW] + copy_cost
-            book(r, CHECKPOINT, min(copied, hard))
+            book(r, CHECKPOINT, min(copied, hard), diary)
             if copied > hard:
                 return False
             r[MEMORY] = done
@@ -250,7 +264,7 @@ def advance(pool, slot, of, begin, size, attempt, words, upto, point, gaps, copy
                 r[PARTIAL] += limit - r[NOW]
                 attempt[done] += 1
                 r[TOUCHED] = max(r[TOUCHED], done + 1)
-            book(r, WASTED, limit)
+            book(r, WASTED, limit, diary)
             return False
     return True
 

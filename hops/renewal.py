@@ -11,10 +11,7 @@ from math import exp, expm1, isinf, log
 import numpy as np
 
 from hops.checks import Infeasible
-from hops.course import (
-    TIME,
-    Course,
-)
+from hops.course import TIME, Course
 from hops.hazards import Hazards
 from hops.kernels import NEVER
 from hops.ledger import Ratio

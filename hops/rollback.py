@@ -1,20 +1,8 @@
 """Rollback: what a trial goes back to, and what that makes of all it has done since."""
 
 from hops.commits import uncommit
-from hops.course import (
-    BUSY_HIGH,
-    BUSY_LOW,
-    DONE,
-    IDLE,
-    KEPT,
-    LOST,
-    LOST_HIGH,
-    LOST_LOW,
-    MEMORY,
-    TOUCHED,
-    USEFUL,
-    WASTED,
-)
+from hops.course import BUSY_HIGH, BUSY_LOW, COMMITTED, DONE, IDLE, KEPT, LOST, LOST_HIGH, LOST_LOW, MEMORY, NOW, TOUCHED, USEFUL, WASTED
+from hops.diary import note
 from hops.jit import bare, inlined
 
 
@@ -36,12 +24,13 @@ def forget(done, attempt, r):  # type: ignore[no-untyped-def]
 
 
 @bare
-def back_to(row, point, attempt, gaps, r):  # type: ignore[no-untyped-def]
+def back_to(row, point, attempt, gaps, diary, r):  # type: ignore[no-untyped-def]
     """Go back to a row of ``point``: the durable checkpoint, or the copy in the memory of others."""
     useful, idle, high, low = r[USEFUL], r[IDLE + USEFUL], r[BUSY_HIGH], r[BUSY_LOW]
     for k, kept in enumerate(KEPT):
         r[kept] = point[row, 1 + k]
     r[WASTED] += useful - r[USEFUL]
+    note(diary, r[COMMITTED], r[NOW], LOST)
     r[IDLE + WASTED] += idle - r[IDLE + USEFUL]
     r[LOST_HIGH] += high - r[BUSY_HIGH]
     r[LOST_LOW] += low - r[BUSY_LOW]

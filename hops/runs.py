@@ -35,7 +35,7 @@ from hops.hazards import Hazards
 from hops.kernels import NEVER
 from hops.ladder import steps_of
 from hops.ledger import Ratio, ledger, run_metrics
-from hops.places import Way
+from hops.places import Space, Way
 from hops.recovery import QUEUE, Machine
 from hops.renewal import expected
 from hops.scripts import Line, Script
@@ -43,7 +43,7 @@ from hops.simulation import Case
 from hops.sky import Sky
 from hops.spells import slowing, told
 from hops.training import DAY, Training
-from hops.trials import Trials
+from hops.trials import Trial, Trials
 from hops.weights import TICKS
 
 MOST_ITERATIONS = 1 << 27  # of a run; each takes 4 bytes a thread
@@ -159,31 +159,29 @@ def _ended(outcomes: Outcomes, h: Hazards) -> Outcomes:
 
 def failures_of(outcomes: Outcomes) -> Script:
     """The failures that each trial met, by running it once more; replayed (``failure=file``) they give the same results."""
-    training, h = training_of(outcomes.case)
-    names = [fault.name for fault in training.failures.faults if fault.stops]
-    trials = make_trials(outcomes.case, outcomes.pool)
-    nodes, script = nodes_of(outcomes.case), []
+    trials, script = make_trials(outcomes.case, outcomes.pool), []
     for trial, r in enumerate(outcomes.results):
         again, space = np.zeros_like(r), trials.space(int(r[N_FAILURES]))
-        one = trials.run(trial, space, again)
-        lines = []
-        for tick, clock, n, known, repaired in space.log[: r[N_FAILURES]].tolist():
-            hit = np.zeros(h.n_nodes, np.int8)
-            mark_victims(h, clock, n, outcomes.course.seed, trial, hit, hit.copy())
-            forced = clock >= n_drawn(h)
-            name = "forced" if forced else names[h.clock_fault[clock]] if names else "script"
-            lines.append(Line(tick, tuple(np.flatnonzero(hit).tolist()), known, repaired, name))
-        if one.forecast is not None:
-            begun = [spell for spell in one.forecast.found if spell.begin < r[NOW]]
-            lines = sorted([*lines, *told(one.forecast.spells, begun, nodes)], key=lambda line: line.tick)
-        script.append(tuple(lines))
+        script.append(lines_of(trials, trials.run(trial, space, again), space, again))
     return tuple(script)
 
 
-def nodes_of(case: Case) -> dict[int, int]:
-    """Place in the job of every node of it."""
-    cluster, n = case.weights.cluster, case.scenario.layout.n_gpus
-    return {node: i for i, node in enumerate(sorted({cluster.node(cluster.order[gpu]) for gpu in range(n)}))}
+def lines_of(trials: Trials, one: Trial, space: Space, r: NDArray[np.int64]) -> tuple[Line, ...]:
+    """The failures of a trial that has run with a log of them."""
+    training, h = training_of(trials.case)
+    names = [fault.name for fault in training.failures.faults if fault.stops]
+    nodes = trials.case.weights.cluster.job_nodes(trials.case.scenario.layout.n_gpus)
+    lines = []
+    for tick, clock, n, known, repaired in space.log[: r[N_FAILURES]].tolist():
+        hit = np.zeros(h.n_nodes, np.int8)
+        mark_victims(h, clock, n, trials.course.seed, one.trial, hit, hit.copy())
+        forced = clock >= n_drawn(h)
+        name = "forced" if forced else names[h.clock_fault[clock]] if names else "script"
+        lines.append(Line(tick, tuple(np.flatnonzero(hit).tolist()), known, repaired, name))
+    if one.forecast is not None:
+        begun = [spell for spell in one.forecast.found if spell.begin < r[NOW]]
+        lines = sorted([*lines, *told(one.forecast.spells, begun, nodes)], key=lambda line: line.tick)
+    return tuple(lines)
 
 
 def _bound(course: Course) -> int:

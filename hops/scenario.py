@@ -29,7 +29,7 @@ from hops.training import Training, make_run, make_training
 
 DOORS: dict[str, Registry[Any]] = {"schedule": SCHEDULES, "topology": TOPOLOGIES, "recovery": RECOVERIES}
 DERIVED = {"gpus": "dp", "global_batch_size": "microbatches"}  # key -> the size that it derives where that is null
-NOT_SCENARIO = ("executor", "output", "timeline", "program", "lowered", "target_error", "target_quantile")  # no scenario holds them
+NOT_SCENARIO = ("executor", "output", "report", "timeline", "trace", "program", "lowered", "target_error", "target_quantile")
 
 
 @dataclass(frozen=True)

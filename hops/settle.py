@@ -31,20 +31,26 @@ def settled(prepared: Prepared) -> Prepared:
     groups: dict[tuple[Any, bool], list[int]] = {}
     for i in noisy:
         groups.setdefault((prepared.cases[i].shape, prepared.cases[i].by_draws), []).append(i)
-    cases, n_short = list(prepared.cases), 0
+    cases, n_draws, n_short = prepared.cases, [case.scenario.draws for case in prepared.cases], 0
     with Team.of(plan.executor) as team, Countdown("finding draws", len(noisy)) as countdown:
         for members in groups.values():
-            for i, n_draws, settles in _tried(cases, members, plan.target, plan.executor.tile, team):
-                cases[i] = cases[i]._replace(scenario=replace(cases[i].scenario, draws=n_draws))
+            for i, n, settles in _tried(cases, members, plan.target, plan.executor.tile, team):
+                n_draws[i] = n
                 n_short += not settles
                 countdown.tick()
-    check_memory(plan.keep_draws, [(case.scenario.draws, case.scenario.pp) for case in cases])
-    scenarios = list(plan.scenarios)
+    found = with_draws(prepared, n_draws)
+    check_memory(plan.keep_draws, [(case.scenario.draws, case.scenario.pp) for case in found.cases])
+    notes = (*plan.notes, *_notes(plan, [n_draws[i] for i in noisy], n_short))
+    return replace(found, plan=replace(found.plan, notes=notes))
+
+
+def with_draws(prepared: Prepared, n_draws: Sequence[int]) -> Prepared:
+    """The plan with so many draws in every cell, as if they had been typed."""
+    plan, scenarios = prepared.plan, list(prepared.plan.scenarios)
+    cases = [case._replace(scenario=replace(case.scenario, draws=n)) for case, n in zip(prepared.cases, n_draws, strict=True)]
     for at, case in zip(prepared.cells, cases, strict=True):
         scenarios[at] = case.scenario
-    notes = (*plan.notes, *_notes(plan, [cases[i].scenario.draws for i in noisy], n_short))
-    found = replace(plan, scenarios=tuple(scenarios), notes=notes, target=None)
-    return replace(prepared, plan=found, cases=tuple(cases))
+    return replace(prepared, plan=replace(plan, scenarios=tuple(scenarios), target=None), cases=tuple(cases))
 
 
 def _tried(cases: Sequence[Case], members: Sequence[int], target: Target, tile: int, team: Team) -> Iterator[tuple[int, int, bool]]:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hops.chaos import chaos_of
-from hops.checks import Infeasible
+from hops.checks import FINEST, Infeasible
 from hops.contention import meeting, planned
 from hops.distributions import TERMS
 from hops.events import DISCIPLINES
@@ -31,7 +31,6 @@ from hops.queues import with_queues
 from hops.scenario import Scenario
 from hops.schedules import SCHEDULES, program
 from hops.sections import Choice
-from hops.speeds import MOST_DEN
 from hops.spells import slowing
 from hops.weights import TICKS, Floats, Question, Weights, check_clock, question, weights
 
@@ -188,7 +187,7 @@ def prepare(scenario: Scenario) -> Case:
         if slowed and s.hindrances.disturbances:
             raise Infeasible("disturbance is of every iteration, and a fault that slows the job of some: both at once are not modelled")
     case = Case(s, numbers, tables, found)
-    check_clock(most_ticks(case) * (MOST_DEN if s.hindrances.disturbances else 1))
+    check_clock(most_ticks(case) * (FINEST if s.hindrances.disturbances else 1))
     shared_by = sharers(s.layout, s.data_parallel, n_holders(built.stage_ranks, built.graph.pipelines))
     check_room(numbers.costs, numbers.room, *shared_by, s.data_parallel.zero)
     return case

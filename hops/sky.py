@@ -11,15 +11,9 @@ from threading import Lock, local
 import numpy as np
 from numpy.typing import NDArray
 
-from hops.checks import FINEST
 from hops.clocks import Clocks, force
-from hops.course import (
-    TIME,
-    Course,
-    Rows,
-    Weather,
-)
-from hops.disturbed import Bench, disturbed_iterations, executed_ticks, make_bench
+from hops.course import TIME, Course, Rows, Weather
+from hops.disturbed import Bench, disturbed_iterations, drifted_ticks, make_bench
 from hops.forecast import Forecast
 from hops.hazards import Hazards
 from hops.impact import speeds_of
@@ -27,7 +21,7 @@ from hops.kernels import NEVER
 from hops.ladder import balanced
 from hops.lanes import lanes
 from hops.simulation import Case
-from hops.speeds import Piece, Speeds, make_speeds, stopped
+from hops.speeds import Piece, Speeds, countable, make_speeds
 from hops.spells import Spells
 
 type Laws = dict[int, tuple[int, int]]  # numerator and denominator of the speed of a resource; of those with another than 1
@@ -123,8 +117,7 @@ class Sky:
             laws, planned = dict(self.laws[state]), self.case.scenario.microbatches
             for lane, n in enumerate(balance):
                 for resource in self.bench.resources.of(lane):
-                    speed = Fraction(*laws.get(resource, (1, 1))) * Fraction(planned, n)
-                    speed = max(speed.limit_denominator(FINEST), Fraction(1, FINEST)) if speed else speed
+                    speed = countable(Fraction(*laws.get(resource, (1, 1))) * Fraction(planned, n))
                     laws[resource] = speed.numerator, speed.denominator
             self.shared[state, balance] = {resource: law for resource, law in laws.items() if law != (1, 1)}
         return self.shared[state, balance]
@@ -177,27 +170,19 @@ class Sky:
         gone: dict[tuple[int, int], int] = {}
         for at, nodes in dead:
             for seat in self.seats(nodes):
-                if seat not in gone:
-                    gone[seat] = at
-                    speeds = stopped(speeds, [self.bench.resources.rank(*seat)], at)
-        executed = executed_ticks(self.bench, trial, draw, speeds, until)
-        for at in sorted(set(gone.values())):
-            before = executed_ticks(self.bench, trial, draw, speeds, at)
-            for seat in (seat for seat, when in gone.items() if when == at):
-                executed[seat] = before[seat]
+                gone.setdefault(seat, at)
+        executed = drifted_ticks(self.bench, trial, draw, speeds, gone, until)
         return int(executed.sum()) // (1 if self.spells is not None else self.times)
 
     def seats(self, nodes: Iterable[int]) -> list[tuple[int, int]]:
         """Lanes and ranks that have a GPU on one of these nodes of the job."""
         s, cluster, hit = self.case.scenario, self.case.weights.cluster, set(nodes)
-        there = sorted({cluster.node(cluster.order[gpu]) for gpu in range(s.layout.n_gpus)})
+        place = cluster.job_nodes(s.layout.n_gpus)
         return [
             (n, rank)
             for n, lane in enumerate(lanes(s.layout, s.data_parallel))
             for rank in range(s.pp)
-            if any(
-                there.index(cluster.node(cluster.order[gpu])) in hit for replica in lane.replicas for gpu in s.layout.gpus(rank, replica)
-            )
+            if any(place[cluster.node(cluster.order[gpu])] in hit for replica in lane.replicas for gpu in s.layout.gpus(rank, replica))
         ]
 
     def escalate(

@@ -4,15 +4,16 @@ r = resources, k = pieces of time. Inside a piece a resource works at num / den,
 """
 
 from collections.abc import Iterable, Mapping
+from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hops.checks import FINEST
 from hops.jit import kernel
 
 NEVER = 1 << 62  # later than all ticks
-MOST_DEN = 1000  # what remains of an op's work, times this, must fit 63 bits
 MOST_NUM = 1 << 20
 
 type Piece = tuple[int, int, int, int]  # begin, end, num, den
@@ -29,6 +30,11 @@ class Speeds(NamedTuple):
     varies: NDArray[np.bool_]  # (r+1,) whether there are any of a resource; the last is that of -1, which nothing disturbs
 
 
+def countable(speed: Fraction) -> Fraction:
+    """The nearest speed that a `Piece` can have; 0 only where it is 0."""
+    return max(speed.limit_denominator(FINEST), Fraction(1, FINEST)) if speed else speed
+
+
 def make_speeds(n: int, pieces: Mapping[int, Iterable[Piece]]) -> Speeds:
     """Speeds of ``n`` resources from the pieces of some; ``ValueError`` where these overlap, or a number does not fit."""
     rows: list[Piece] = []
@@ -38,9 +44,9 @@ def make_speeds(n: int, pieces: Mapping[int, Iterable[Piece]]) -> Speeds:
             raise ValueError(f"speeds of resource {resource}; there are {n}")
         own = list(each)
         for before, (begin, end, num, den) in zip([(0, 0, 1, 1), *own], own, strict=False):
-            if not (before[1] <= begin < end <= NEVER and 0 <= num <= MOST_NUM and 0 < den <= MOST_DEN):
+            if not (before[1] <= begin < end <= NEVER and 0 <= num <= MOST_NUM and 0 < den <= FINEST):
                 raise ValueError(
-                    f"a speed of {num}/{den} from {begin} to {end} ticks: pieces must follow each other, and den be from 1 to {MOST_DEN}"
+                    f"a speed of {num}/{den} from {begin} to {end} ticks: pieces must follow each other, and den be from 1 to {FINEST}"
                 )
         rows += own
         indptr[resource + 1] = len(own)

@@ -74,7 +74,7 @@ def slowing(training: Training, cluster: Cluster, layout: Layout, tries: Sequenc
         raise Infeasible(
             "what slows a job (slow, bandwidth, stall) is not modelled for one that goes on with fewer nodes (try recovery=restart)"
         )
-    nodes = sorted({cluster.node(cluster.order[gpu]) for gpu in range(layout.n_gpus)})
+    nodes = list(cluster.job_nodes(layout.n_gpus))
     faults = [fault for fault in failures.faults if not fault.stops]
     parts, found = list[Part](), list[list[list[int]]]()
     for fault in faults:

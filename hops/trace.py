@@ -1,6 +1,6 @@
 """Timelines: when each op of one draw runs, as a table and as text."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -37,6 +37,8 @@ class Trace(NamedTuple):
     reducing: NDArray[np.int64]  # (milestones, buckets) when the reduction of gradients begins
     reduced: NDArray[np.int64]  # when it ends
     released: NDArray[np.int64]  # (stages, buckets) when weights have been gathered, where that overlaps
+    latest: NDArray[np.int64]  # (ranks,) when a rank has all gradients that it needs for its update
+    step: int  # when the iteration ends in which everybody waits for everybody's gradients; without a flush how long one takes
 
 
 def timeline_frame(case: Case, draw: int = 0) -> "pd.DataFrame":
@@ -70,15 +72,19 @@ def memory_frame(case: Case, draw: int = 0, after_input: float = 1.0) -> "pd.Dat
     all are held until W (or B); 0: all are freed at I; between: what linear layers keep of all that a layer keeps, the
     zero-bubble papers' M_W / M_B. A model of explicit times is a ``ValueError``.
     """
-    import pandas as pd
-
     sizes = case.weights.costs.activations
     if sizes is None:
         raise ValueError("model=explicit has no activations: memory over time needs a transformer (try model=gpt_22b)")
     if not 0 <= after_input <= 1:
         raise ValueError(f"after_input must be a share of the activations, from 0 to 1; got {after_input!r}")
+    return held(timeline_frame(case, draw), sizes, after_input)
+
+
+def held(ops: "pd.DataFrame", sizes: Sequence[float], after_input: float = 1.0) -> "pd.DataFrame":
+    """What each rank holds over time, as `memory_frame` has it, of a timeline whose stages take ``sizes`` for a microbatch."""
+    import pandas as pd
+
     share = {"F": 1.0, "B": -1.0, "I": after_input - 1.0, "W": -after_input}
-    ops = timeline_frame(case, draw)
     ops = ops[ops["kind"].isin([*share])]
     frame = pd.DataFrame({"rank": ops["rank"], "time": ops["start"].where(ops["kind"] == "F", ops["end"]), "op": ops["op"]})
     frame["change"] = ops["kind"].map(share) * ops["stage"].map(dict(enumerate(sizes)))
@@ -145,23 +151,41 @@ def node_ticks(case: Case, draw: int, graph: Graph | None = None) -> Trace:
         evaluate_contended(graph, joint, cells, law, tables, draw, times, space, *unread)
     else:
         kernels.evaluate(graph, cells, law, tables, draw, space, *unread)
-    exchanged = (each[:, 0].reshape(-1, n_buckets) for each in (space.ready, space.reduced, space.released))
-    return Trace(*(each.copy() for each in (space.begun[:, 0], space.finish[:, 0], space.lag[:, 0], *exchanged)))
+    begun, finish, lag, latest = (each[:, 0].copy() for each in (space.begun, space.finish, space.lag, space.latest))
+    ready, reduced, released = (each[:, 0].reshape(-1, n_buckets).copy() for each in (space.ready, space.reduced, space.released))
+    return Trace(begun, finish, lag, ready, reduced, released, latest, int(space.step[0]))
+
+
+class Transfer(NamedTuple):
+    """A message between ranks, in ticks."""
+
+    sender: int  # node whose output it is
+    receiver: int  # node that waits for it
+    begun: int  # when it gets a channel, or at once
+    arrived: int
+
+
+def transfers(case: Case, found: Trace) -> list[Transfer]:
+    """Every transfer between ranks in one draw."""
+    graph = case.structure.graph
+    goals = np.repeat(np.arange(graph.rank.size), np.diff(graph.indptr))
+    source = graph.rank[graph.origin]
+    # of the same microbatch and direction: others wait for room in a queue
+    same = (graph.identity[graph.origin] ^ graph.identity[goals]) & WITHOUT_STAGE == 0
+    edges = np.flatnonzero((graph.rank[goals] >= 0) & (source >= 0) & (source != graph.rank[goals]) & same)
+    senders, preds = graph.origin[edges], graph.pred[edges]
+    begun = np.where(preds == senders, found.finish[senders], found.start[preds])
+    arrived = found.finish[preds] + found.lag[graph.lag[edges]]
+    return list(map(Transfer._make, np.stack([senders, goals[edges], begun, arrived], axis=1).tolist()))
 
 
 def messages(case: Case, draw: int = 0) -> list[Message]:
     """Every transfer between ranks in one draw."""
-    graph = case.structure.graph
-    _, finish, lag, *_ = node_ticks(case, draw)
-    found = []
-    for node in np.flatnonzero(graph.rank >= 0):
-        for edge in range(graph.indptr[node], graph.indptr[node + 1]):
-            source, goal = int(graph.rank[graph.origin[edge]]), int(graph.rank[node])
-            same = (graph.identity[graph.origin[edge]] ^ graph.identity[node]) & WITHOUT_STAGE == 0  # or it waits for room in a queue
-            if source >= 0 and source != goal and same:
-                arrived = finish[graph.pred[edge]] + lag[graph.lag[edge]]
-                found.append(Message(source, finish[graph.origin[edge]] / TICKS, goal, arrived / TICKS))
-    return found
+    rank, found = case.structure.graph.rank, node_ticks(case, draw)
+    return [
+        Message(int(rank[each.sender]), found.finish[each.sender] / TICKS, int(rank[each.receiver]), each.arrived / TICKS)
+        for each in transfers(case, found)
+    ]
 
 
 def timeline_text(frame: "pd.DataFrame", width: int = 100, colour: bool = False) -> str:

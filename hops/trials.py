@@ -50,11 +50,7 @@ from hops.hazards import Hazards
 from hops.kernels import NEVER
 from hops.ladder import GROUND, Steps, evicts, rebalances, seen
 from hops.places import MOST_FAILURES, Space, Way, make_space, next_failure
-from hops.progress import (
-    book,
-    drawn,
-    healthy,
-)
+from hops.progress import book, drawn, healthy
 from hops.simulation import Case
 from hops.sky import LOOK, Sky
 from hops.training import MOST_EXACT
@@ -81,11 +77,14 @@ class Trials:
         self.case, self.h, self.course, self.way, self.elastic = case, h, course, way, elastic
         self.sky, self.exact, self.bound, self.steps = sky, exact, bound, steps
 
-    def space(self, n_logged: int = 0) -> Space:
-        """Scratch for one trial after another, with room to log so many failures; of exact ones all: what is not used takes no memory."""
+    def space(self, n_logged: int = 0, n_noted: int = 0) -> Space:
+        """Scratch for one trial after another, with room to log so many failures and entries of a diary.
+
+        Of exact ones all failures: what is not used takes no memory.
+        """
         n_logged = MOST_FAILURES if self.exact else n_logged
         n_forced = self.course.chaos.times.size + (self.sky.spells is not None)
-        return make_space(self.bound, self.h, self.way.spares, n_logged, n_forced)
+        return make_space(self.bound, self.h, self.way.spares, n_logged, n_forced, n_noted)
 
     @property
     def plain(self) -> bool:
@@ -265,7 +264,8 @@ class Trial:
         if not balance:
             return False
         self.rung = self.rung._replace(balance=balance)
-        book(r, RECOVERING, min(now + steps.rebalance, int(next_failure(self.space.clocks.tick, r[SHIFT])), self.course.horizon))
+        until = min(now + steps.rebalance, int(next_failure(clocks.tick, r[SHIFT])), self.course.horizon)
+        book(r, RECOVERING, until, self.space.diary)
         r[N_REBALANCED] += 1
         return True
 

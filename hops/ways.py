@@ -35,24 +35,8 @@ from hops.course import (
 )
 from hops.jit import bare, inlined
 from hops.kernels import NEVER
-from hops.places import (
-    MOST_FAILURES,
-    cast,
-    coming,
-    enough,
-    fail,
-    n_missing,
-    next_failure,
-    settle,
-    survived,
-    take_back,
-    turn_to,
-)
-from hops.progress import (
-    book,
-    later,
-    want,
-)
+from hops.places import MOST_FAILURES, cast, coming, enough, fail, n_missing, next_failure, settle, survived, take_back, turn_to
+from hops.progress import book, later, want
 from hops.rollback import back_to, promote
 
 NONE = -1  # no checkpoint is being persisted
@@ -78,7 +62,7 @@ def notice(h, course, way, trial, space, r):  # type: ignore[no-untyped-def]
     enter(h, course.chaos, DETECTING, course.seed, trial, space, r)
     while not h.exposure and next_failure(ends, r[SHIFT]) <= min(known, course.horizon - 1) and r[N_EVENTS] < MOST_FAILURES:
         fail(h, way, course.seed, trial, next_failure(ends, r[SHIFT]), space, r)
-    book(r, DETECTION, min(known, course.horizon))
+    book(r, DETECTION, min(known, course.horizon), space.diary)
     r[PHASE] = NOTICED
     if r[CUTS_OPEN]:
         space.cuts[r[N_CUTS] - 1, 4] = r[NOW]
@@ -126,7 +110,7 @@ def wait_for_plan(h, course, way, trial, space, r):  # type: ignore[no-untyped-d
         until = min(r[RETURN], course.horizon)
         failure = ahead(h, course, way, trial, until, space, r)
         if min(r[RETURN], course.horizon) == until:  # nobody who might come back has failed meanwhile
-            book(r, QUEUEING, min(failure, until))
+            book(r, QUEUEING, min(failure, until), space.diary)
             if failure < until:
                 return AGAIN
 
@@ -141,7 +125,7 @@ def pass_states(h, course, way, trial, first, last, space, r):  # type: ignore[n
             failure = np.int64(NEVER) if h.exposure else next_failure(space.clocks.tick, r[SHIFT])
             settle(way, r[NOW], space.away, r)
             there = enough(r, space.away)
-            book(r, QUEUEING, min(failure, there, course.horizon))
+            book(r, QUEUEING, min(failure, there, course.horizon), space.diary)
             if r[NOW] < there:
                 return AGAIN if failure < course.horizon else THERE
             settle(way, there, space.away, r)
@@ -150,7 +134,7 @@ def pass_states(h, course, way, trial, first, last, space, r):  # type: ignore[n
             space.vacant[:] = 0
         end = min(later(r[NOW], way.ticks[s]), course.horizon)
         failure = ahead(h, course, way, trial, end, space, r)
-        book(r, way.bucket[s], min(failure, end))
+        book(r, way.bucket[s], min(failure, end), space.diary)
         if failure < end:
             return AGAIN
     return THERE
@@ -185,9 +169,9 @@ def go_on(h, course, way, trial, space, r):  # type: ignore[no-untyped-def]
     """Train again, with what the way back has led to."""
     saved = space.saved
     if r[SOURCE] == COPIED:
-        back_to(2 if r[MEMORY] > saved.point[0, 0] else 0, saved.point, saved.attempt, space.gaps, r)
+        back_to(2 if r[MEMORY] > saved.point[0, 0] else 0, saved.point, saved.attempt, space.gaps, space.diary, r)
     elif r[SOURCE] == LOADED:
-        back_to(0, saved.point, saved.attempt, space.gaps, r)
+        back_to(0, saved.point, saved.attempt, space.gaps, space.diary, r)
     r[N_FROM_MEMORY] += r[SOURCE] != LOADED
     if way.elastic:
         turn_to(h, course.plans, n_missing(h, -1, space), course.horizon, space, r)

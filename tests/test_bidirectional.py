@@ -8,7 +8,7 @@ import pytest
 from conftest import run_ticks, scenario
 
 import hops
-from hops import sweep, torch_order
+from hops import torch_order
 from hops.checks import Infeasible
 from hops.data_parallel import DataParallel
 from hops.executor import Executor, evaluate
@@ -16,6 +16,7 @@ from hops.lanes import holding, shard_groups
 from hops.layout import Layout
 from hops.lowering import lower
 from hops.programs import Program
+from hops.recipes import plan_of_words
 from hops.schedules import SCHEDULES, Times
 from hops.simulation import prepare
 from hops.trace import timeline_frame
@@ -129,7 +130,7 @@ def test_weights__are_held_twice_and_the_model_counts_once():
 
 
 def prepared(name, *more):
-    return prepare(sweep._plan((f"schedule={name}", *A100, *more), sweep=False).scenarios[0])
+    return prepare(plan_of_words((f"schedule={name}", *A100, *more), sweep=False).scenarios[0])
 
 
 def test_reduction__is_of_both_ranks_at_once():
@@ -291,6 +292,6 @@ def test_partition__is_one_for_all_pipelines():
     """Both hold the same weights. Tensors of rank 5, where the second begins, cross nodes: alone it would divide the layers otherwise."""
     model = ("model=gpt_22b", "model.heads=96", "model.kv_heads=96", "model.vocabulary=300000", "model.layout=balanced")
     words = ("schedule=chimera", "topology=dgx", "pp=6", "tp=3", "microbatches=12", "latency=none", *model)
-    case = prepare(sweep._plan(words, sweep=False).scenarios[0])
+    case = prepare(plan_of_words(words, sweep=False).scenarios[0])
     costs = case.weights.costs
     assert costs.parameters[:6] == costs.parameters[6:]

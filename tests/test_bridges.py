@@ -14,6 +14,7 @@ from hops.bridges.shell import read_script
 from hops.checks import Infeasible
 from hops.compositions import has, with_value
 from hops.config import compose, make_loader, plain
+from hops.recipes import plan_of_words
 
 JOBS = Path(__file__).parent / "bridge"
 MODEL = "--num-layers 8 --hidden-size 1024 --num-attention-heads 16 --seq-length 512 --micro-batch-size 1"
@@ -46,7 +47,7 @@ def scenario(*words):
 
 def planned(*words):
     """The same by the real path."""
-    (made,) = sweep._plan(words, sweep=False).scenarios
+    (made,) = plan_of_words(words, sweep=False).scenarios
     return made
 
 

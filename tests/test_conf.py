@@ -4,13 +4,16 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 from hydra.core.config_store import ConfigStore
 
 import hops
-from hops.config import folder
+from hops.config import CALM, folder
 from hops.distributions import LAWS
+from hops.faults import Failures, make_failures
 from hops.recovery import RECOVERIES
 from hops.schedules import SCHEDULES
+from hops.sections import frozen
 from hops.topologies import TOPOLOGIES
 
 CONF = folder("conf")
@@ -106,3 +109,10 @@ def test_noise__of_the_default_is_five_percent_an_op():
 def test_sweeps__open_with_their_question():
     for path in Path(folder("sweeps")).glob("*.yaml"):
         assert re.match(r"# .+\?\n", path.read_text()), f"{path.name} must open with its question"
+
+
+def test_failure__without_any_has_the_defaults_of_faults_that_are_given():
+    """Written out in three places: importing ``hops.faults`` takes half a second, which --help does without."""
+    assert make_failures(frozen(CALM)) == Failures()
+    of_file = yaml.safe_load((CONF / "failure" / "file.yaml").read_text())
+    assert of_file == CALM | {"script": "???"}

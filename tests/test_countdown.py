@@ -33,3 +33,12 @@ def test_countdown__says_how_much_is_done_and_how_long_it_takes_and_goes_away():
 def test_countdown__is_silent_where_nobody_looks_or_nothing_takes_long():
     assert told(StringIO()) == ""
     assert told(Terminal(), n=7) == ""
+
+
+def test_countdown__knows_nothing_before_a_part_is_done():
+    """Where runs are parts, cells may be done that have none left."""
+    out, now = Terminal(), 0.0
+    with Countdown("cells", 10, out, lambda: now) as countdown:
+        now = PATIENCE + 1
+        countdown.tick(0)
+    assert out.getvalue() == ""

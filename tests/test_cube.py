@@ -17,6 +17,7 @@ from hops import cube as cube_module
 from hops import executor, sweep
 from hops.cube import attribute_text, check_file, open_cube, write_cube
 from hops.plan import prepare_plan
+from hops.recipes import plan_of_words
 from hops.variables import VARIABLES, attributes
 
 SMALL = ("microbatches=6", "draws=20")
@@ -330,7 +331,7 @@ def test_file__that_cannot_hold_a_variable_is_refused_before_anything_is_evaluat
     assert list(tmp_path.iterdir()) == []
     assert hops.sweep_cube("pp=2,3", "microbatches=4", "draws=30", "output.keep=draws").sizes["draw"] == 30  # no file, no limit
     with pytest.raises(ValueError, match="2 cells, 30 draws and 3 ranks make variables of .* GB; a netCDF file holds"):
-        check_file(prepare_plan(sweep._plan(("pp=2,3", "microbatches=4", "draws=30", "output.keep=draws"), sweep=True)))
+        check_file(prepare_plan(plan_of_words(("pp=2,3", "microbatches=4", "draws=30", "output.keep=draws"), sweep=True)))
 
 
 def test_memory__kept_draws_count_all_cells(monkeypatch):

@@ -206,7 +206,7 @@ def test_drift__survivors_run_until_they_wait(p2p):
                     ]
                     wanted[dead] = sum(max(0, min(at, when[op][1]) - when[op][0]) for op in case.program.ranks[dead])
                     for bench in benches:
-                        found = drifted_ticks(bench, 0, 0, zero, [(0, dead)], at, delay)[0]
+                        found = drifted_ticks(bench, 0, 0, zero, {(0, dead): at}, at + delay)[0]
                         assert found.tolist() == wanted
 
 

@@ -6,19 +6,12 @@ import twin_elastic
 import twin_runs
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_episodes import COLUMNS, LAWS, state, timed, told
+from test_episodes import COLUMNS, LAWS, noted, state, timed, told
 
 from hops import course as columns
 from hops.chaos import chaos_of
 from hops.checkpoints import Checkpoint
-from hops.course import (
-    FINISHED,
-    NO_PLAN,
-    NOT_ASKED,
-    PLANNED,
-    Course,
-    Plans,
-)
+from hops.course import FINISHED, NO_PLAN, NOT_ASKED, PLANNED, Course, Plans
 from hops.data_parallel import DataParallel
 from hops.episodes import run_trials
 from hops.faults import Failures
@@ -92,6 +85,7 @@ def both(name, faults, trials, scripts=None, clock="calendar", pools=POOLS, aske
             missing = results[at, columns.ARGUMENT]
             assert known.status[missing] == NOT_ASKED
             known.status[missing] = status[missing]
+    diaries = list(noted(h, plan, way, len(chaos), bound, results))
     e = machine.elastic
 
     def states(of):
@@ -109,6 +103,7 @@ def both(name, faults, trials, scripts=None, clock="calendar", pools=POOLS, aske
         failures = twin_runs.Failures(theirs, seed, trial, None if scripts is None else list(scripts[trial]))
         failures.forced = [one for j, each in enumerate(chaos) for one in timed(each, j, seed, trial)]
         wanted_results.append(twin_elastic.run(job, failures, trial))
+        assert diaries[trial] == (wanted_results[-1].pop("spans"), wanted_results[-1].pop("smaller"))
     return [tuple_of(r) for r in results], wanted_results
 
 

@@ -13,13 +13,9 @@ from hops import course as columns
 from hops.chaos import chaos_of
 from hops.checkpoints import Checkpoint
 from hops.checks import Infeasible
-from hops.course import (
-    FINISHED,
-    STUCK,
-    Course,
-    one_plan,
-)
+from hops.course import FINISHED, STUCK, Course, one_plan
 from hops.data_parallel import DataParallel
+from hops.diary import STATES, smaller, states
 from hops.episodes import run_trials
 from hops.faults import Failures, Fault
 from hops.hazards import hazards
@@ -94,6 +90,7 @@ def both(pool, faults, machine, trials, scripts=None, clock="calendar", chaos=()
     bound = plan.n_iterations if plan.horizon == NEVER else plan.horizon // min(each[0] for each in pool) + 1
     results = np.zeros((trials, columns.N_RESULTS), np.int64)
     run_trials(h, plan, way, 0, make_space(bound, h, way.spares, 0, len(chaos)), results)
+    diaries = [spans for spans, _ in noted(h, plan, way, len(chaos), bound, results)]
 
     def states(of):
         return [(each.bucket, round(each.seconds * 1e9), each.acquires) for each in of]
@@ -111,6 +108,7 @@ def both(pool, faults, machine, trials, scripts=None, clock="calendar", chaos=()
         failures.forced = [one for j, each in enumerate(chaos) for one in timed(each, j, seed, trial)]
         wanted_results.append(twin_runs.run(job, failures, trial))
         assert len(wanted_results[-1].pop("intervals")) in (wanted_results[-1]["done"], 0)
+        assert diaries[trial] == wanted_results[-1].pop("spans")
     found = []
     for r in results:
         one = {name: int(r[at]) for name, at in COLUMNS.items()}
@@ -121,6 +119,20 @@ def both(pool, faults, machine, trials, scripts=None, clock="calendar", chaos=()
         one["gaps"] = int(r[columns.N_GAPS]) if r[columns.STATUS] == FINISHED else 0
         found.append(one | {"finished": bool(r[columns.STATUS] == FINISHED)})
     return found, wanted_results
+
+
+def noted(h, plan, way, n_chaos, bound, results):
+    """Spans of every trial by a diary, and of its plans; keeping one changes no result."""
+    space = make_space(bound, h, way.spares, 0, n_chaos, 1 << 14)
+    for trial, wanted in enumerate(results):
+        r = np.zeros_like(results[:1])
+        assert run_trials(h, plan, way, trial, space, r) == 1
+        r[0, columns.WANT : columns.LAST + 1] = wanted[columns.WANT : columns.LAST + 1]  # it may have asked for a plan
+        assert (r[0] == wanted).all()
+        assert space.diary[0, 0] < 1 << 14
+        found, now = (states(space.diary, int(wanted[columns.NOW])), smaller(space.diary, int(wanted[columns.NOW])))
+        spans = [(STATES[what], begin, end) for begin, end, what in zip(*(each.tolist() for each in found), strict=True)]
+        yield spans, [(what, begin, end) for begin, end, what in zip(*(each.tolist() for each in now), strict=True)]
 
 
 def told(each, ways):

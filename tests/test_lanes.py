@@ -12,8 +12,8 @@ from hops.lanes import lanes, sharers
 from hops.layout import Layout
 from hops.noise import extreme_factors, quantile_table
 from hops.plan import prepare_plan
+from hops.recipes import plan_of_words
 from hops.simulation import prepare
-from hops.sweep import _plan
 from hops.topologies import TOPOLOGIES
 
 NOISE = {"op": {"law": "lognormal", "cv": 0.3}, "microbatch": {"law": "lognormal", "cv": 0.2}, "rank": {"law": "lognormal", "cv": 0.1}}
@@ -21,7 +21,7 @@ MOE = ("model=mixtral_8x7b", "tp=2", "pp=4", "dp=8", "microbatches=8", "topology
 
 
 def prepared(*words):
-    return prepare_plan(_plan(words, sweep=False)).cases[0]
+    return prepare_plan(plan_of_words(words, sweep=False)).cases[0]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from hops.graph import lag_index
 from hops.layout import Layout
 from hops.paths import PATH_CLASSES
 from hops.plan import prepare_plan
-from hops.sweep import _plan
+from hops.recipes import plan_of_words
 from hops.topologies import TOPOLOGIES
 
 
@@ -59,7 +59,7 @@ def test_cluster__sixteen_thousand_gpus_are_placed():
 
 def path_class(*words):
     """Class of the path from stage 0 to stage 1."""
-    case = prepare_plan(_plan(words, sweep=False)).cases[0]
+    case = prepare_plan(plan_of_words(words, sweep=False)).cases[0]
     return PATH_CLASSES[case.weights.link[0, lag_index(0, False)]]
 
 
@@ -150,7 +150,7 @@ def test_crowd__each_class_of_paths_has_wires_of_its_own():
     "words", [("cp=2",), ("cp=2", "cp_comm=a2a", "tp=2"), ("model=mixtral_8x7b", "ep=4", "dp=2", "cp=2", "etp=1", "tp=2")]
 )
 def test_gpus__of_all_dimensions_count(words):
-    case = prepare_plan(_plan(("pp=2", "latency=none", "microbatches=4", *words), sweep=False)).cases[0]
+    case = prepare_plan(plan_of_words(("pp=2", "latency=none", "microbatches=4", *words), sweep=False)).cases[0]
     s = case.scenario
     assert len(case.weights.cluster.order) == s.layout.n_gpus == 2 * s.tp * s.dp * s.cp
     cell = hops.simulate("pp=2", "latency=none", "microbatches=4", *words)
@@ -160,4 +160,4 @@ def test_gpus__of_all_dimensions_count(words):
 
 def test_gpus__derive_dp_by_all_that_share_a_replica():
     words = ("gpus=64", "dp=null", "pp=2", "tp=2", "cp=4", "latency=none", "microbatches=4")
-    assert prepare_plan(_plan(words, sweep=False)).cases[0].scenario.dp == 4
+    assert prepare_plan(plan_of_words(words, sweep=False)).cases[0].scenario.dp == 4

@@ -5,11 +5,11 @@ import pytest
 import hops
 from hops.megatron import flags
 from hops.plan import prepare_plan
-from hops.sweep import _plan
+from hops.recipes import plan_of_words
 
 
 def of(*words):
-    case = prepare_plan(_plan(words, sweep=False)).cases[0]
+    case = prepare_plan(plan_of_words(words, sweep=False)).cases[0]
     return flags(case.scenario, case.weights.costs.partition)
 
 

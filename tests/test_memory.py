@@ -13,7 +13,7 @@ from hops.costs import Explicit
 from hops.hardware import GPUS
 from hops.memory import Allowances, check_room, fullest, headroom, offloaded, peak_memory, states
 from hops.plan import prepare_plan
-from hops.sweep import _plan
+from hops.recipes import plan_of_words
 
 FOUR = (Groups(Ring(4, 1e-6, 1e11), expert_tensor=Ring(4, 1e-6, 1e11)),) * 8
 
@@ -211,7 +211,7 @@ def test_versions__of_the_weights_only():
 def test_versions__pipedream_keeps_one_for_each_microbatch_under_way():
     same = ("pp=4", "microbatches=8", "latency=none")
     held = {name: hops.simulate(f"schedule={name}", *same)["peak_memory"].values for name in ("1f1b", "pipedream", "pipedream_2bw")}
-    weights = np.array([2 * n for n in prepare_plan(_plan(same, sweep=False)).cases[0].weights.costs.parameters])
+    weights = np.array([2 * n for n in prepare_plan(plan_of_words(same, sweep=False)).cases[0].weights.costs.parameters])
     assert held["pipedream"] - held["1f1b"] == pytest.approx(weights * [3, 2, 1, 0])
     assert held["pipedream_2bw"] - held["1f1b"] == pytest.approx(weights)
 
@@ -221,7 +221,7 @@ def test_parts__hold_their_share_of_the_activations():
     one, four = (hops.simulate("schedule=seq1f1b", f"schedule.splits={q}", *same) for q in (1, 4))
     assert one["peak_in_flight"].values.tolist() == [4, 3, 2, 1]
     assert four["peak_in_flight"].values.tolist() == [7 / 4, 6 / 4, 5 / 4, 1]
-    activations = prepare_plan(_plan(same, sweep=False)).cases[0].weights.costs.activations
+    activations = prepare_plan(plan_of_words(same, sweep=False)).cases[0].weights.costs.activations
     assert (one["peak_memory"] - four["peak_memory"]).values == pytest.approx(np.array(activations) * [9 / 4, 6 / 4, 3 / 4, 0], rel=1e-6)
 
 

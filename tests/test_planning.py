@@ -7,8 +7,8 @@ import hops
 from hops import simulation
 from hops.checks import Infeasible
 from hops.planning import schedule_for
+from hops.recipes import plan_of_words
 from hops.schedules import zb_2p, zb_auto
-from hops.sweep import _plan
 
 GPT = ("model=gpt_22b", "topology=dgx_h100", "pp=8", "latency=none")
 
@@ -77,7 +77,7 @@ def test_sweep__plans_once_for_all_noise_and_once_for_every_latency(monkeypatch)
 
 def test_memory__of_gpt_is_split_as_in_table_1():
     """34 h a token and layer with selective recomputation, of which 32 h are left for W."""
-    plan = schedule_for(_plan(("schedule=zb_auto", *GPT, "model.recompute=selective"), sweep=False).scenarios[0]).kwargs
+    plan = schedule_for(plan_of_words(("schedule=zb_auto", *GPT, "model.recompute=selective"), sweep=False).scenarios[0]).kwargs
     (after_f, *_), (after_i, *_), (after_w, *_) = plan["memory"]
     assert (after_f, after_i, after_w) == pytest.approx((1, -2 / 34, -32 / 34))
 
@@ -109,6 +109,6 @@ def test_fits__needs_a_model_that_says_and_room_for_one():
 
 def test_fits__a_rank_without_layers_holds_as_many_as_there_are():
     words = ("schedule=zb_auto", "schedule.memory_limit=fits", "microbatches=32", "model.layout='E|(tttt|)*11ttttL'", *GPT, "pp=13")
-    limits = schedule_for(_plan(words, sweep=False).scenarios[0]).kwargs["memory_limit"]
+    limits = schedule_for(plan_of_words(words, sweep=False).scenarios[0]).kwargs["memory_limit"]
     assert limits[0] >= 2**20  # the most that a scenario can ask for
     assert max(limits[1:]) < 100

@@ -12,12 +12,12 @@ from test_data_parallel import NET, evaluated
 from test_kernels import times, twin_of
 
 import hops
-from hops import sweep
 from hops.checks import Infeasible
 from hops.distributions import TERMS
 from hops.elastic import find
 from hops.lowering import P2P
 from hops.programs import Program
+from hops.recipes import plan_of_words
 from hops.recovery import RECOVERIES
 from hops.recovery.recycle import spread
 from hops.routes import named, reroute, routes_of
@@ -177,7 +177,7 @@ JOB = ("model=gpt_22b", "topology=dgx_a100", "latency=none", "pp=4", "tp=8", "mi
 
 
 def job(*more):
-    return sweep._plan((*JOB, *more), sweep=False).scenarios[0]
+    return plan_of_words((*JOB, *more), sweep=False).scenarios[0]
 
 
 def plan(s, missing=1, **how):

@@ -19,8 +19,8 @@ from hops.elastic import find
 from hops.executor import Team, evaluate_iterations, make_executor
 from hops.executor import evaluate as evaluate_cells
 from hops.plan import prepare_plan
+from hops.recipes import plan_of_words
 from hops.runs import failures_of, run_case
-from hops.sweep import _plan
 from hops.variables import VARIABLES, attributes
 
 SMALL = ("model=explicit", "pp=2", "microbatches=4", "draws=50", "topology.nodes=2")
@@ -30,7 +30,7 @@ RUN = (*SMALL, "run.iterations=300", "trials=6", "checkpoint.cost=0.1", "recover
 
 def outcomes(*overrides, threads=2):
     """What `hops.runs` makes of one cell, before it becomes a Dataset."""
-    (case,) = prepare_plan(_plan(overrides, sweep=False)).cases
+    (case,) = prepare_plan(plan_of_words(overrides, sweep=False)).cases
     (outcome,) = evaluate_cells([case], make_executor({"threads": threads}))
     with Team(threads) as team:
         return case, outcome, run_case(case, outcome.pool(0, case), team)

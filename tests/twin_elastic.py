@@ -95,7 +95,7 @@ class Trial:
 
     def spend(self, bucket, ticks):
         """Do something for so long; raises where it does not come to its end."""
-        end, piece = min(NEVER, self.now + ticks), [bucket, self.now, self.now, self.plan]
+        end, piece = min(NEVER, self.now + ticks), [bucket, self.now, self.now, self.plan, False]
         self.pieces.append(piece)
         while not self.deaf and self.failures.next() < min(end, self.job.horizon):
             if self.stops():
@@ -121,7 +121,7 @@ class Trial:
             self.enter("detection")
             while not self.job.exposure and self.failures.next() <= known and self.failures.next() < self.job.horizon:
                 self.strike()
-            self.pieces.append(["detection", self.now, min(known, self.job.horizon), self.plan])
+            self.pieces.append(["detection", self.now, min(known, self.job.horizon), self.plan, False])
             self.now = min(known, self.job.horizon)
             self.enter("recovery")
             self.deaf = self.job.exposure
@@ -230,11 +230,12 @@ class Trial:
             raise
         finally:
             self.found["replay"] += self.now - begun if attempt else 0
+            self.pieces[-1][4] = attempt > 0
 
     def count(self, finished):
         buckets = ("useful", "wasted", "checkpoint", "detection", "recovery", "queue")
         book = dict.fromkeys(buckets, 0) | {f"idle {bucket}": 0 for bucket in buckets}
-        for bucket, begun, end, plan in self.pieces:
+        for bucket, begun, end, plan, _ in self.pieces:
             book[bucket] += end - begun
             book[f"idle {bucket}"] += (end - begun) * self.job.idle[plan]
         repaired = 0
@@ -245,7 +246,9 @@ class Trial:
         rows = [row for _, row, _ in self.path]
         return book | self.found | {
             "now": self.now, "done": len(self.path), "finished": finished, "repaired": repaired, "plans": len(self.used),
-            "degraded": sum(end - begun for _, begun, end, plan in self.pieces if plan),
+            "degraded": sum(end - begun for _, begun, end, plan, _ in self.pieces if plan),
+            "spans": twin_runs.merged(("replay" if again and what == "useful" else what, *at) for what, *at, _, again in self.pieces),
+            "smaller": twin_runs.merged((plan, *at) for _, *at, plan, _ in self.pieces),
             "trained": book["useful"] if finished else 0,
             "samples": sum(samples for _, _, samples in self.path),
             "busy": sum(row[1] for row in rows), "exposed": sum(row[2] for row in rows),

@@ -287,8 +287,10 @@ def run(job, failures, trial):
         ),
         0,
     )
+    trained = []  # those of the iterations that are done
     now, resumed, path, begun = 0, 0, [], {}  # path: (ticks, busy, exposed) of the iterations that are done
     stamps = []  # when each of them was, and its ticks
+    pieces = []  # [what the job did, from when, until when]
     chaos, entered = Chaos(job, failures, trial), set()
     durable, writing, copied = 0, None, 0  # iterations that a checkpoint has; (iterations, tick when durable); iterations that peers have
     pool_changes, free, away, vacant = [(0, job.spares)], job.spares, [], set()
@@ -298,6 +300,7 @@ def run(job, failures, trial):
         """Let time pass for an activity that nothing but ``until`` can stop; whether it came to its end."""
         nonlocal now
         end = min(now + ticks, NEVER)
+        pieces.append([bucket, now, min(end, until)])
         book[bucket] += min(end, until) - now
         now = min(end, until)
         return end <= until
@@ -405,6 +408,7 @@ def run(job, failures, trial):
             spend("useful" if committed else "wasted", ticks, stop)
             if attempt:
                 found["replay"] += now - before
+                pieces[-1][0] = "replay" if committed else "wasted"
             if slow is not None and slow < min(before + ticks, stop):
                 found["slowed"] += now - before
                 if job.sky.ladder:
@@ -412,6 +416,7 @@ def run(job, failures, trial):
             begun[done] = attempt + 1
             if committed:
                 path.append(row)
+                trained.append(pieces[-1])
                 stamps.append((now, ticks))
                 if (done + 1) % job.copy_every:
                     continue
@@ -434,7 +439,9 @@ def run(job, failures, trial):
             book["useful"] -= row[0]
             book["wasted"] += row[0]
             found["lost busy"] += row[1]
-        del path[to:], stamps[to:]
+        for piece in trained[to:]:
+            piece[0] = "wasted"
+        del path[to:], stamps[to:], trained[to:]
         resumed = now
         if job.exposure:
             failures.shift += now - failed
@@ -447,7 +454,19 @@ def run(job, failures, trial):
     found["spells"] = sum(begin < now for begin, *_ in job.sky.spells) if job.sky else 0
     finished = finished or job.n_iterations == NEVER
     found |= commits(job, stamps, now) if finished else {"gaps": 0, "trained": 0, "intervals": []}
-    return book | found | {"now": now, "done": len(path), "healthy": healthy(job, trial), "finished": finished}
+    return book | found | {"now": now, "done": len(path), "healthy": healthy(job, trial), "finished": finished, "spans": merged(pieces)}
+
+
+def merged(pieces):
+    """Spans of time one after the other: (what the job did, from when, until when), each different from the one before."""
+    spans = []
+    for what, begin, end in pieces:
+        if end > begin:
+            assert begin == (spans[-1][2] if spans else 0)
+            if spans and spans[-1][0] == what:
+                begin = spans.pop()[1]
+            spans.append((what, begin, end))
+    return spans
 
 
 def commits(job, stamps, now):

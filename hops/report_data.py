@@ -1,0 +1,240 @@
+"""What a report shows of a cube, as plain numbers: those that the cube has, and why iterations take as long, which is evaluated anew."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from hops.attribution import attributed
+from hops.causes import STEPS, waterfalls
+from hops.checks import Infeasible
+from hops.executor import Executor
+from hops.plan import Prepared, label
+from hops.savings import candidates, savings_of
+from hops.simulation import Case
+from hops.weights import TICKS, Floats
+
+N_BINS = 40  # of a histogram
+TAIL = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999)  # quantiles of the picture of tails
+MOST_DRAWS = 256  # that the critical path is followed in, and savings are estimated from
+MOST_WORK = 1.5e9  # nodes times draws that a report evaluates anew: some 3 s of one core; the best cells come first
+MOST_SAVINGS = 6  # a cell
+# what a heat map can show: variable, title, unit, factor
+HEAT = (
+    ("iteration_time", "iteration time, median", "s", 1.0),
+    ("throughput_mean", "throughput", "samples/s", 1.0),
+    ("mfu_mean", "MFU", "%", 100.0),
+    ("bubble_fraction_mean", "bubble", "%", 100.0),
+    ("peak_memory", "fullest GPU", "GB", 1e-9),
+    ("goodput_fraction_mean", "goodput, of that without failures", "%", 100.0),
+    ("ettr_mean", "ETTR", "%", 100.0),
+)
+
+
+def report_data(cube: xr.Dataset, prepared: Prepared | None) -> dict[str, Any]:
+    """All numbers of a report; cells row-major. Without ``prepared`` those that need the cells anew are left out."""
+    dims = [str(dim) for dim in cube["evaluated"].dims]
+    evaluated = cube["evaluated"].values.ravel()
+    cells = np.flatnonzero(evaluated)
+    numbers = {name: _flat(cube, name) for name in _headline(cube)}
+    best = _best(cube, cells)
+    data: dict[str, Any] = {
+        "axes": [_axis(cube, dim) for dim in dims],
+        "evaluated": cells.tolist(),
+        "best": best,
+        "numbers": {name: _numbers(values) for name, values in numbers.items()},
+        "heat": [
+            {"title": title, "unit": unit, "values": _numbers(factor * _flat(cube, name))}
+            for name, title, unit, factor in HEAT
+            if name in cube
+        ],
+        "draws": _draws(cube, cells),
+        "ranks": _ranks(cube, cells),
+        "ledger": _ledger(cube, cells),
+        "attributes": {
+            key: str(cube.attrs[key]) for key in ("created_utc", "hops_version", "git_sha", "overrides", "notes") if key in cube.attrs
+        },
+    }
+    if prepared is not None:
+        data["why"] = _why(cube, prepared, best)
+    return data
+
+
+def _headline(cube: xr.Dataset) -> list[str]:
+    """Variables of the table: one number a cell."""
+    names = [
+        "iteration_time_mean",
+        "iteration_time_standard_error",
+        "throughput_mean",
+        "mfu_mean",
+        "bubble_fraction_mean",
+        "tokens_per_second_mean",
+    ]
+    names += [
+        "goodput_fraction_mean",
+        "goodput_fraction_standard_error",
+        "ettr_mean",
+        "n_failures_mean",
+        "headroom",
+        "fits",
+        "peak_memory",
+        "n_draws",
+    ]
+    found = [name for name in names if name in cube]
+    if "quantile" in cube["iteration_time"].dims:
+        found += [
+            f"{name}@{q:g}"
+            for name in ("iteration_time", "iteration_time_low", "iteration_time_high")
+            if name in cube
+            for q in (0.5, 0.95, 0.99)
+            if q in cube["quantile"]
+        ]
+    else:
+        found += [f"iteration_time@{q:g}" for q in (0.5, 0.95, 0.99)]
+    return found
+
+
+def _flat(cube: xr.Dataset, name: str) -> Floats:
+    """A value a cell, row-major: of a quantile that is asked for, or the median; of ranks the largest."""
+    name, _, q = name.partition("@")
+    values = cube[name]
+    if "draw" in values.dims:
+        values = values.quantile(float(q or 0.5), "draw")
+    if "quantile" in values.dims:
+        values = values.sel(quantile=float(q or 0.5))
+    if "rank" in values.dims:
+        values = values.max("rank")
+    found: Floats = values.values.astype(float).ravel()
+    return found
+
+
+def _best(cube: xr.Dataset, cells: np.ndarray[Any, Any]) -> int:
+    """The cell to open with: most goodput, else throughput, of those that fit if any do."""
+    name = "goodput_mean" if "goodput_mean" in cube else "throughput_mean"
+    values = _flat(cube, name)[cells]
+    if "fits" in cube and cube["fits"].values.any():
+        values = np.where(cube["fits"].values.ravel()[cells], values, -np.inf)
+    return int(cells[int(np.nanargmax(np.where(np.isfinite(values), values, -np.inf)))])
+
+
+def _axis(cube: xr.Dataset, dim: str) -> dict[str, Any]:
+    """Name and labels of an axis; where several keys advance together all of them."""
+    coords = {str(name): coord.values.tolist() for name, coord in cube.coords.items() if coord.dims == (dim,)}
+    labels = [" ".join(label(each) for each in together) for together in zip(*coords.values(), strict=True)]
+    return {"name": ", ".join(coords), "labels": labels}
+
+
+def _numbers(values: Iterable[float], digits: int = 6) -> list[float | None]:
+    """As JSON has them: five or six digits, null for what is not a number."""
+    return [float(f"{value:.{digits}g}") if np.isfinite(value) else None for value in np.asarray(values, float).tolist()]
+
+
+def _draws(cube: xr.Dataset, cells: np.ndarray[Any, Any]) -> dict[str, Any] | None:
+    """Histograms over one range for all cells would show nothing of most: each has its own. And the quantiles of the tail."""
+    name = "iteration_time" if "draw" in cube["iteration_time"].dims else "iteration_time_draws"
+    if name not in cube:
+        return None
+    values = cube[name].values.reshape(-1, cube.sizes["draw"])
+    histograms, tails = [], []
+    for cell in cells:
+        draws = values[cell][np.isfinite(values[cell])]
+        low, high = float(draws.min()), float(draws.max())
+        counts = np.histogram(draws, N_BINS, (low, high))[0] if high > low else np.array([draws.size])
+        histograms.append([*_numbers([low, high]), *counts.tolist()])
+        known = [q for q in TAIL if draws.size * (1 - q) >= 1 - 1e-9]
+        tails.append(_numbers(np.quantile(draws, known)) if high > low else [])
+    return {"histograms": histograms, "tails": tails, "quantiles": list(TAIL)}
+
+
+def _ranks(cube: xr.Dataset, cells: np.ndarray[Any, Any]) -> dict[str, Any]:
+    """Per rank and cell: share of the makespan that is busy, that messages expose, and memory [GB]."""
+
+    def rows(name: str, factor: float = 1.0) -> list[list[float | None]]:
+        values = cube[name]
+        values = values.mean("draw") if "draw" in values.dims else values
+        flat = factor * values.values.reshape(-1, cube.sizes["rank"])[cells]
+        return [_numbers(row[~np.isnan(row)], 4) for row in flat]
+
+    found: dict[str, Any] = {"busy": rows("utilization", 100.0), "exposed": rows("exposed_communication")}
+    return found | ({"memory": rows("peak_memory", 1e-9)} if "peak_memory" in cube else {})
+
+
+def _ledger(cube: xr.Dataset, cells: np.ndarray[Any, Any]) -> dict[str, Any] | None:
+    if "ledger" not in cube:
+        return None
+    spent = cube["ledger"].mean("trial") if "trial" in cube["ledger"].dims else cube["ledger"]
+    values = spent.values.reshape(-1, cube.sizes["bucket"])[cells]
+    return {"buckets": cube["bucket"].values.tolist(), "shares": [_numbers(100 * row / row.sum(), 4) for row in values]}
+
+
+def _why(cube: xr.Dataset, prepared: Prepared, best: int) -> dict[str, Any]:
+    """Waterfalls, critical paths and savings of as many cells as `MOST_WORK` allows, and memory of the GPUs; by position of the cell."""
+    executor, at = prepared.plan.executor, dict(zip(prepared.cells, prepared.cases, strict=True))
+    order = sorted(at, key=lambda cell: (cell != best, -float(np.nan_to_num(_flat(cube, "throughput_mean")[cell]))))
+    chosen, work = list[int](), 0.0
+    for cell in order:
+        case, n = at[cell], min(at[cell].scenario.draws, MOST_DRAWS)
+        work += case.structure.graph.rank.size * case.n_lanes * n * (2 + (len(candidates(case)) if case.noisy else 0.05))
+        if chosen and work > MOST_WORK:
+            break
+        chosen.append(cell)
+    cases = {cell: _fewer(at[cell]) for cell in chosen}
+    levels = [_levels(cube, cell, case) for cell, case in cases.items()]
+    found = waterfalls(list(cases.values()), levels, executor)
+    return {
+        "cells": chosen,
+        "left_out": len(order) - len(chosen),
+        "steps": list(STEPS),
+        "waterfalls": [_numbers(each.seconds) for each in found],
+        "mfu": [_numbers(each.mfu, 4) for each in found],
+        "paths": [_path(case, executor) for case in cases.values()],
+        "savings": [
+            [[each.name, each.meaning, *_numbers(each[1:6], 4), *_numbers([100 * each.share], 3)] for each in row[:MOST_SAVINGS]]
+            for row in savings_of(list(cases.values()), executor)
+        ],
+        "room": {cell: _numbers([1e-9 * each for each in case.weights.room], 4) for cell, case in cases.items()},
+        "titles": {cell: _title(case) for cell, case in cases.items()},
+    }
+
+
+def _fewer(case: Case) -> Case:
+    return case._replace(scenario=replace(case.scenario, draws=min(case.scenario.draws, MOST_DRAWS), training=None))
+
+
+def _levels(cube: xr.Dataset, cell: int, case: Case) -> tuple[int, int]:
+    """Median and p95 of a cell's iterations [ticks, of all batches], from the draws of the cube."""
+    times = [float(_flat(cube, f"iteration_time@{q}")[cell]) if _has(cube, q) else float("nan") for q in (0.5, 0.95)]
+    times[1] = times[1] if np.isfinite(times[1]) else times[0]
+    return int(times[0] * TICKS * case.n_batches + 0.5), int(times[1] * TICKS * case.n_batches + 0.5)
+
+
+def _has(cube: xr.Dataset, q: float) -> bool:
+    return "draw" in cube["iteration_time"].dims or q in cube["quantile"].values
+
+
+def _path(case: Case, executor: Executor) -> dict[str, Any] | None:
+    """Shares of the iteration [%] on the critical path: by rank that computes, by class of link, and the rest; None where there is none."""
+    try:
+        found = attributed(case, executor)
+    except Infeasible:
+        return None
+    whole = found.ticks.sum()
+    shares: dict[str, float] = {}
+    for part, ticks in zip(found.parts, found.ticks.sum(axis=1), strict=True):
+        name = {
+            "compute": f"rank {part.rank}",
+            "link": f"messages over {part.path}",
+            "host": "hosts",
+            "reduce": "reduce gradients",
+            "gather": "gather weights",
+        }.get(part.kind, part.kind)
+        shares[name] = shares.get(name, 0.0) + 100 * float(ticks) / float(whole)
+    return {name: value for name, value in zip(shares, _numbers([*shares.values()], 4), strict=True) if value}
+
+
+def _title(case: Case) -> str:
+    s = case.scenario
+    sizes = f"{s.pp} ranks, {s.microbatches} microbatches of {s.microbatch_size}, {s.layout.n_gpus} GPUs"
+    return f"{s.schedule.name} on {case.weights.cluster.name}: {sizes}"
