@@ -5,9 +5,9 @@ import pytest
 
 import hops
 from hops import cube as cube_module
-from hops.choices import quantile_gap
+from hops.choices import quantile_gaps
 from hops.comparisons import paired
-from hops.metrics import student
+from hops.metrics import quantile_interval, student
 
 UNIT = ("model=explicit", "model.forward=1", "model.backward_input=1", "model.backward_weight=1", "model.per=stage")
 WIRE = ("topology=uniform", "topology.bandwidth=inf", "p2p=latency")
@@ -203,17 +203,20 @@ def test_interval_of_a_ratio__covers_what_it_promises(weather):
 @pytest.mark.parametrize("q", [0.5, 0.9, 0.95])
 def test_interval_of_a_difference_of_quantiles__covers_what_it_promises(weather, q):
     truth = np.subtract(*np.quantile(weather, q, axis=1)[::-1])
-    blocks = weather.reshape(2, 250, 256).swapaxes(0, 1)
-    inside = [abs(np.subtract(*np.quantile(block, q, axis=1)[::-1]) - truth) <= quantile_gap(block, (0,), q)[1] for block in blocks]
+    ends = [quantile_gaps(block, (0,), q) for block in weather.reshape(2, 250, 256).swapaxes(0, 1)]
+    inside = [low[1] <= truth <= high[1] for low, high in ends]
     print(f"difference of {q} quantiles: covers {np.mean(inside):.1%}")
     assert 0.93 <= np.mean(inside) <= 0.98  # of 250 samples
 
 
-def test_quantile_gap__too_few_draws_tell_nothing(weather):
-    block = weather[:, :64]
-    assert np.isinf(quantile_gap(block, (0,), 0.9)).all()
-    assert np.isfinite(quantile_gap(block, (0,), 0.5)).all()
-    assert quantile_gap(block, (0,), 0.5)[0] == 0.0  # a cell differs from itself by nothing
+def test_quantile_gaps__with_few_draws_beyond_it_are_those_of_cells_that_do_not_pair(weather):
+    block = weather[:, :64]  # 6 beyond the 0.9 quantile
+    (low, high), ends = quantile_gaps(block, (0,), 0.9), [quantile_interval(each, 0.9) for each in block]
+    assert (low[1], high[1]) == (ends[1][0] - ends[0][1], ends[1][1] - ends[0][0])
+    paired, unpaired = quantile_gaps(block, (0,), 0.5), [quantile_interval(each, 0.5) for each in block]
+    assert paired[1][1] - paired[0][1] < (unpaired[1][1] - unpaired[0][0]) / 2
+    assert paired[0][0] == paired[1][0] == 0.0  # a cell differs from itself by nothing
+    assert np.isinf(quantile_gaps(block, (0,), 0.999)).all(axis=0).any()
 
 
 # pairing: p=8, m=32, an op's CV 9 %
@@ -279,6 +282,8 @@ def test_best__ties_are_the_cells_that_pairs_cannot_tell_apart(cube):
     for statistic in ("mean", "p50"):
         assert "cannot be told from it: seed=" in str(close.hops.best("throughput", statistic))
     assert len(close.hops.best("iteration_time", 0.99).ties) == 7  # 50 draws say nothing of a 0.99 quantile
+    one = hops.sweep_cube("pp=2,4", "microbatches=6", "draws=1").hops
+    assert [len(one.best("iteration_time", statistic).ties or ()) for statistic in ("mean", 0.5)] == [0, 1]  # NaN error: none known
     assert cube.hops.best("bubble_fraction", "p95").ties is None
     assert "how sure that is cannot be said" in str(cube.hops.best("bubble_fraction", "p95"))
     assert hops.sweep_cube("pp=2,4", "schedule=1f1b,zb_h1", "latency=none", *SMALL).hops.best("iteration_time", "p95").ties == ()
