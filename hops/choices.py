@@ -63,7 +63,7 @@ def best(cube: xr.Dataset, metric: str = "iteration_time", statistic: str | floa
 
     ties = None
     if low is not None and high is not None:
-        same = np.isfinite(values) & (low <= 0) & (high >= 0)
+        same = np.isfinite(values) & ~((low > 0) | (high < 0))  # NaN too: of a single draw nobody knows the error
         same[at] = False
         order = sorted(np.argwhere(same).tolist(), key=lambda cell: -direction(metric) * float(values[tuple(cell)]))
         ties = tuple(map(labels, order))
