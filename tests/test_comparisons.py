@@ -136,7 +136,6 @@ def test_compare__says_what_it_does_not_know(cube):
         (("schedul", "1f1b"), "no axis of this cube named 'schedul'; did you mean 'schedule'?"),
         (("schedule", "1f1"), "no label of schedule named '1f1'; did you mean '1f1b'?"),
         (("pp", 3), r"no label of pp named '3' \(known: 2, 4\)"),
-        (("pp", True), "no label of pp named 'True'"),
         (("pp", 2, "iteration_tim"), "no metric with draws named 'iteration_tim'; did you mean 'iteration_time'?"),
         (("pp", 2, "bubble_fraction"), "the cube has no draws of bubble_fraction, which pairs need; it has those of iteration_time, "),
         (("pp", 2, "mfu", 95), "confidence must lie between 0 and 1"),
@@ -145,6 +144,8 @@ def test_compare__says_what_it_does_not_know(cube):
             cube.hops.compare(*words)
     with pytest.raises(ValueError, match="a comparison needs a cube"):
         hops.simulate(*SMALL).hops.compare("pp", 2)
+    with pytest.raises(ValueError, match="no label of seed named 'True'"):  # is no 1
+        hops.sweep_cube("seed=0,1", "pp=2", "latency=none").hops.compare("seed", True)
     many = hops.sweep_cube("microbatches=range(2,40)", "pp=2", "latency=none")
     with pytest.raises(ValueError, match=r"no label of microbatches named '41'; did you mean '39'\? \(it has 38 labels\)"):
         many.hops.compare("microbatches", 41)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import hops
+from hops import settle
 from hops.__main__ import main
 from hops.metrics import interval_ranks, quantile_ends, quantile_interval, student
 from hops.plan import Target
@@ -129,6 +130,14 @@ def test_auto__a_cell_is_the_cell_whose_number_is_typed():
     assert "draws=auto: 1024 to 2048 draws a cell, to bring the standard error of the mean to 0.2 % of it or less" in cube.attrs["notes"]
 
 
+def test_auto__draws_that_are_tried_are_those_of_the_cell(monkeypatch):
+    seen = []
+    monkeypatch.setattr(settle, "errors", lambda times, target: seen.append(times) or errors(times, target))
+    cell = hops.simulate("pp=2", "target_error=0.004", *AUTO)
+    assert [times.shape[1] for times in seen] == [256, 512]
+    assert (seen[-1][0] / 1e9 == cell["iteration_time"].values).all()
+
+
 def test_auto__of_a_quantile_its_interval():
     cell = hops.simulate("pp=2", "target_quantile=0.99", "target_error=0.03", *AUTO)
     low, high = cell.hops.interval("iteration_time", 0.99)
@@ -141,8 +150,6 @@ def test_auto__of_a_quantile_its_interval():
 
 
 def test_auto__neither_threads_nor_tiles_nor_batches_matter(monkeypatch):
-    from hops import settle
-
     words = ("pp=2,4", "seed=0,1,2", "target_error=0.004", *AUTO)
     cube = hops.sweep_cube(*words)
     other = hops.sweep_cube(*words, "executor.threads=1", "executor.tile=100")
@@ -154,8 +161,6 @@ def test_auto__neither_threads_nor_tiles_nor_batches_matter(monkeypatch):
 
 
 def test_auto__a_cell_that_does_not_settle_says_so(monkeypatch):
-    from hops import settle
-
     monkeypatch.setattr(settle, "MOST_DRAWS", 1024)
     cube = hops.sweep_cube("pp=2,4", "target_error=0.002", *AUTO)
     assert cube["n_draws"].values.tolist() == [1024, 1024]
