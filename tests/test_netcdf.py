@@ -45,6 +45,12 @@ def test_whole_length__is_that_of_the_file(tmp_path, dtype, shape):
     assert whole_length(io.BytesIO(data)) == len(data)
 
 
+def test_whole_length__of_a_file_without_variables_is_its_header(tmp_path):
+    xr.Dataset(attrs={"title": "nothing"}).to_netcdf(tmp_path / "a.nc", engine="scipy")
+    data = (tmp_path / "a.nc").read_bytes()
+    assert whole_length(io.BytesIO(data)) == len(data)
+
+
 @pytest.mark.parametrize(
     ("data", "sentence"),
     [
