@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 
-from hops.cells import Asked, asked, axes_of, compared, direction, draws_of, labels_of, quantile_of, value_of
 from hops.comparisons import paired
+from hops.lookup import Asked, asked, axes_of, compared, direction, draws_of, labels_of, quantile_of, value_of
 from hops.metrics import quantile_interval, student
 from hops.variables import VARIABLES
 from hops.weights import Floats

@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from hops.cells import draws_of, position, quantile_of, value_of
+from hops.lookup import draws_of, position, quantile_of, value_of
 from hops.metrics import student
 from hops.variables import VARIABLES
 from hops.weights import Floats

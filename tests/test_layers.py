@@ -131,7 +131,7 @@ LAYERS = [
     "perfetto",
     "terminal",
     "netcdf",
-    "cells",
+    "lookup",
     "pictures",
     "comparisons",
     "choices",
@@ -158,7 +158,7 @@ HOMES = {
     "xarray": {
         "cube",
         "terminal",
-        "cells",
+        "lookup",
         "comparisons",
         "choices",
         "accessor",
