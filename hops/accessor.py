@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from hops.cells import words_of
 from hops.checks import no_such
 from hops.choices import Best, best, pareto
 from hops.comparisons import compare, speedup
@@ -51,3 +52,9 @@ class HopsAccessor:
     def pareto(self, *metrics: str, statistic: str | float = "mean", where: Asked = None) -> xr.DataArray:
         """Which cells no other beats in one metric without losing in another; see `hops.choices.pareto`."""
         return pareto(self._dataset, *metrics, statistic=statistic, where=where)
+
+    def words(self, **labels: Any) -> tuple[str, ...]:
+        """The strings of the command line that make one cell of a cube: ``hops.timeline(*cube.hops.words(schedule="zb"), draw=7)``."""
+        if "evaluated" not in self._dataset:
+            raise ValueError("cells need a cube (hops.sweep_cube, hops.open_cube); this is one cell with its draws")
+        return words_of(self._dataset, **labels)

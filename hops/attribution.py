@@ -47,12 +47,15 @@ class Attribution(NamedTuple):
 
 
 def attributed(case: Case, executor: Executor, n_draws: int | None = None) -> Attribution:
-    """Follow the critical path of the first ``n_draws`` draws, None: all; `Infeasible` where events decide who waits for whom."""
+    """Follow the critical path of the first ``n_draws`` draws, None: all; of one if nothing varies.
+
+    `Infeasible` where events decide who waits for whom.
+    """
     if case.by_draws:
         what = f"contention={case.scenario.contention}" if case.by_events else "disturbance"
         raise Infeasible(f"what is waited for is found along the longest path, which {what} does not have (try without)")
     graph, cells, (law, tables) = unfolded(case.structure.graph), stacked([case]), law_rows([case])
-    n_draws = case.scenario.draws if n_draws is None else min(n_draws, case.scenario.draws)
+    n_draws = min(n_draws or case.scenario.draws, case.scenario.draws if case.noisy else 1)
     of_rows, parts = _parts(case)
     book = np.zeros((len(of_rows), n_draws), np.int64)
     crossed = np.zeros((-(-n_draws // LANES), graph.rank.size), np.int64)
@@ -66,8 +69,11 @@ def attributed(case: Case, executor: Executor, n_draws: int | None = None) -> At
         book[:, first:end] = rows
 
     size = max(LANES, executor.tile // LANES * LANES)
-    with Team.of(executor) as team:
-        team.run(task, [(first, min(first + size, n_draws)) for first in range(0, n_draws, size)])
+    if n_draws <= size:
+        task(0, n_draws)
+    else:
+        with Team.of(executor) as team:
+            team.run(task, [(first, min(first + size, n_draws)) for first in range(0, n_draws, size)])
     ticks = np.zeros((len(parts), n_draws), np.int64)
     np.add.at(ticks, of_rows, book)
     return Attribution(parts, ticks, crossed.sum(axis=0))

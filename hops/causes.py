@@ -55,6 +55,11 @@ class Waterfall(NamedTuple):
         return tuple(each / (TICKS * self.n_batches) for each in self.steps)
 
     @property
+    def totals(self) -> tuple[float, ...]:
+        """Seconds after each step."""
+        return tuple(each / (TICKS * self.n_batches) for each in accumulate(self.steps))
+
+    @property
     def mfu(self) -> tuple[float, ...]:
         """Model FLOPs utilization after each step; NaN where the model has no FLOPs."""
         return tuple(self.steps[0] / total if self.has_flops else float("nan") for total in accumulate(self.steps))

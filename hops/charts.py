@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hops.run_plots import COLOURS
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -22,7 +24,7 @@ def charts(data: dict[str, Any], title: str) -> Iterator[tuple[str, "Figure"]]:
     if why is not None and cell in why["cells"]:
         of = why["cells"].index(cell)
         yield "waterfall", _waterfall(why["steps"], why["waterfalls"][of], why["mfu"][of], title)
-        if why["savings"][of]:
+        if of < len(why["savings"]) and why["savings"][of]:
             yield "savings", _savings(why["savings"][of], title)
     if data["draws"] is not None and len(data["draws"]["histograms"][at]) > 3:
         yield "distribution", _distribution(data["draws"]["histograms"][at], data["numbers"], cell, title)
@@ -32,6 +34,8 @@ def charts(data: dict[str, Any], title: str) -> Iterator[tuple[str, "Figure"]]:
         yield "memory", _memory(data["ranks"]["memory"][at], (why or {}).get("room", {}).get(cell, ()), title)
     if data["ledger"] is not None:
         yield "ledger", _ledger(data["ledger"]["buckets"], data["ledger"]["shares"][at], title)
+    if cell in data.get("raster", {}):
+        yield "raster", _raster(data["raster"][cell], title)
     if any(len(axis["labels"]) > 1 for axis in data["axes"]):
         yield "heat", _heat(data)
 
@@ -141,12 +145,28 @@ def _ledger(buckets: Sequence[str], shares: Sequence[float], title: str) -> "Fig
     return figure
 
 
+def _raster(found: dict[str, Any], title: str) -> "Figure":
+    n = len(found["trials"])
+    figure, axes = _axes(
+        f"{title}\nwhat every trial did besides training that counts", f"wall clock [{found['unit']}]", "trial", 2.2 + 0.07 * n
+    )
+    for k, state in enumerate(found["states"]):
+        spans = [(row, a, b) for row, trial in enumerate(found["trials"]) for a, b, what in trial if what == k]
+        if spans and state != "useful":
+            rows, starts, ends = zip(*spans, strict=True)
+            axes.barh(rows, np.subtract(ends, starts), left=starts, height=0.85, color=COLOURS[state], label=state)
+    axes.set(xlim=(0, found["end"]), ylim=(n - 0.5, -0.5))
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(ncols=6, fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.18 * 3.8 / figure.get_figheight()))
+    return figure
+
+
 def _heat(data: dict[str, Any]) -> "Figure":
     """The two longest axes; the others stay where the best cell has them."""
     sizes = [len(axis["labels"]) for axis in data["axes"]]
     longest = sorted(range(len(sizes)), key=lambda k: (-sizes[k], k))[:2]
     column, row = longest[0], longest[1] if len(longest) > 1 and sizes[longest[1]] > 1 else None
-    metric = data["heat"][0]
+    metric = next((each for each in data["heat"] if len(set(each["values"])) > 2), data["heat"][0])  # more than null and one value
     values = np.array([np.nan if value is None else value for value in metric["values"]]).reshape(sizes)
     index = list(np.unravel_index(data["best"], sizes))
     keep = [slice(None) if k in (column, row) else int(index[k]) for k in range(len(sizes))]

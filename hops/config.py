@@ -109,7 +109,7 @@ def make_loader(folders: Sequence[str] = ()) -> ConfigLoaderImpl:
     """A config loader of our own, which looks into ``folders`` too: leaves the Hydra that a notebook or another app has started alone."""
     search_path = create_config_search_path(str(folder("conf")))
     for each in folders:
-        search_path.append("command-line", each)
+        search_path.prepend("command-line", each, anchor="schema")  # which Hydra wants last
     return ConfigLoaderImpl(config_search_path=search_path)
 
 

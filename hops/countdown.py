@@ -23,8 +23,8 @@ class Countdown:
             self.done += n
             now = self.clock()
             if self.done and now - self.said >= PAUSE:
-                left = (now - self.begun) * (self.n - self.done) / self.done
-                self._write(f"{self.what}: {100 * self.done // self.n} %, {left:.0f} s left")
+                rate = self.done / (now - self.begun)
+                self._write(f"{self.what}: {100 * self.done // self.n} %, {rate:.3g} a second, {(self.n - self.done) / rate:.0f} s left")
                 self.said = now
 
     def __enter__(self) -> Self:

@@ -285,9 +285,3 @@ def open_cube(path: str | os.PathLike[str]) -> xr.Dataset:
             f"{file} is {'no HOPS cube' if found is None else f'a HOPS cube of format {found}'}; this version reads format {FORMAT}"
         )
     return dataset
-
-
-def cell_draws(cube: xr.Dataset, cell: int) -> np.ndarray[Any, Any] | None:
-    """Iteration times [s] that ``cube`` keeps of a cell (its position, row-major), NaN beyond its draws; None: none."""
-    name = "iteration_time" if "draw" in cube["iteration_time"].dims else "iteration_time_draws"
-    return cube[name].values.reshape(-1, cube.sizes["draw"])[cell] if name in cube else None

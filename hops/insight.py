@@ -62,8 +62,7 @@ def waterfall_frame(case: Case, executor: Executor) -> "pd.DataFrame":
     (ticks,) = iterations([case], executor)
     median, tail = (int(np.quantile(ticks, q) + 0.5) for q in (0.5, 0.95))
     (found,) = waterfalls([case], [(median, tail)], executor)
-    times = np.array(found.seconds)
-    return pd.DataFrame({"step": found.names, "time": times, "total": times.cumsum(), "mfu": found.mfu})
+    return pd.DataFrame({"step": found.names, "time": found.seconds, "total": found.totals, "mfu": found.mfu})
 
 
 def savings_frame(case: Case, executor: Executor, names: tuple[str, ...] | None = None) -> "pd.DataFrame":

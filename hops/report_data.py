@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,13 @@ import xarray as xr
 
 from hops.attribution import attributed
 from hops.causes import STEPS, waterfalls
+from hops.cells import cell_draws
 from hops.checks import Infeasible
 from hops.executor import Executor
+from hops.histories import cell_histories, states_frame
 from hops.plan import Prepared, label
+from hops.plots import time_unit
+from hops.run_plots import COLOURS, shares
 from hops.savings import candidates, savings_of
 from hops.simulation import Case
 from hops.weights import TICKS, Floats
@@ -19,16 +24,19 @@ from hops.weights import TICKS, Floats
 N_BINS = 40  # of a histogram
 TAIL = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999)  # quantiles of the picture of tails
 MOST_DRAWS = 256  # that the critical path is followed in, and savings are estimated from
-MOST_WORK = 1.5e9  # nodes times draws that a report evaluates anew: some 3 s of one core; the best cells come first
+# nodes times draws that a report evaluates anew for paths, and for savings: some 1 s of one core each; the best cells come first
+MOST_WORK, MOST_SAVED, EACH = 5e8, 5e8, 3e5  # EACH: what an evaluation takes however small
 MOST_SAVINGS = 6  # a cell
+MOST_RASTERS, MOST_TRIALS, N_COLUMNS = 6, 30, 240  # cells and trials whose states are shown, and in how many parts of the time
+LEAST = 0.02  # share of such a part from which on it counts as something else than training
 # what a heat map can show: variable, title, unit, factor
 HEAT = (
-    ("iteration_time", "iteration time, median", "s", 1.0),
+    ("goodput_fraction_mean", "goodput, of that without failures", "%", 100.0),
     ("throughput_mean", "throughput", "samples/s", 1.0),
+    ("iteration_time", "iteration time, median", "s", 1.0),
     ("mfu_mean", "MFU", "%", 100.0),
     ("bubble_fraction_mean", "bubble", "%", 100.0),
     ("peak_memory", "fullest GPU", "GB", 1e-9),
-    ("goodput_fraction_mean", "goodput, of that without failures", "%", 100.0),
     ("ettr_mean", "ETTR", "%", 100.0),
 )
 
@@ -59,6 +67,7 @@ def report_data(cube: xr.Dataset, prepared: Prepared | None) -> dict[str, Any]:
     }
     if prepared is not None:
         data["why"] = _why(cube, prepared, best)
+        data["raster"] = _rasters(prepared, data["why"]["cells"][:MOST_RASTERS])
     return data
 
 
@@ -133,13 +142,12 @@ def _numbers(values: Iterable[float], digits: int = 6) -> list[float | None]:
 
 def _draws(cube: xr.Dataset, cells: np.ndarray[Any, Any]) -> dict[str, Any] | None:
     """Histograms over one range for all cells would show nothing of most: each has its own. And the quantiles of the tail."""
-    name = "iteration_time" if "draw" in cube["iteration_time"].dims else "iteration_time_draws"
-    if name not in cube:
-        return None
-    values = cube[name].values.reshape(-1, cube.sizes["draw"])
     histograms, tails = [], []
     for cell in cells:
-        draws = values[cell][np.isfinite(values[cell])]
+        draws = cell_draws(cube, cell)
+        if draws is None:
+            return None
+        draws = draws[np.isfinite(draws)]
         low, high = float(draws.min()), float(draws.max())
         counts = np.histogram(draws, N_BINS, (low, high))[0] if high > low else np.array([draws.size])
         histograms.append([*_numbers([low, high]), *counts.tolist()])
@@ -173,26 +181,28 @@ def _why(cube: xr.Dataset, prepared: Prepared, best: int) -> dict[str, Any]:
     """Waterfalls, critical paths and savings of as many cells as `MOST_WORK` allows, and memory of the GPUs; by position of the cell."""
     executor, at = prepared.plan.executor, dict(zip(prepared.cells, prepared.cases, strict=True))
     order = sorted(at, key=lambda cell: (cell != best, -float(np.nan_to_num(_flat(cube, "throughput_mean")[cell]))))
-    chosen, work = list[int](), 0.0
-    for cell in order:
-        case, n = at[cell], min(at[cell].scenario.draws, MOST_DRAWS)
-        work += case.structure.graph.rank.size * case.n_lanes * n * (2 + (len(candidates(case)) if case.noisy else 0.05))
-        if chosen and work > MOST_WORK:
+    cases = {cell: _fewer(at[cell]) for cell in order}
+    sizes = [case.structure.graph.rank.size * case.n_lanes * case.scenario.draws + EACH for case in cases.values()]
+    n_chosen = max(1, int(np.searchsorted(np.cumsum([2 * size for size in sizes]), MOST_WORK)))
+    n_saved, work = 0, 0.0
+    for case, size in zip(cases.values(), sizes, strict=True):
+        work += size if size > MOST_SAVED else (1 + len(candidates(case))) * size
+        if work > MOST_SAVED:
             break
-        chosen.append(cell)
-    cases = {cell: _fewer(at[cell]) for cell in chosen}
+        n_saved += 1
+    cases = dict(list(cases.items())[:n_chosen])
     levels = [_levels(cube, cell, case) for cell, case in cases.items()]
     found = waterfalls(list(cases.values()), levels, executor)
     return {
-        "cells": chosen,
-        "left_out": len(order) - len(chosen),
+        "cells": list(cases),
+        "left_out": len(order) - n_chosen,
         "steps": list(STEPS),
         "waterfalls": [_numbers(each.seconds) for each in found],
         "mfu": [_numbers(each.mfu, 4) for each in found],
         "paths": [_path(case, executor) for case in cases.values()],
         "savings": [
             [[each.name, each.meaning, *_numbers(each[1:6], 4), *_numbers([100 * each.share], 3)] for each in row[:MOST_SAVINGS]]
-            for row in savings_of(list(cases.values()), executor)
+            for row in savings_of(list(cases.values())[: min(n_saved, n_chosen)], executor)
         ],
         "room": {cell: _numbers([1e-9 * each for each in case.weights.room], 4) for cell, case in cases.items()},
         "titles": {cell: _title(case) for cell, case in cases.items()},
@@ -238,3 +248,28 @@ def _title(case: Case) -> str:
     s = case.scenario
     sizes = f"{s.pp} ranks, {s.microbatches} microbatches of {s.microbatch_size}, {s.layout.n_gpus} GPUs"
     return f"{s.schedule.name} on {case.weights.cluster.name}: {sizes}"
+
+
+def _rasters(prepared: Prepared, cells: Iterable[int]) -> dict[int, dict[str, Any]]:
+    """States of some trials of training runs: spans (from, to, state) where something else than useful training took its share."""
+    found = {}
+    for cell in cells:
+        case = prepared.cases[prepared.cells.index(cell)]
+        training = case.scenario.training
+        if training is None or training.run.tier == "analytic":
+            continue
+        frames = [states_frame(each) for each in cell_histories(case, prepared.plan.executor, range(min(training.trials, MOST_TRIALS)))]
+        end = max(float(frame["end"].iloc[-1]) for frame in frames)
+        unit, size = time_unit(end)
+        trials = [_spans(shares(frame, 0.0, end, N_COLUMNS), end / size / N_COLUMNS) for frame in frames]
+        found[cell] = {"states": list(COLOURS), "end": end / size, "unit": unit, "trials": trials}
+    return found
+
+
+def _spans(parts: Floats, width: float) -> list[list[float]]:
+    """Of each part what took most time besides useful training, and spans of the same."""
+    besides = parts.copy()
+    besides[list(COLOURS).index("useful")] = 0
+    state = np.where(besides.sum(axis=0) > LEAST, besides.argmax(axis=0), np.where(parts.sum(axis=0) > 0, 0, -1))
+    cuts = [0, *(np.flatnonzero(np.diff(state)) + 1).tolist(), state.size]
+    return [[*(float(f"{width * k:.5g}") for k in (a, b)), int(state[a])] for a, b in pairwise(cuts) if state[a] >= 0]

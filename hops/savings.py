@@ -102,5 +102,6 @@ def candidates(case: Case) -> list[str]:
         spent[rank] += w.work[:, 4 * seat : 4 * seat + 4].max(axis=0) @ often[4 * seat : 4 * seat + 4]
     ranks = [f"rank {rank}" for rank in np.argsort(-spent, kind="stable")[:MOST_RANKS]]
     found = [name for name in (*MEANING, *ranks) if made_ideal(case, name) is not case]
-    links = [name for name in (f"link {path}" for path in PATH_CLASSES) if made_ideal(case, name) is not case]
+    crossed = [f"link {PATH_CLASSES[path]}" for path in np.unique(w.link)]
+    links = [name for name in crossed if made_ideal(case, name) is not case]
     return found + (links if len(links) > 1 else [])

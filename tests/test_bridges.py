@@ -169,7 +169,7 @@ def test_typed__what_the_file_leaves_open(tmp_path):
     assert "tp=2" in megatron(tmp_path, text, "tp=2")[0]
 
 
-@pytest.mark.parametrize("question", [("+experiment=nvlink_or_pcie",), ("-cn", "nvlink_or_pcie")])
+@pytest.mark.parametrize("question", [("+experiment=when_interleaving_pays",), ("-cn", "when_interleaving_pays")])
 def test_typed__so_is_what_a_question_asks(question):
     overrides, notes = bridge(["-m", f"from={JOBS}/gpt3_175b.sh", *question])
     assert not [word for word in overrides if word.startswith(("schedule=", "vpp="))]

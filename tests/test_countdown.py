@@ -23,7 +23,7 @@ def told(out, n=100, each=0.25):
 def test_countdown__says_how_much_is_done_and_how_long_it_takes_and_goes_away():
     first, *lines = told(Terminal()).split("\r")
     assert first == ""
-    assert lines[0] == "cells: 8 %, 23 s left"
+    assert lines[0] == "cells: 8 %, 4 a second, 23 s left"
     assert len(lines) == (100 * 0.25 - PATIENCE) / PAUSE + 1 + 2
     longest = max(map(len, lines))
     assert lines[-2].strip() == lines[-1] == ""

@@ -133,6 +133,7 @@ LAYERS = [
     "netcdf",
     "lookup",
     "pictures",
+    "cells",
     "comparisons",
     "choices",
     "accessor",
@@ -158,6 +159,7 @@ HOMES = {
     "xarray": {
         "cube",
         "terminal",
+        "cells",
         "lookup",
         "comparisons",
         "choices",

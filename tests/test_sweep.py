@@ -538,7 +538,7 @@ def test_laws__a_parameter_of_one_law_means_nothing_to_the_others_of_a_sweep(tmp
 
 
 def test_questions__an_axis_can_be_given_one_value(command):
-    code, out, err = command("-cn", "nvlink_or_pcie", "topology.latency=1e-6", "draws=5", "microbatches=4")
+    code, out, err = command("-cn", "when_interleaving_pays", "vpp=2", "schedule=interleaved", "draws=5", "microbatches=8")
     assert code == 0, err
     assert out.splitlines()[0].split()[0] == "bandwidth"
     code, out, err = command("-cn", "noise_until_zero_bubble_loses", "latency.rank.cv=0", "draws=5", "microbatches=4")

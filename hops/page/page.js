@@ -3,7 +3,8 @@
 const D = JSON.parse(document.getElementById("data").textContent);
 const place = new Map(D.evaluated.map((cell, i) => [cell, i])); // of a cell among those that were evaluated
 const why = new Map((D.why ? D.why.cells : []).map((cell, i) => [cell, i]));
-const state = { cell: D.best, other: null, heat: 0, sort: null, down: true, all: false };
+const varies = D.heat.findIndex((each) => new Set(each.values.filter((v) => v !== null)).size > 1);
+const state = { cell: D.best, other: null, heat: Math.max(0, varies), sort: null, down: true, all: false };
 const $ = (id) => document.getElementById(id);
 const chart = (id) => $(id).querySelector(".chart");
 const esc = (text) => String(text).replace(/[&<>"]/g, (c) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;" })[c]);
@@ -174,7 +175,9 @@ function waterfall() {
 
 function savings() {
   const i = why.get(state.cell);
-  if (i === undefined || !D.why.savings[i].length) return show("savings", "");
+  if (i === undefined) return show("savings", "");
+  if (i >= D.why.savings.length) return show("savings", '<p class="quiet">Evaluated for the best cells only; of this one hops.what_if(*cube.hops.words(...)) tells.</p>');
+  if (!D.why.savings[i].length) return show("savings", "");
   const list = D.why.savings[i].map(([name, , mean, , low, high, , share]) => ({ label: name, from: 0, to: mean, ends: [low, high], words: `${digits(share, 3)} %`, colour: V("green") }));
   const meaning = D.why.savings[i].slice(0, 3).map(([name, words]) => `<b>${esc(name)}</b>: ${esc(words)}`).join("; ");
   show("savings", rows("savings", list, "time an iteration would save [s]; lines: 95 % intervals over pairs of draws", { whiskers: true }) + `<p class="quiet">What if: ${meaning}. Shares are of the mean iteration.</p>`);
@@ -247,7 +250,7 @@ function memory() {
   show("memory", legend([[V("sky"), "peak of a GPU of the rank"], ...(room.length ? [[V("red"), "capacity"]] : [])]) + columns("memory", held.length, "memory [GB]", high, (k) => [[held[k], there(room[k]) && held[k] > room[k] ? "orange" : "sky", `${digits(held[k])} GB`]], (k) => room[k]) + (fits ? "" : '<p class="quiet">Orange: more than the GPU has.</p>'));
 }
 
-const BUCKETS = { useful: "green", exposed: "orange", bubble: "grey", wasted: "red", checkpoint: "blue", detection: "pink", recovery: "sky", queue: "pink", standby: "empty", repair: "empty" };
+const STATES = { useful: "empty", replay: "blue", wasted: "grey", checkpoint: "green", detection: "orange", queue: "pink", recovery: "red" };
 
 function ledger() {
   if (!D.ledger || !place.has(state.cell)) return show("ledger", "");
@@ -262,9 +265,9 @@ function raster() {
   const n = found.trials.length, h = Math.max(3, Math.min(14, 300 / n));
   const w = width("raster"), left = 44, right = w - 12, x = (v) => left + (v / found.end) * (right - left), bottom = 6 + n * h;
   const parts = ticks(0, found.end, (right - left) / 80).flatMap((t) => [line(x(t), 4, x(t), bottom), text(x(t), bottom + 15, digits(t), "middle", "quiet")]);
-  found.trials.forEach((trial, k) => trial.forEach(([from, to, state]) => parts.push(rect(x(from), 6 + k * h, Math.max(1, x(to) - x(from)), h * 0.85, V(BUCKETS[found.states[state]] || "grey"), `trial ${k}, ${found.states[state]}: ${digits(from)} to ${digits(to)} ${found.unit}`))));
+  found.trials.forEach((trial, k) => trial.forEach(([from, to, state]) => parts.push(rect(x(from), 6 + k * h, Math.max(1, x(to) - x(from)), h * 0.85, V(STATES[found.states[state]]), `trial ${k}, ${found.states[state]}: ${digits(from)} to ${digits(to)} ${found.unit}`))));
   parts.push(text(4, bottom / 2, "trial", "start", "quiet"));
-  const key = found.states.map((name) => [V(BUCKETS[name] || "grey"), name]);
+  const key = found.states.map((name) => [V(STATES[name]), name]);
   show("raster", legend(key) + svg(w, bottom + 20, "states of every trial over the wall clock", parts) + caption(`wall clock [${found.unit}]; a row a trial`));
 }
 
@@ -318,7 +321,7 @@ function table() {
   if (D.evaluated.length < 2) return show("cells", "");
   const columns = COLUMNS.filter(([, value]) => D.evaluated.some((cell) => there(value(cell)) && !Number.isNaN(value(cell))));
   const keys = [...D.axes.map((axis, i) => [axis.name, (cell) => at(cell)[i]]), ...columns];
-  const sort = state.sort === null ? columns.findIndex(([name]) => name === "samples/s") + D.axes.length : state.sort;
+  const sort = state.sort === null ? columns.findIndex(([name]) => name === (there(number("goodput_fraction_mean", D.best)) ? "goodput [%]" : "samples/s")) + D.axes.length : state.sort;
   const value = (cell) => { const v = keys[sort][1](cell); return there(v) ? v : -Infinity; };
   const ordered = [...D.evaluated].sort((a, b) => (state.down ? value(b) - value(a) : value(a) - value(b)) || a - b);
   const shown = state.all ? ordered : ordered.slice(0, 10);
