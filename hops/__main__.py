@@ -27,6 +27,7 @@ def main() -> None:
         from hops.pictures import picture_of, shown_of, written
         from hops.plan import prepare_plan
         from hops.run_variables import cell_failures
+        from hops.settle import settled
         from hops.terminal import cell_report
         from hops.torch_order import to_csv
         from hops.trace import timeline_frame, timeline_text
@@ -36,7 +37,7 @@ def main() -> None:
             _file("timeline", picture)
         order, lowered = (_file(key, config[key]) for key in ("program", "lowered"))
         failures, wants_report = _file("output.failures", config.output.failures), flag("report", config.report)
-        prepared = prepare_plan(one_cell(config))
+        prepared = settled(prepare_plan(one_cell(config)))
         shown = shown_of(prepared.cases[0], config.output)
         cell = cell_dataset(prepared)
         print(cell_report(cell, prepared.cases[0], prepared.plan.notes))

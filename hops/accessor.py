@@ -7,7 +7,9 @@ import xarray as xr
 
 from hops.cells import words_of
 from hops.checks import no_such
-from hops.comparisons import compare
+from hops.choices import Best, best, pareto
+from hops.comparisons import compare, speedup
+from hops.lookup import Asked
 from hops.metrics import quantile_interval
 from hops.terminal import comparison_table, cube_table
 
@@ -38,6 +40,18 @@ class HopsAccessor:
     def compare(self, axis: str, reference: Any, metric: str = "iteration_time", confidence: float = 0.95) -> xr.Dataset:
         """Cells against those of a label of an axis, in pairs of draws; see `hops.comparisons.compare`."""
         return compare(self._dataset, axis, reference, metric, confidence)
+
+    def best(self, metric: str = "iteration_time", statistic: str | float = "mean", where: Asked = None) -> Best:
+        """The best cell by the mean or a quantile (``"p95"``, 0.95) of a metric; see `hops.choices.best`."""
+        return best(self._dataset, metric, statistic, where)
+
+    def speedup(self, axis: str, reference: Any, statistic: str | float = "mean") -> xr.DataArray:
+        """Iteration time at a label of an axis over that of every cell; see `hops.comparisons.speedup`."""
+        return speedup(self._dataset, axis, reference, statistic)
+
+    def pareto(self, *metrics: str, statistic: str | float = "mean", where: Asked = None) -> xr.DataArray:
+        """Which cells no other beats in one metric without losing in another; see `hops.choices.pareto`."""
+        return pareto(self._dataset, *metrics, statistic=statistic, where=where)
 
     def words(self, **labels: Any) -> tuple[str, ...]:
         """The strings of the command line that make one cell of a cube: ``hops.timeline(*cube.hops.words(schedule="zb"), draw=7)``."""

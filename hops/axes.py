@@ -11,7 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override, RangeSweep
 from omegaconf import ListConfig
 
-from hops.checks import no_such
+from hops.checks import AUTO, no_such
 from hops.plan import MOST_CELLS, Axis, Dim, label, short_names
 from hops.scenario import DOORS, NOT_SCENARIO
 from hops.sections import hashable
@@ -111,6 +111,8 @@ def _axis(loader: ConfigLoaderImpl, parser: OverridesParser, override: Override)
     key = override.get_key_element().lstrip("+")
     if not override.is_discrete_sweep():
         raise ValueError(f"{key}=interval(...) has no discrete points, so it cannot be an axis (try range or a list)")
+    if key in ("target_error", "target_quantile"):
+        raise ValueError(f"{key} cannot be an axis: it is one for all cells")
     if key.split(".")[0] in NOT_SCENARIO:
         raise ValueError(f"{key} cannot be an axis: no result depends on it")
     elements = list(itertools.islice(override.sweep_iterator(), MOST_CELLS + 1))
@@ -120,6 +122,8 @@ def _axis(loader: ConfigLoaderImpl, parser: OverridesParser, override: Override)
     values = [value if isinstance(value, (bool, int, float)) else _value(parser, value) for value in elements]
     if any(isinstance(value, dict) for value in values):
         raise ValueError(f"{key} sweeps over whole sections; sweep over their keys, or over options of a group")
+    if key == "draws" and AUTO in values:
+        raise ValueError("draws=auto cannot be a value of an axis: it finds a number for every cell (try draws=auto alone)")
     if group:
         aliases = DOORS[key].aliases if key in DOORS and isinstance(override.value(), Glob) else {}
         values = [str(value) for value in values if value not in aliases]  # glob(*) means every schedule once

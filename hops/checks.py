@@ -6,6 +6,7 @@ from fractions import Fraction
 from math import inf
 
 FINEST = 1000  # speeds are fractions with denominators up to this; what remains of an op's work, times it, must fit 63 bits
+AUTO, FIRST_DRAWS = "auto", 256
 
 
 class Infeasible(ValueError):
@@ -41,6 +42,13 @@ def count(key: str, value: object, *, least: int = 1, most: int | None = None) -
         limits = f"of at least {least}" if most is None else f"from {least} to {most}"
         raise ValueError(f"{key} must be a whole number {limits}; got {value!r}")
     return int(value)  # type: ignore[call-overload, no-any-return]
+
+
+def draws(value: object) -> int:
+    """Sampled iterations that are asked for; of ``auto`` as many as are tried first."""
+    if isinstance(value, str) and value != AUTO:
+        raise ValueError(f"draws must be a whole number of at least 1, or {AUTO}; got {value!r}")
+    return FIRST_DRAWS if value == AUTO else count("draws", value, most=2**33)  # what fits the noise address
 
 
 def positive(key: str, value: object, *, zero: bool = False, infinite: bool = False) -> float:

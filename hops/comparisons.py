@@ -4,20 +4,18 @@ A random number is a function of its address, so draw 7 of one cell and of anoth
 same ops. The difference of a pair varies less than either, and its mean is known better. ... = cells, n = draws, or trials.
 """
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from hops.checks import nearest, no_such
+from hops.lookup import draws_of, position, quantile_of, value_of
 from hops.metrics import student
-from hops.terminal import MOST_ROWS
 from hops.variables import VARIABLES
 from hops.weights import Floats
 
-OVER_TIME = ("throughput", "tokens_per_second", "mfu", "hfu", "flops_per_gpu")  # a constant of the cell over iteration_time
 NEEDS = {  # variable of a comparison: long_name
     "mean": "mean of the cell",
     "difference": "mean of the cell less that of the reference, over the same draws",
@@ -27,6 +25,7 @@ NEEDS = {  # variable of a comparison: long_name
     "draws_needed": "draws at which the difference found would be resolved; NaN where it is, or where there is none to find",
     "variance_reduction": "variance of the difference of as many independent draws, over that of the pairs",
 }
+
 ENDS = {"standard_error": "standard error", "low": "lower end of its interval", "high": "upper end of its interval"}
 
 
@@ -117,73 +116,16 @@ def compare(cube: xr.Dataset, axis: str, reference: Any, metric: str = "iteratio
     return xr.Dataset(data, coords, attrs | ({"notes": cube.attrs["notes"]} if "notes" in cube.attrs else {}))
 
 
+def speedup(cube: xr.Dataset, axis: str, reference: Any, statistic: str | float = "mean") -> xr.DataArray:
+    """Iteration time at label ``reference`` of an axis over that of every cell, dims of the axes: above 1 is faster than it."""
+    dim, at = position(cube, axis, reference)
+    times = value_of(cube, "iteration_time", quantile_of(statistic))
+    found: xr.DataArray = times.isel({dim: at}, drop=True) / times
+    told = {"long_name": f"speedup over {axis}={reference}, {statistic} of iteration_time", "units": "1"}
+    return found.transpose(*times.dims).rename("speedup").assign_attrs(told)
+
+
 def _attributes(name: str, units: Mapping[str, str]) -> dict[str, str]:
     base = name.split("_")[0] if name.startswith(("difference_", "ratio_")) else name
     unit, end = units.get(base, "1"), ENDS.get(name.removeprefix(f"{base}_"))
     return {"long_name": NEEDS[base] + (f": {end}" if end else "")} | ({"units": unit} if unit else {})
-
-
-def draws_of(cube: xr.Dataset, metric: str) -> tuple[xr.DataArray, xr.DataArray]:
-    """Every draw of a metric, dims of the axes, perhaps ``rank``, then ``draw``; and which cells do not vary, so that one draw is all.
-
-    What is a constant over the iteration time is found from its draws and its own mean.
-    """
-    axes, known = axes_of(cube), _compared(cube)
-    if metric not in known:
-        if metric in VARIABLES and metric in cube:
-            have = f"it has those of {', '.join(known)}" if known else "nor those of iteration_time"
-            raise ValueError(f"the cube has no draws of {metric}, which pairs need; {have} (try output.keep=draws)")
-        raise no_such("metric with draws", metric, known)
-    name = known[metric]
-    if metric in OVER_TIME and name != metric:
-        times = cube[name]
-        draws = (cube[f"{metric}_mean"] / (1 / times).mean("draw")) / times
-    else:
-        draws = cube[name].rename({"trial": "draw"}) if "trial" in cube[name].dims else cube[name]
-    certain = cube["iteration_time_std"] == 0 if "draw" in cube[name].dims else xr.zeros_like(cube["evaluated"])
-    rest = [dim for dim in draws.dims if dim not in (*axes, "draw")]
-    draws = draws.transpose(*axes, *rest, "draw")
-    return draws, certain & (draws.isel(dict.fromkeys(rest, 0)).count("draw") == 1)
-
-
-def _compared(cube: xr.Dataset) -> dict[str, str]:
-    """Metrics whose draws a cube has, and the variables that hold them."""
-    found = {str(name): str(name) for name in cube.data_vars if name in VARIABLES and {"draw", "trial"} & set(cube[name].dims)}
-    found |= {name: f"{name}_{of}" for name in VARIABLES for of in ("draws", "trials") if f"{name}_{of}" in cube}
-    if "iteration_time_draws" in cube:
-        found |= {name: "iteration_time_draws" for name in OVER_TIME if f"{name}_mean" in cube}
-    return {name: found[name] for name in VARIABLES if name in found and name != "ledger"}
-
-
-def axes_of(cube: xr.Dataset) -> list[Hashable]:
-    """Dims of a cube's axes."""
-    if "evaluated" not in cube:
-        raise ValueError("a comparison needs a cube (hops.sweep_cube, hops.open_cube); this is one cell with its draws")
-    return list(cube["evaluated"].dims)
-
-
-def labels_of(cube: xr.Dataset) -> dict[str, xr.DataArray]:
-    """Labels of the axes by name; axes that advance together share a dim."""
-    axes = axes_of(cube)
-    return {str(name): coord for name, coord in cube.coords.items() if len(coord.dims) == 1 and coord.dims[0] in axes}
-
-
-def position(cube: xr.Dataset, axis: str, label: Any) -> tuple[Hashable, int]:
-    """Dim and position of a label of an axis; ``ValueError`` names the nearest."""
-    known = labels_of(cube)
-    if axis not in known:
-        raise no_such("axis of this cube", axis, known)
-    values = known[axis].values.tolist()
-    same = type(label) is bool  # True is no 1
-    found = [i for i, value in enumerate(values) if (value == label and (type(value) is bool) == same) or str(value) == str(label)]
-    if len(found) == 1:
-        return known[axis].dims[0], found[0]
-    if found:
-        raise ValueError(f"{axis}={label} stands {len(found)} times along {known[axis].dims[0]} (name another of its axes)")
-    if len(values) <= MOST_ROWS:
-        raise no_such(f"label of {axis}", label, map(str, values))
-    if isinstance(label, (int, float)) and all(isinstance(value, (int, float)) for value in values):
-        close: Any = min(values, key=lambda value: abs(value - label))
-    else:
-        close = nearest(label, map(str, values)) or values[0]
-    raise ValueError(f"no label of {axis} named {str(label)!r}; did you mean {str(close)!r}? (it has {len(values)} labels)")

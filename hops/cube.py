@@ -17,9 +17,11 @@ from hops.checks import Infeasible
 from hops.countdown import Countdown
 from hops.executor import evaluate
 from hops.memory import headroom
-from hops.metrics import quantile_ends, statistics
+from hops.metrics import statistics
+from hops.netcdf import whole_length
 from hops.plan import Axis, Plan, Prepared, dim_names, label
 from hops.scenario import Scenario
+from hops.settle import settled
 from hops.variables import ALL, INTERVALS, NONE, SOME, SUFFIXES, VARIABLES, attributes
 
 FORMAT = "1"
@@ -34,6 +36,7 @@ FITS = {"long_name": "peak memory of every rank fits its GPU; false where there 
 
 def cell_dataset(prepared: Prepared) -> xr.Dataset:
     """Evaluate a plan of one cell; dims ``draw`` and ``rank``, of a training run ``trial`` and ``bucket`` too."""
+    prepared = settled(prepared)
     kept = prepared.plan.keep_draws
     (outcome,) = evaluate(prepared.cases, prepared.plan.executor, kept)
     case = prepared.cases[0]
@@ -61,6 +64,7 @@ def cube_dataset(prepared: Prepared) -> xr.Dataset:
 
     Cells that were left out are NaN, with ``evaluated`` False; so are draws and ranks that a cell has fewer of than others.
     """
+    prepared = settled(prepared)
     plan, cases = prepared.plan, prepared.cases
     axes, shape = dim_names(plan.dims), plan.shape
     # before anything is evaluated: a coordinate that cannot be written is found now
@@ -99,14 +103,11 @@ def cube_dataset(prepared: Prepared) -> xr.Dataset:
             batch = [cases[i] for i in outcome.cells]
             certain = np.array([not case.noisy for case in batch])
             for name, draws in outcome.per_draw.items():
-                if name in INTERVALS and keep != ALL:
-                    for suffix, ends in zip(("_low", "_high"), quantile_ends(np.sort(draws, axis=1), plan.quantiles), strict=True):
-                        put(name + suffix, ("quantile",), outcome.cells, np.where(certain[:, None], draws[:, :1], ends))
-                    if keep == SOME:
-                        put(f"{name}_draws", ("draw",), outcome.cells, draws)
-                for suffix, values in statistics(draws, plan.quantiles, certain).items():
+                if name in INTERVALS and keep == SOME:
+                    put(f"{name}_draws", ("draw",), outcome.cells, draws)
+                for suffix, values in statistics(draws, plan.quantiles, certain, name in INTERVALS and keep != ALL).items():
                     if suffix:
-                        put(name + suffix, (), outcome.cells, values)
+                        put(name + suffix, ("quantile",) * (values.ndim - 1), outcome.cells, values)
                     elif plan.keep_draws:
                         put(name, ("draw",), outcome.cells, draws)
                     else:
@@ -271,6 +272,10 @@ def open_cube(path: str | os.PathLike[str]) -> xr.Dataset:
     if not file.exists():
         raise ValueError(f"no cube at {file} (a run writes results/<run>/cube.nc; did it use another hydra.sweep.dir?)")
     try:
+        with file.open("rb") as opened:
+            whole = whole_length(opened)
+        if file.stat().st_size != whole:
+            raise ValueError(f"it has {file.stat().st_size} bytes, and whole it has {whole} (was a copy or a download cut off?)")
         dataset = xr.load_dataset(file, engine="scipy")
     except (ValueError, TypeError, OSError, EOFError, KeyError, IndexError) as error:
         raise ValueError(f"{file} is not a readable netCDF file: {error}") from error

@@ -169,16 +169,20 @@ def _with_values(config: dict[str, Any], here: "Sequence[tuple[str, Any]]", cell
 def _plan(config: DictConfig, dims: "tuple[Dim, ...]", scenarios: "Cells", overrides: tuple[str, ...], text: str) -> "Plan":
     from hops.checks import one_of
     from hops.executor import make_executor
-    from hops.plan import Plan, check_quantiles
+    from hops.plan import Plan, check_quantiles, make_target
 
     executor = make_executor(plain(config).get("executor", {}))
     quantiles = check_quantiles(OmegaConf.select(config, "output.quantiles"))
     keep = one_of("output.keep", OmegaConf.select(config, "output.keep"), ("quantiles", "draws"))
     strict = bool(OmegaConf.select(config, "hydra.sweeper.strict"))
+    target = make_target(*(OmegaConf.select(config, key) for key in ("draws", "target_error", "target_quantile")))
     notes = _notes(config, [axis for dim in dims for axis in dim])
+    if target is None and any(override.lstrip("+").startswith(("target_error=", "target_quantile=")) for override in overrides):
+        notes.append("target_error and target_quantile play no part in a given number of draws (try draws=auto)")
     name, sources = OmegaConf.select(config, "hydra.job.config_name"), OmegaConf.select(config, "hydra.runtime.config_sources") or []
     theirs = tuple(str(Path(each.path).absolute()) for each in sources if each.provider == "command-line")
-    return Plan(dims, scenarios, executor, quantiles, keep == "draws", strict, text, overrides, name or "config", theirs, tuple(notes))
+    given = (strict, text, overrides, name or "config", theirs, tuple(notes), target)
+    return Plan(dims, scenarios, executor, quantiles, keep == "draws", *given)
 
 
 def _check_names(config: DictConfig) -> None:

@@ -95,7 +95,7 @@ def evaluate(cases: Sequence[Case], executor: Executor, keep_draws: bool = False
                 batch = [cases[i] for i in cells]
                 rows = zip(*map(_columns, batch), strict=True)
                 columns = {key: np.array(values, float) for key, values in zip(COLUMNS, rows, strict=True)}
-                found = _plain(batch, team, keep_draws) if plain else _sampled(batch, n_draws, executor.tile, team, keep_draws)
+                found = _plain(batch, team, keep_draws) if plain else sampled(batch, n_draws, executor.tile, team, keep_draws)
                 yield Outcome(cells, draw_metrics(found[0], columns), found[1], found[0])
 
 
@@ -153,8 +153,8 @@ def check_memory(keep_draws: bool, sizes: Sequence[tuple[int, int]]) -> None:
         raise ValueError(f"draws={n_draws} need about {needed / 1e9:.3g} GB for {what}; this machine has {there / 1e9:.3g}")
 
 
-def _sampled(cases: list[Case], n_draws: int, tile: int, team: Team, keep_draws: bool) -> Ticks:
-    """Evaluate cells of one graph and number of draws, a tile of draws a task."""
+def sampled(cases: list[Case], n_draws: int, tile: int, team: Team, keep_draws: bool = False, begin: int = 0) -> Ticks:
+    """Evaluate draws ``begin`` and following of cells of one graph, a tile of draws a task."""
     graph, work = cases[0].structure.graph, stacked(cases)
     replicas, (law, tables) = work.n_replicas, law_rows(cases)
     times = replicas * np.array([case.n_batches for case in cases], np.int64)
@@ -172,10 +172,10 @@ def _sampled(cases: list[Case], n_draws: int, tile: int, team: Team, keep_draws:
             for c in range(at, end):
                 here = slice(c - at, c - at + 1)
                 cell = Work._make(each[c : c + 1] for each in work)
-                _by_draws(cases[c], graph, cell, law[c : c + 1], tables, first, draws[:, here], sums[here], ranks[:, here])
+                _by_draws(cases[c], graph, cell, law[c : c + 1], tables, begin + first, draws[:, here], sums[here], ranks[:, here])
         else:
             cells, space = Work._make(each[at:end] for each in work), workspace(graph, 0, int(work.n_buckets.max()))
-            kernels.evaluate(graph, cells, law[at:end], tables, first, space, draws, sums, ranks)
+            kernels.evaluate(graph, cells, law[at:end], tables, begin + first, space, draws, sums, ranks)
         per_draw[:, at:end, first : first + n] = draws
         if keep_draws:
             per_rank[:, at:end, :, first : first + n] = ranks

@@ -134,6 +134,7 @@ def _cell(overrides: tuple[str, ...]) -> "tuple[Case, Executor]":
     """The one cell of ``overrides``, ready to be evaluated, and how."""
     from hops.plan import prepare_plan
     from hops.recipes import plan_of_words
+    from hops.settle import settled
 
-    prepared = prepare_plan(plan_of_words(overrides, sweep=False))
+    prepared = settled(prepare_plan(plan_of_words(overrides, sweep=False)))
     return prepared.cases[0], prepared.plan.executor

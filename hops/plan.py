@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from hops.checks import Infeasible
+from hops.checks import AUTO, Infeasible, positive
 from hops.executor import Executor, check_memory
 from hops.scenario import Scenario
 from hops.sections import is_section
@@ -33,6 +33,26 @@ type Dim = tuple[Axis, ...]
 type Cells = tuple[Scenario | Infeasible | None, ...]
 
 
+class Target(NamedTuple):
+    """The error of the iteration time at which a cell has enough draws (``draws=auto``), as a share of it.
+
+    Of its mean the standard error; with a ``quantile`` half the distribution-free 95 % interval of that.
+    """
+
+    error: float
+    quantile: float | None = None
+
+
+def make_target(draws: Any, error: Any, quantile: Any) -> Target | None:
+    """Check the config keys; None where ``draws`` is a number, and they play no part."""
+    found = Target(positive("target_error", error))
+    if quantile is not None:
+        if isinstance(quantile, bool) or not isinstance(quantile, (int, float)) or not 0 < quantile < 1:
+            raise ValueError(f"target_quantile must be null or a number between 0 and 1, such as 0.99; got {quantile!r}")
+        found = found._replace(quantile=float(quantile))
+    return found if draws == AUTO else None
+
+
 @dataclass(frozen=True)
 class Plan:
     """All cells of a run, row-major over the dims; a plan without dims is one cell."""
@@ -48,6 +68,7 @@ class Plan:
     config_name: str = "config"  # what they override
     config_dirs: tuple[str, ...] = ()  # where that, and options of the user's own, were looked for besides
     notes: tuple[str, ...] = ()  # what the user should be told, a line each
+    target: Target | None = None  # the cells' draws are to be found (`hops.settle`)
 
     @property
     def axes(self) -> tuple[Axis, ...]:

@@ -58,9 +58,12 @@ def prepared_again(cube: "xr.Dataset") -> "tuple[Prepared | None, str]":
     """The cells of a cube, ready to be evaluated, or None and why; a cell whose first draws come out otherwise is another's."""
     from hops.plan import prepare_plan
     from hops.recipes import plan_of
+    from hops.settle import with_draws
 
     try:
         prepared = prepare_plan(plan_of(cube))
+        if prepared.plan.target is not None:
+            prepared = with_draws(prepared, cube["n_draws"].values.ravel()[list(prepared.cells)].astype(int).tolist())
     except ValueError as error:
         return None, str(error)
     wrong = differs(cube, prepared)

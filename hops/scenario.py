@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Any
 
 from hops.checkpoints import make_checkpoint
-from hops.checks import Infeasible, count, flag, no_such, one_of
+from hops.checks import Infeasible, count, draws, flag, no_such, one_of
 from hops.data_parallel import DataParallel
 from hops.distributions import LAWS, TERMS
 from hops.efficiency import Efficiency, make_efficiency
@@ -29,7 +29,7 @@ from hops.training import Training, make_run, make_training
 
 DOORS: dict[str, Registry[Any]] = {"schedule": SCHEDULES, "topology": TOPOLOGIES, "recovery": RECOVERIES}
 DERIVED = {"gpus": "dp", "global_batch_size": "microbatches"}  # key -> the size that it derives where that is null
-NOT_SCENARIO = ("executor", "output", "report", "timeline", "trace", "program", "lowered")  # how to run, what to show: results are the same
+NOT_SCENARIO = ("executor", "output", "report", "timeline", "trace", "program", "lowered", "target_error", "target_quantile")
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class Scenario:
         dp = derived_dp(pp * tp * cp, config["gpus"], config["dp"])
         microbatches = derived_microbatches(dp, microbatch_size, config["global_batch_size"], config["microbatches"])
         schedule, latency = _choice("schedule", section_of("schedule", config)), _latency(section_of("latency", config))
-        draws, hindrances = count("draws", config["draws"], most=2**33), make_hindrances(config)  # draws: what fits the noise address
+        n_draws, hindrances = draws(config["draws"]), make_hindrances(config)
         return cls(
             schedule=schedule._replace(version=SCHEDULES[schedule.name].version(**schedule.kwargs)),
             topology=_choice("topology", section_of("topology", config)),
@@ -150,7 +150,7 @@ class Scenario:
             vpp=None if config["vpp"] is None else count("vpp", config["vpp"]),
             microbatches=count("microbatches", microbatches, most=2**MICROBATCH_BITS),
             microbatch_size=microbatch_size,
-            draws=draws if latency.noisy or hindrances.retry.loss else 1,
+            draws=n_draws if latency.noisy or hindrances.retry.loss else 1,
             seed=count("seed", config["seed"], least=0, most=2**32 - 1),
             p2p=one_of("p2p", config["p2p"], P2P),
             recv=_recv(config["recv"], config["p2p"]),

@@ -27,11 +27,14 @@ def run_plan(plan: "Plan", config: "DictConfig") -> None:
     from hops.checks import flag
     from hops.cube import check_file, cube_dataset, write_cube
     from hops.plan import prepare_plan
+    from hops.settle import settled
 
     wants_report = flag("report", config.report)
     prepared = prepare_plan(plan)
     check_file(prepared)
     _collect_garbage_again()
+    prepared = settled(prepared)
+    check_file(prepared)
     for line in prepared.skipped:
         print(line, file=sys.stderr)
     folder = _claim_folder(config)

@@ -244,7 +244,8 @@ def comparison_table(comparison: xr.Dataset) -> str:
     flat = comparison.stack(cell=dims)
     found = np.flatnonzero(np.isfinite(flat["mean"].values))
     attrs = comparison.attrs
-    heading = f"{attrs['metric']} beside {attrs['axis']}={attrs['reference']}; intervals: {attrs['interval']}\n"
+    title = f"{attrs['metric']} beside {attrs['axis']}={attrs['reference']}; intervals: {attrs['interval']}"
+    heading = textwrap.fill(title, WIDTH) + "\n"
     if len(found) > MOST_ROWS:
         heading += f"the {MOST_ROWS} of {len(found)} cells with the least {attrs['metric']}\n"
         found = found[np.argsort(flat["mean"].values[found], kind="stable")][:MOST_ROWS]

@@ -12,28 +12,27 @@ ALLOWED = (
 )
 
 
-def where(expression: str, axes: Sequence[str]) -> Callable[[Mapping[str, Any]], bool]:
+def where(expression: str, axes: Sequence[str], key: str = "hydra.sweeper.where") -> Callable[[Mapping[str, Any]], bool]:
     """Compile ``expression`` (``schedule != 'zb' or pp <= 8``) into a test of one cell's values by axis name.
 
-    Comparisons, arithmetic, ``and``, ``or``, ``not``, ``in``, constants and axis names; anything else is a ``ValueError``.
+    Comparisons, arithmetic, ``and``, ``or``, ``not``, ``in``, constants and axis names; anything else is a ``ValueError``, which
+    calls the expression ``key``.
     """
     try:
         tree = ast.parse(expression, mode="eval")
     except SyntaxError as error:
-        raise ValueError(f"hydra.sweeper.where={expression!r} is not an expression: {error.msg}") from error
+        raise ValueError(f"{key}={expression!r} is not an expression: {error.msg}") from error
     for node in ast.walk(tree):
         if not isinstance(node, ALLOWED):
-            raise ValueError(
-                f"hydra.sweeper.where={expression!r}: {type(node).__name__} is not allowed (comparisons of axes and constants are)"
-            )
+            raise ValueError(f"{key}={expression!r}: {type(node).__name__} is not allowed (comparisons of axes and constants are)")
         if isinstance(node, ast.Name) and node.id not in axes:
             raise no_such("axis", node.id, axes)
-    code = compile(tree, "hydra.sweeper.where", "eval")
+    code = compile(tree, key, "eval")
 
     def asked(values: Mapping[str, Any]) -> bool:
         try:
             return bool(eval(code, {"__builtins__": {}}, dict(values)))
         except (TypeError, ArithmeticError) as error:
-            raise ValueError(f"hydra.sweeper.where={expression!r} fails for {dict(values)}: {error}") from error
+            raise ValueError(f"{key}={expression!r} fails for {dict(values)}: {error}") from error
 
     return asked
