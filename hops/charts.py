@@ -176,7 +176,7 @@ def _heat(data: dict[str, Any]) -> "Figure":
     rows = [""] if row is None else data["axes"][row]["labels"]
     title = f"{metric['title']} [{metric['unit']}]" + (f"; {others}" if others else "")
     figure, axes = _axes(
-        title, data["axes"][column]["name"], "" if row is None else data["axes"][row]["name"], 1.9 + 0.28 * min(len(rows), 30)
+        title, data["axes"][column]["title"], "" if row is None else data["axes"][row]["title"], 1.9 + 0.28 * min(len(rows), 30)
     )
     image = axes.imshow(shown, aspect="auto", cmap="cividis")
     axes.set_xticks(range(sizes[column]), data["axes"][column]["labels"], rotation=0 if sizes[column] <= MOST_LABELLED else 60, fontsize=8)

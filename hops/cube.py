@@ -22,7 +22,7 @@ from hops.netcdf import whole_length
 from hops.plan import Axis, Plan, Prepared, dim_names, label
 from hops.scenario import Scenario
 from hops.settle import settled
-from hops.variables import ALL, INTERVALS, NONE, SOME, SUFFIXES, VARIABLES, attributes
+from hops.variables import ALL, INTERVALS, KEY_UNITS, NONE, SOME, SUFFIXES, VARIABLES, attributes
 
 FORMAT = "1"
 MOST_BYTES = 2**31  # of a variable in netCDF 3
@@ -173,6 +173,8 @@ def _coordinate(axis: Axis, dim: str) -> tuple[str, Any, dict[str, str]]:
     """Values of an axis as netCDF 3 takes them: numbers that int32 or float64 hold exactly, booleans, else text."""
     attrs = {"hydra_key": axis.key, "long_name": axis.key}
     kinds = {type(value) for value in axis.values}
+    if axis.key in KEY_UNITS or kinds <= {int, float}:
+        attrs["units"] = KEY_UNITS.get(axis.key, "1")
     if kinds == {bool}:
         return (dim, np.array(axis.values), attrs)
     if kinds == {int} and max(map(abs, axis.values)) < 2**31:

@@ -132,7 +132,12 @@ def _axis(cube: xr.Dataset, dim: str) -> dict[str, Any]:
     """Name and labels of an axis; where several keys advance together all of them."""
     coords = {str(name): coord.values.tolist() for name, coord in cube.coords.items() if coord.dims == (dim,)}
     labels = [" ".join(label(each) for each in together) for together in zip(*coords.values(), strict=True)]
-    return {"name": ", ".join(coords), "labels": labels}
+    units = {name: cube.coords[name].attrs.get("units", "1") for name in coords}
+    return {
+        "name": ", ".join(coords),
+        "title": ", ".join(name if units[name] == "1" else f"{name} [{units[name]}]" for name in coords),
+        "labels": labels,
+    }
 
 
 def _numbers(values: Iterable[float], digits: int = 6) -> list[float | None]:

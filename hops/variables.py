@@ -136,6 +136,24 @@ OF_TRIALS = {
 }
 SUFFIXES = tuple(f"_{each}" for each in (*STATISTICS, "trials"))  # in the order of a cube
 
+# units of config keys, of those that have any; others are numbers, or words
+SECONDS = """
+    host.forward host.backward_input host.backward_weight retry.timeout retry.max_timeout failure.timeout
+    checkpoint.interval checkpoint.cost checkpoint.persist topology.latency topology.wan_latency
+    model.forward model.backward_input model.backward_weight model.overlapped
+    schedule.forward schedule.backward_input schedule.backward_weight schedule.hop
+    recovery.teardown recovery.queue recovery.init recovery.load recovery.overhead recovery.pause recovery.rejoin recovery.join
+    recovery.rendezvous recovery.save recovery.reconfigure recovery.stall recovery.fetch recovery.reroute recovery.redo recovery.wake
+"""
+KEY_UNITS = dict.fromkeys(SECONDS.split(), "s") | {
+    "topology.bandwidth": "byte s-1",
+    "topology.wan_bandwidth": "byte s-1",
+    "model.p2p_bytes": "byte",
+    "memory.reserve": "byte",
+    "model.sequence": "token",
+    "run.days": "day",
+}
+
 
 def attributes(name: str, kept: bool = False) -> dict[str, str]:
     """CF attributes of variable ``name``, also of a statistic such as ``iteration_time_mean``.

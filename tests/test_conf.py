@@ -15,6 +15,7 @@ from hops.recovery import RECOVERIES
 from hops.schedules import SCHEDULES
 from hops.sections import frozen
 from hops.topologies import TOPOLOGIES
+from hops.variables import KEY_UNITS
 
 CONF = folder("conf")
 PRESETS = sorted(path for path in CONF.rglob("*.yaml") if path.name != "config.yaml")
@@ -116,3 +117,22 @@ def test_failure__without_any_has_the_defaults_of_faults_that_are_given():
     assert make_failures(frozen(CALM)) == Failures()
     of_file = yaml.safe_load((CONF / "failure" / "file.yaml").read_text())
     assert of_file == CALM | {"script": "???"}
+
+
+def test_units__are_of_keys_that_exist():
+    """Of some option each; an axis over one carries its unit."""
+    known = {
+        f"{group}.{key}"
+        for group, door in (("schedule", SCHEDULES), ("topology", TOPOLOGIES), ("recovery", RECOVERIES))
+        for record in door.values()
+        for key in record.parameters
+    }
+    models = {f"model.{key}" for path in (CONF / "model").glob("*.yaml") for key in yaml.safe_load(path.read_text())}
+    sections = yaml.safe_load((CONF / "config.yaml").read_text())
+    known |= models | {
+        f"{name}.{key}" for name, section in (*sections.items(), ("failure", CALM)) if isinstance(section, dict) for key in section
+    }
+    assert known >= set(KEY_UNITS)
+    cube = hops.sweep_cube("latency=none", "model=explicit", "pp=2,3", "model.forward=1e-3,2e-3", "schedule=1f1b,zb")
+    units = {name: cube[name].attrs.get("units") for name in ("pp", "forward", "schedule")}
+    assert units == {"pp": "1", "forward": "s", "schedule": None}

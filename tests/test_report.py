@@ -32,7 +32,11 @@ def made(path, *words):
 def test_page__holds_all_that_it_shows(tmp_path):
     data, page, pictures = made(tmp_path, "schedule=1f1b,zb", "topology=dgx,pcie")
     assert not re.search(r"https?:|src=|href=|@import|url\(|fetch\(|XMLHttp", page)
-    assert data["axes"] == [{"name": "schedule", "labels": ["1f1b", "zb"]}, {"name": "topology", "labels": ["dgx", "pcie"]}]
+    axes = [
+        {"name": "schedule", "title": "schedule", "labels": ["1f1b", "zb"]},
+        {"name": "topology", "title": "topology", "labels": ["dgx", "pcie"]},
+    ]
+    assert data["axes"] == axes
     assert pictures == {"report", "waterfall", "savings", "distribution", "tail", "ranks", "memory", "heat"}
     assert all((tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG") for name in pictures - {"report"})
     assert not list(tmp_path.glob(".*"))  # nothing half-written

@@ -33,7 +33,7 @@ function picker() {
   const index = at(state.cell);
   const parts = D.axes.map((axis, i) => {
     const options = axis.labels.map((label, j) => `<option value="${j}"${j === index[i] ? " selected" : ""}>${esc(label)}</option>`);
-    return `<label>${esc(axis.name)}<select data-axis="${i}">${options.join("")}</select></label>`;
+    return `<label>${esc(axis.title)}<select data-axis="${i}">${options.join("")}</select></label>`;
   });
   if (D.evaluated.length > 1) {
     const some = D.evaluated.length > 600 ? D.evaluated.slice(0, 600) : D.evaluated;
@@ -300,11 +300,11 @@ function heat() {
   });
   const bottom = 22 + n * h, skip = Math.ceil((Math.max(...D.axes[j].labels.map((s) => s.length)) * 7 + 6) / each);
   D.axes[j].labels.forEach((s, c) => { if (c % skip === 0) parts.push(text(left + (c + 0.5) * each, bottom + 15, s, "middle", "quiet")); });
-  if (i !== null) parts.push(text(4, 13, D.axes[i].name, "start", "quiet"));
+  if (i !== null) parts.push(text(4, 13, D.axes[i].title, "start", "quiet"));
   const options = D.heat.map((each, k) => `<option value="${k}"${k === state.heat ? " selected" : ""}>${esc(each.title)} [${esc(each.unit)}]</option>`);
   const fixed = D.axes.length > 2 ? ` Other axes as picked above: ${esc(D.axes.map((axis, k) => (k === i || k === j ? "" : `${axis.name}=${axis.labels[index[k]]}`)).filter(Boolean).join(", "))}.` : "";
   const scale = `<p class="legend"><span><i style="background:${CIVIDIS[0]}"></i>${digits(low)} ${esc(metric.unit)}</span><span><i style="background:${CIVIDIS[9]}"></i>${digits(high)} ${esc(metric.unit)}</span><span><i style="background:${V("empty")}"></i>not evaluated</span></p>`;
-  show("heat", `<p><select id="metric" aria-label="metric">${options.join("")}</select></p>${scale}${svg(w, bottom + 20, metric.title, parts)}${caption(D.axes[j].name)}<p class="quiet">Pick a cell by a click.${fixed}</p>`);
+  show("heat", `<p><select id="metric" aria-label="metric">${options.join("")}</select></p>${scale}${svg(w, bottom + 20, metric.title, parts)}${caption(D.axes[j].title)}<p class="quiet">Pick a cell by a click.${fixed}</p>`);
   $("metric").onchange = () => { state.heat = Number($("metric").value); heat(); };
   for (const box of chart("heat").querySelectorAll("[data-cell]")) box.onclick = () => pick(Number(box.dataset.cell));
 }
@@ -320,7 +320,7 @@ const COLUMNS = [
 function table() {
   if (D.evaluated.length < 2) return show("cells", "");
   const columns = COLUMNS.filter(([, value]) => D.evaluated.some((cell) => there(value(cell)) && !Number.isNaN(value(cell))));
-  const keys = [...D.axes.map((axis, i) => [axis.name, (cell) => at(cell)[i]]), ...columns];
+  const keys = [...D.axes.map((axis, i) => [axis.title, (cell) => at(cell)[i]]), ...columns];
   const sort = state.sort === null ? columns.findIndex(([name]) => name === (there(number("goodput_fraction_mean", D.best)) ? "goodput [%]" : "samples/s")) + D.axes.length : state.sort;
   const value = (cell) => { const v = keys[sort][1](cell); return there(v) ? v : -Infinity; };
   const ordered = [...D.evaluated].sort((a, b) => (state.down ? value(b) - value(a) : value(a) - value(b)) || a - b);
