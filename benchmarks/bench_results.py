@@ -1,0 +1,44 @@
+"""Why iterations take as long, and the page that shows it.
+
+Goals: attribution takes at most as much again as the plain kernel (1F1B p=8 m=32, channels, one core); the report of a cube of 500
+cells under 5 s as a whole process, and under 3 MB.
+"""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from hops.attribution import attributed
+from hops.executor import Executor, evaluate
+from hops.plan import prepare_plan
+from hops.recipes import plan_of_words
+
+SERIAL = Executor(threads=1)
+CELLS = ("schedule=1f1b,zb,gpipe,zb_h2,eager_1f1b", "microbatches=range(8,58,2)", "topology=dgx,pcie", "latency.op.cv=0.05,0.2")  # 500
+FEW = ("schedule=1f1b,zb", "pp=2", "microbatches=2,4", "draws=20")
+
+
+@pytest.mark.benchmark(group="a critical path")
+@pytest.mark.parametrize("how", ["plain", "attributed"])
+def test_attribution__hops(benchmark, how):
+    draws = 4096 if benchmark.enabled else 16
+    case = prepare_plan(plan_of_words((f"draws={draws}",), sweep=False)).cases[0]
+    run = {"plain": lambda: list(evaluate([case], SERIAL)), "attributed": lambda: attributed(case, SERIAL)}[how]
+    run()  # compile
+    benchmark(run)
+    n_ops = int(np.count_nonzero(case.structure.graph.rank >= 0))
+    benchmark.extra_info |= {"units": n_ops * draws, "unit": "ns per op and draw"}
+
+
+@pytest.mark.benchmark(group="a report")
+def test_report__hops(benchmark, tmp_path):
+    words = CELLS if benchmark.enabled else FEW
+    subprocess.run(
+        [sys.executable, "-m", "hops.sweep", "-m", *words, "hydra.sweep.dir=results/x"], cwd=tmp_path, check=True, capture_output=True
+    )
+    command = [sys.executable, "-m", "hops.report", "results/x"]
+    benchmark.pedantic(subprocess.run, (command,), {"cwd": tmp_path, "check": True, "capture_output": True}, rounds=3, warmup_rounds=1)
+    benchmark.extra_info |= {"limit": "5 s"}
+    assert (tmp_path / "results" / "x" / "report.html").stat().st_size < 3e6
