@@ -5,11 +5,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from hops.cells import words_of
 from hops.checks import no_such
 from hops.choices import Best, best, pareto
 from hops.comparisons import compare, speedup
-from hops.lookup import Asked
+from hops.lookup import Asked, words_of
 from hops.metrics import quantile_interval
 from hops.terminal import comparison_table, cube_table
 

@@ -1,4 +1,4 @@
-"""What a cube says of its cells: labels, values, draws; and which cells words mean. Unknown names are refused with the nearest."""
+"""What a cube says of its cells: labels, values, draws, and the words that make them. Unknown names are refused with the nearest."""
 
 from collections.abc import Hashable
 from typing import Any
@@ -8,7 +8,9 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from hops.checks import nearest, no_such
+from hops.plan import label
 from hops.variables import VARIABLES
+from hops.weights import Floats
 from hops.where import where as condition
 
 type Asked = xr.DataArray | str | None  # which cells count: see `asked`
@@ -152,3 +154,33 @@ def compared(cube: xr.Dataset) -> dict[str, str]:
     if "iteration_time_draws" in cube:
         found |= {name: "iteration_time_draws" for name in OVER_TIME if f"{name}_mean" in cube}
     return {name: found[name] for name in VARIABLES if name in found and name != "ledger"}
+
+
+def words_of(cube: xr.Dataset, **labels: Any) -> tuple[str, ...]:
+    """The strings of the command line that make the cell with these labels, for `hops.simulate`, `hops.timeline` and others.
+
+    A label for every axis that has more than one; ``ValueError`` names axes and labels that the cube does not have.
+    """
+    if "config_dirs" in cube.attrs:
+        raise ValueError(f"its options come from {cube.attrs['config_dirs']}, where only the command line looks (--config-dir)")
+    known, at = labels_of(cube), dict[Hashable, int]()
+    for name, value in labels.items():
+        dim, found = position(cube, name, value)
+        if at.setdefault(dim, found) != found:
+            raise ValueError(f"{', '.join(f'{name}={value}' for name, value in labels.items())}: no cell has all of these labels")
+    for name, coord in known.items():
+        if coord.size > 1 and coord.dims[0] not in at:
+            raise ValueError(f"which {name}? (known: {', '.join(map(label, coord.values.tolist()))})")
+    swept = {coord.attrs["hydra_key"]: label(coord.values.tolist()[at.get(coord.dims[0], 0)]) for coord in known.values()}
+    fixed = [each for each in cube.attrs["overrides"].splitlines() if each.partition("=")[0].lstrip("+") not in swept]
+    name = cube.attrs.get("config_name", "config")
+    return (*([] if name == "config" else [f"+experiment={name}"]), *fixed, *(f"{key}={value}" for key, value in swept.items()))
+
+
+def cell_draws(cube: xr.Dataset, cell: int) -> Floats | None:
+    """Iteration times [s] that ``cube`` keeps of a cell (its position, row-major), NaN beyond its draws; None: none."""
+    name = "iteration_time" if "draw" in cube["iteration_time"].dims else "iteration_time_draws"
+    if name not in cube:
+        return None
+    found: Floats = cube[name].values.reshape(-1, cube.sizes["draw"])[cell]
+    return found

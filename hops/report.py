@@ -74,7 +74,7 @@ def differs(cube: "xr.Dataset", prepared: "Prepared") -> str:
     """Whether the first cell's first draw comes out as the cube has it; else a sentence."""
     from dataclasses import replace
 
-    from hops.cells import cell_draws
+    from hops.lookup import cell_draws
     from hops.savings import iterations
     from hops.weights import TICKS
 

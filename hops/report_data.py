@@ -10,10 +10,10 @@ import xarray as xr
 
 from hops.attribution import attributed
 from hops.causes import STEPS, waterfalls
-from hops.cells import cell_draws
 from hops.checks import Infeasible
 from hops.executor import Executor
 from hops.histories import cell_histories, states_frame
+from hops.lookup import cell_draws
 from hops.plan import Prepared, label
 from hops.plots import time_unit
 from hops.run_plots import COLOURS, shares

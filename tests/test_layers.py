@@ -133,7 +133,6 @@ LAYERS = [
     "netcdf",
     "lookup",
     "pictures",
-    "cells",
     "comparisons",
     "choices",
     "accessor",
@@ -159,7 +158,6 @@ HOMES = {
     "xarray": {
         "cube",
         "terminal",
-        "cells",
         "lookup",
         "comparisons",
         "choices",

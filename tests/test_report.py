@@ -61,7 +61,7 @@ def test_data__is_that_of_the_cube(tmp_path):
 
 
 def test_data__of_training_runs_has_ledger_and_raster(tmp_path):
-    run = ("failure=llama3", "failure.rate=500", "run.days=0.5", "trials=5", "dp=2", "recovery=restart,peer_memory")
+    run = ("failure=llama3", "failure.rate=500", "run.days=0.5", "trials=5", "dp=8", "recovery=restart,peer_memory")
     data, _, pictures = made(tmp_path, *run)
     assert pictures >= {"ledger", "raster"}
     cube = hops.sweep_cube(*SMALL, *run)
