@@ -16,6 +16,7 @@ import hops.accessor  # noqa: F401 - dataset.hops
 from hops.checks import Infeasible
 from hops.countdown import Countdown
 from hops.executor import evaluate
+from hops.files import replacing
 from hops.memory import headroom
 from hops.metrics import statistics
 from hops.netcdf import whole_length
@@ -247,24 +248,9 @@ def check_file(prepared: Prepared) -> None:
 
 
 def write_cube(dataset: xr.Dataset, path: Path) -> None:
-    """Write netCDF under a temporary name, sync, rename: at no moment is there a file at ``path`` that is not whole.
-
-    An interrupted or failed write takes its temporary file away; a killed one leaves ``.<name>.tmp-<pid>``.
-    """
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    try:
+    """Write netCDF: at no moment is there a file at ``path`` that is not whole (`hops.files.replacing`)."""
+    with replacing(path) as temporary:
         dataset.to_netcdf(temporary, engine="scipy")
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def open_cube(path: str | os.PathLike[str]) -> xr.Dataset:
