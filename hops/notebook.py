@@ -66,28 +66,43 @@ def timeline_figure(*overrides: str, draw: int = 0, ranks: str = "some") -> "Fig
 
 
 def critical_path(*overrides: str) -> "xr.Dataset":
-    """Where the time of every draw goes along its critical path; see `hops.insight.critical_dataset`."""
+    """Where the time of every draw goes along its critical path: ``critical_time`` (draw, part) [s], which adds up to ``iteration_time``.
+
+    Coordinates of the parts say who computes, issues, sends, exchanges or updates; ``criticality`` (op,) is the share of the draws in
+    which an op is on the path. ``ValueError`` where events decide who waits for whom (``contention=fifo``, disturbances).
+    """
     from hops.insight import critical_dataset
 
     return critical_dataset(*_cell(overrides))
 
 
 def waterfall(*overrides: str) -> "pd.DataFrame":
-    """From the FLOPs of the model to the p95 of the iteration; see `hops.insight.waterfall_frame`."""
+    """From the FLOPs of the model at the GPUs' peak to the p95 of the iteration: columns step, time [s], total [s], mfu.
+
+    Causes in one fixed order (`hops.causes.STEPS`), each what it adds where those before it are there and none after it.
+    """
     from hops.insight import waterfall_frame
 
     return waterfall_frame(*_cell(overrides))
 
 
 def what_if(*overrides: str, ideal: tuple[str, ...] | None = None) -> "pd.DataFrame":
-    """What each ideal would save, None: all that matter, most first; see `hops.insight.savings_frame` and `hops.ideals.MEANING`."""
+    """What each ``ideal`` would save of the same draws, None: all that matter; most first.
+
+    Columns change, saved [s], standard_error, low, high (95 %, Student's t over pairs of draws), p95_saved [s], share of the mean
+    iteration, meaning. Names are those of `hops.ideals.MEANING`, ``rank 3`` and ``link NET``; ``ValueError`` for others.
+    """
     from hops.insight import savings_frame
 
     return savings_frame(*_cell(overrides), ideal)
 
 
 def straggling(*overrides: str) -> "Straggling":
-    """What slow ranks and noise cost: S = T / T_ideal, the share wasted, and S of each rank; see `hops.savings.Straggling`."""
+    """What slow ranks and noise cost: ``slowdown`` S = T / T_ideal, ``waste`` 1 - 1/S, and ``by_rank``, S with all others ideal.
+
+    Ideal are equal ranks, each computing as long as the mean of all, without noise or disturbance; as in ByteDance's analysis of
+    stragglers (Lin et al. 2025, from memory).
+    """
     from hops import savings
 
     return savings.straggling(*_cell(overrides))

@@ -72,17 +72,17 @@ def walk(case, draw):
         node = before
 
 
-@pytest.mark.parametrize("p2p", ["latency", "channel", "blocking"])
+@pytest.mark.parametrize(("p2p", "latency"), [("latency", NOISE), ("channel", NOISE), ("blocking", {"op": {"law": "none"}})])
 @pytest.mark.parametrize("name", FLUSHED)
-def test_attributed__is_the_walk_back_over_the_timeline(name, p2p):
-    """Of one replica, where an iteration ends with an op and the optimizer."""
+def test_attributed__is_the_walk_back_over_the_timeline(name, p2p, latency):
+    """Of one replica, where an iteration ends with an op and the optimizer. Without noise many ops end at one tick."""
     vpp = {"interleaved": 2, "hanayo": 2}.get(name)
     topology = {"name": "uniform", "latency": 0.01, "bandwidth": 1e9}
     size = {"pp": 4, "microbatches": 8, "vpp": vpp, "p2p": p2p, "draws": 3}
-    case = prepare(scenario(schedule__name=name, latency=NOISE, topology=topology, model__p2p_bytes=5e6, **size))
+    case = prepare(scenario(schedule__name=name, latency=latency, topology=topology, model__p2p_bytes=5e6, **size))
     found = attributed(case, SERIAL)
     assert (found.ticks.sum(axis=0) == iterations(case)).all()
-    for draw in range(3):
+    for draw in range(found.ticks.shape[1]):
         book = walk(case, draw)
         for kind in ("compute", "optimizer"):
             theirs = {rank: ticks for (what, rank), ticks in book.items() if what == kind and ticks}
@@ -147,3 +147,13 @@ def test_critical_path__names_parts_and_ops():
     assert found.sizes["op"] == hops.program("dualpipe", pp=4, microbatches=8).n_ops
     assert set(found["kind"].values) <= {"compute", "link", "optimizer", "reduce", "gather"}
     assert float(found["criticality"].sel(op="3B7").max()) > 0
+
+
+def test_attributed__a_reduction_that_is_over_before_the_next_gradients_is_not_waited_for():
+    """Buckets that travel faster than they come: only the last is on the path, behind the op that it is of."""
+    fast = ("topology=uniform", "topology.latency=0", "topology.bandwidth=1e12", "latency=none")
+    case = cell(*fast, "dp=2", "overlap_grad_reduce=true", "pp=2", "microbatches=4", "bucket_size=1e8")
+    assert case.weights.n_buckets.min() > 2
+    found = attributed(case, SERIAL)
+    (reduced,) = (int(n) for part, n in zip(found.parts, found.ticks[:, 0], strict=True) if part.kind == "reduce")
+    assert reduced in {int(np.floor(each + 0.5)) for each in case.weights.reduce}
