@@ -28,6 +28,7 @@ class Best(NamedTuple):
     ties: tuple[dict[str, Any], ...] | None  # cells that cannot be told from it with 95 % confidence; None: nobody knows its error
     paired: bool  # by pairs of draws; else by intervals of either alone, which tell fewer cells apart
     position: dict[Hashable, int]  # for ``isel``
+    n_needed: int = 0  # draws from which on cells can be told apart by such a quantile; 0: it has as many
 
     def __str__(self) -> str:
         unit = VARIABLES[self.metric].units
@@ -39,6 +40,8 @@ class Best(NamedTuple):
         else:
             more = f", and {len(self.ties) - MOST_TIES} more" if len(self.ties) > MOST_TIES else ""
             lines.append(f"cannot be told from it: {'; '.join(map(_words, self.ties[:MOST_TIES]))}{more}")
+        if self.ties and self.n_needed:
+            lines.append(f"{self.statistic} tells cells apart from {self.n_needed} draws on; there are fewer")
         return "\n".join(lines)
 
 
@@ -68,7 +71,19 @@ def best(cube: xr.Dataset, metric: str = "iteration_time", statistic: str | floa
         order = sorted(np.argwhere(same).tolist(), key=lambda cell: -direction(metric) * float(values[tuple(cell)]))
         ties = tuple(map(labels, order))
     name = "mean" if q is None else f"p{100 * q:g}"
-    return Best(metric, name, labels(at), float(values[at]), ties, in_pairs, dict(zip(axes, map(int, at), strict=True)))
+    return Best(
+        metric, name, labels(at), float(values[at]), ties, in_pairs, dict(zip(axes, map(int, at), strict=True)), _needed(cube, metric, q)
+    )
+
+
+def _needed(cube: xr.Dataset, metric: str, q: float | None) -> int:
+    """Draws from which on `FEWEST_BEYOND` lie beyond a quantile, where the cells that are compared have fewer."""
+    if q is None or not 0 < q < 1 or metric not in compared(cube):
+        return 0
+    draws, certain = draws_of(cube, metric)
+    n = draws.where(~certain).count("draw").values
+    needed = round(FEWEST_BEYOND / min(q, 1 - q))
+    return needed if ((n > 0) & (n < needed)).any() else 0
 
 
 def pareto(cube: xr.Dataset, *metrics: str, statistic: str | float = "mean", where: Asked = None) -> xr.DataArray:

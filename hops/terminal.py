@@ -241,7 +241,7 @@ def cube_table(cube: xr.Dataset) -> str:
 def comparison_table(comparison: xr.Dataset) -> str:
     """One row a cell of what `hops.comparisons.compare` found; of more than `MOST_ROWS` those with the least mean."""
     dims = list(comparison["resolved"].dims)
-    flat = comparison.stack(cell=dims)
+    flat = comparison.stack(cell=dims) if dims else comparison.expand_dims("cell")
     found = np.flatnonzero(np.isfinite(flat["mean"].values))
     attrs = comparison.attrs
     title = f"{attrs['metric']} beside {attrs['axis']}={attrs['reference']}; intervals: {attrs['interval']}"

@@ -344,3 +344,17 @@ def test_pareto__no_cell_is_better_in_all(cube):
     assert cube.hops.pareto("iteration_time", "throughput", where="pp == 2").sel(pp=4).sum() == 0
     with pytest.raises(ValueError, match="pareto needs two metrics or more"):
         cube.hops.pareto("mfu")
+
+
+def test_best__of_few_draws_says_how_many_it_takes():
+    cube = hops.sweep_cube("schedule=1f1b,zb", "pp=2", "microbatches=4", "draws=60")
+    told = cube.hops.best("iteration_time", "p95")
+    assert told.n_needed == 200
+    assert str(told).endswith("p95 tells cells apart from 200 draws on; there are fewer")
+    assert cube.hops.best("iteration_time").n_needed == 0
+
+
+def test_table__of_a_single_cell():
+    cube = hops.sweep_cube("schedule=1f1b,zb", "pp=2", "microbatches=4", "draws=60")
+    one = cube.hops.compare("schedule", "1f1b").sel(schedule="zb")
+    assert len(one.hops.table().splitlines()) == 4
