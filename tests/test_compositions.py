@@ -27,7 +27,7 @@ def counting(compose_one):
 
 
 def test_composed__many_options_from_few_compositions_are_hydras_own(monkeypatch):
-    """Ten options in each of three groups: 29 compositions instead of 1,000; 20 random tuples are what Hydra composes."""
+    """Ten options in each of three groups: 29 compositions instead of 1,000; 10 random tuples are what Hydra composes."""
     register()
     monkeypatch.setattr(ConfigStore.instance(), "repo", copy.deepcopy(ConfigStore.instance().repo))
     for name in ("mine", "ours"):
@@ -46,7 +46,7 @@ def test_composed__many_options_from_few_compositions_are_hydras_own(monkeypatch
     configs, refers = composed(compose_one, list(itertools.product(*options.values())))
     assert (len(configs), len(asked), refers) == (1000, 1 + 9 + 9 + 9 + 1, False)
     rng = np.random.Generator(np.random.PCG64(1))
-    for at in rng.integers(0, 1000, 20):
+    for at in rng.integers(0, 1000, 10):
         choice = list(configs)[at]
         assert configs[choice] == plain(compose_one(choice)), choice
 
@@ -106,7 +106,7 @@ def test_composed__a_third_group_that_two_others_choose_together_is_composed_one
     (tmp_path / "my" / "spec.yaml").write_text("defaults: [config, optional pair: '${schedule}_${topology}', _self_]\n")
     (tmp_path / "my" / "pair" / "gpipe_pcie.yaml").write_text("# @package _global_\nmodel: {layers: 96}\n")
     monkeypatch.chdir(tmp_path)
-    words = ["hops-sweep", "--config-dir", "my", "-cn", "spec", "-m", "schedule=1f1b,gpipe,zb", "topology=dgx,pcie,uniform", "latency=none"]
+    words = ["hops-sweep", "--config-dir", "my", "-cn", "spec", "-m", "schedule=1f1b,gpipe,zb", "topology=dgx,pcie", "latency=none"]
     monkeypatch.setattr(sys, "argv", [*words, "pp=4", "microbatches=4", "hydra.sweep.dir=results/x"])
     sweep.main()
     time = hops.open_cube("results/x")["iteration_time_mean"]
@@ -125,11 +125,11 @@ def test_changed__is_what_makes_one_config_the_other():
     assert not has(after, "b")
 
 
-def test_sweep__of_ten_options_in_three_groups_evaluates_every_tuple():
+def test_sweep__of_ten_options_in_two_of_four_groups_evaluates_every_tuple():
     cube = hops.sweep_cube(
-        "schedule=glob(zb*)", "topology=glob(*)", "model=glob(*)", "latency=none,lognormal", "draws=2", "pp=4", "microbatches=4"
+        "schedule=zb_h1,zb_h2,zb_v", "topology=glob(*)", "model=glob(*)", "latency=none,lognormal", "draws=2", "pp=4", "microbatches=4"
     )
-    assert dict(cube["evaluated"].sizes) == {"schedule": 8, "topology": 14, "model": 11, "latency": 2}
+    assert dict(cube["evaluated"].sizes) == {"schedule": 3, "topology": 14, "model": 11, "latency": 2}
     too_large = ["deepseek_v3", "gpt_1t", "gpt_530b"]  # one layer of them, for one GPU of some topologies
     asked = cube["topology"] != "custom"  # which is nothing without a file
     roomy = cube["evaluated"].drop_sel(model=too_large, topology="aws_g5")  # GPUs of 24 GB

@@ -138,7 +138,7 @@ def test_contention__planned_without_noise_is_fifo(schedule, vpp, pp):
 
 @pytest.mark.parametrize("contention", ["planned", "fifo", "fair"])
 def test_contention__tiles_and_threads_change_no_bit(contention):
-    cases = [crossing(contention=contention, latency=NOISE, microbatches=4, draws=600, seed=seed) for seed in (1, 2)]
+    cases = [crossing(contention=contention, latency=NOISE, microbatches=4, draws=350, seed=seed) for seed in (1, 2)]
     wanted = all_of(cases)
     for executor in (Executor(threads=2, tile=1), Executor(threads=2, tile=300)):
         same(all_of(cases, executor), wanted)

@@ -188,7 +188,7 @@ def test_cut__at_every_end(schedule):
 @pytest.mark.parametrize("p2p", TWINNED)
 def test_drift__survivors_run_until_they_wait(p2p):
     """The dead rank's ops never end; others go on as long as they need nothing of it."""
-    made = config(pp=3, microbatches=4, p2p=p2p, model__p2p_bytes=1e8, topology__bandwidth=1e9, topology__latency=0.01)
+    made = config(pp=3, microbatches=3, p2p=p2p, model__p2p_bytes=1e8, topology__bandwidth=1e9, topology__latency=0.01)
     case = prepare(Scenario.from_config(made))
     benches = [make_bench(case, loop) for loop in (False, True)]
     zero = benches[0].speeds

@@ -133,19 +133,19 @@ COURSES = {
 @pytest.mark.parametrize("machine", MACHINES)
 @pytest.mark.parametrize("course", COURSES)
 def test_elastic__equals_the_twin(law, machine, course):
-    check(*both(machine, LAWS[law], 12, **COURSES[course]))
+    check(*both(machine, LAWS[law], 6, **COURSES[course]))
 
 
 @pytest.mark.parametrize("machine", MACHINES)
 def test_elastic__equals_the_twin_where_components_age_while_the_job_trains(machine):
-    check(*both(machine, LAWS["exponential"], 12, clock="exposure", n_iterations=40, every=3, cost=4, persist=2))
+    check(*both(machine, LAWS["exponential"], 6, clock="exposure", n_iterations=40, every=3, cost=4, persist=2))
 
 
 @pytest.mark.parametrize("machine", MACHINES)
 def test_elastic__what_is_not_known_is_asked_for_once_and_changes_nothing(machine):
-    found = both(machine, LAWS["racks and nodes"], 12, asked=False, **COURSES["iterations"])
+    found = both(machine, LAWS["racks and nodes"], 6, asked=False, **COURSES["iterations"])
     check(*found)
-    assert found[0] == both(machine, LAWS["racks and nodes"], 12, **COURSES["iterations"])[0]
+    assert found[0] == both(machine, LAWS["racks and nodes"], 6, **COURSES["iterations"])[0]
 
 
 @pytest.mark.parametrize("machine", MACHINES)
@@ -154,7 +154,7 @@ def test_elastic__equals_the_twin_at_every_tick_that_a_failure_can_come(machine,
     """Iterations of 10 and 13 ticks: a second failure at all ticks after the first, through its switch, its iterations and its join."""
     scripts = [
         [(first, (0,), known, 14), (first + later, (who,), 1, 9), (200, (2,), 0, 0)]
-        for first in (0, 9, 10, 11, 30, 33, 34)
+        for first in (0, 9, 10, 30, 33)
         for later in range(56)
         for who in (0, 1)
     ]
@@ -162,7 +162,7 @@ def test_elastic__equals_the_twin_at_every_tick_that_a_failure_can_come(machine,
     check(*both(machine, [], len(scripts), scripts=scripts, pools=pools, n_iterations=14, every=3, cost=3, persist=4))
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(
     st.sampled_from(sorted(MACHINES)),
     st.lists(st.tuples(st.integers(0, 200), st.sets(st.integers(0, 3), min_size=1), st.integers(0, 9), st.integers(0, 60)), max_size=12),
@@ -178,7 +178,7 @@ def test_elastic__equals_the_twin_for_any_script(machine, lines, every, cost, pe
 @pytest.mark.parametrize("who", [1, None])
 def test_chaos__a_failure_in_every_state_equals_the_twin(machine, who):
     """Also while a node joins, between two states, in an iteration, and by the clock."""
-    scripts = [[(25, (0,), 3, 30), (26, (2,), 1, 5), (140, (3,), 2, 9)]] * 3
+    scripts = [[(25, (0,), 3, 30), (26, (2,), 1, 5), (140, (3,), 2, 9)]] * 2
     job, ns = {"n_iterations": 25, "every": 3, "cost": 3, "persist": 4}, {"detection": 2e-9, "repair": 9e-9, "who": who}
     e = MACHINES[machine][0].elastic
     names = [state.name for state in (*BACK, *e.switch, *e.join)]
@@ -186,9 +186,9 @@ def test_chaos__a_failure_in_every_state_equals_the_twin(machine, who):
     rows += [Injection(iteration=5, **ns), Injection(at=31e-9, **ns), Injection(at=20e-9, every=33e-9, times=4, **ns)]
     rows += [Injection(state="recovery", times=5, budget=2, **ns)]
     for at, row in enumerate(rows):
-        check(*both(machine, [], 3, scripts=scripts, chaos=[row], **job))
-        check(*both(machine, [], 3, scripts=scripts, chaos=[row, rows[at - 1]], **job))
-        check(*both(machine, LAWS["exponential"], 4, chaos=[row], **job))
-    plain, _ = both(machine, [], 3, scripts=scripts, **job)
-    found, _ = both(machine, [], 3, scripts=scripts, chaos=rows[:4], **job)
+        check(*both(machine, [], 2, scripts=scripts, chaos=[row], **job))
+        check(*both(machine, [], 2, scripts=scripts, chaos=[row, rows[at - 1]], **job))
+        check(*both(machine, LAWS["exponential"], 3, chaos=[row], **job))
+    plain, _ = both(machine, [], 2, scripts=scripts, **job)
+    found, _ = both(machine, [], 2, scripts=scripts, chaos=rows[:4], **job)
     assert found[0]["failures"] > plain[0]["failures"]

@@ -193,12 +193,12 @@ LAWS = {
     ids=["iterations", "overlapped", "days", "no checkpoints"],
 )
 def test_run__equals_the_twin(law, machine, course):
-    check(*both(POOL, LAWS[law], MACHINES[machine], 12, **course))
+    check(*both(POOL, LAWS[law], MACHINES[machine], 6, **course))
 
 
 @pytest.mark.parametrize("machine", MACHINES)
 def test_run__equals_the_twin_where_components_age_while_the_job_trains(machine):
-    check(*both(POOL, LAWS["exponential"], MACHINES[machine], 12, clock="exposure", n_iterations=40, every=3, cost=4, persist=2))
+    check(*both(POOL, LAWS["exponential"], MACHINES[machine], 6, clock="exposure", n_iterations=40, every=3, cost=4, persist=2))
 
 
 @pytest.mark.parametrize("machine", MACHINES)
@@ -213,7 +213,7 @@ def test_run__equals_the_twin_at_every_tick_that_a_failure_can_come(machine):
     check(*both([(10, 1, 1)], [], MACHINES[machine], len(scripts), scripts=scripts, n_iterations=14, every=3, cost=3, persist=4))
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(
     st.sampled_from(sorted(MACHINES)),
     st.lists(st.tuples(st.integers(0, 200), st.sets(st.integers(0, 3), min_size=1), st.integers(0, 9), st.integers(0, 60)), max_size=12),
@@ -225,7 +225,7 @@ def test_run__equals_the_twin_for_any_script(machine, lines, every, cost, persis
     check(*both([(10, 1, 1)], [], MACHINES[machine], 1, scripts=[script], every=every, cost=cost, persist=persist, **length))
 
 
-@settings(max_examples=200)
+@settings(max_examples=130)
 @given(
     st.sampled_from(["restart", "at once"]), st.lists(st.integers(0, 200), max_size=8), st.integers(0, 200),
     st.integers(1, 5), st.integers(0, 5), st.integers(0, 30),
@@ -255,19 +255,19 @@ def moments(machine):
 @pytest.mark.parametrize("who", [1, None])
 def test_chaos__a_failure_in_every_state_equals_the_twin(machine, who):
     """And in two states at once, in an iteration, and by the clock; the ledger closes, and nothing is negative."""
-    scripts = [[(25, (0,), 3, 30), (26, (2,), 1, 5), (140, (3,), 2, 9)]] * 3
+    scripts = [[(25, (0,), 3, 30), (26, (2,), 1, 5), (140, (3,), 2, 9)]] * 2
     job = {"n_iterations": 14, "every": 3, "cost": 3, "persist": 4}
     ns = {"detection": 2e-9, "repair": 9e-9, "who": who}
     rows = [Injection(state=state, times=2, **ns) for state in moments(MACHINES[machine])]
     rows += [Injection(iteration=5, **ns), Injection(at=31e-9, **ns), Injection(at=20e-9, every=33e-9, times=4, **ns)]
     rows += [Injection(state="recovery", times=5, budget=2, **ns)]
-    plain, _ = both(POOL, [], MACHINES[machine], 3, scripts=scripts, **job)
+    plain, _ = both(POOL, [], MACHINES[machine], 2, scripts=scripts, **job)
     for at, row in enumerate(rows):
-        found, wanted = both(POOL, [], MACHINES[machine], 3, scripts=scripts, chaos=[row], **job)
+        found, wanted = both(POOL, [], MACHINES[machine], 2, scripts=scripts, chaos=[row], **job)
         check(found, wanted)
         assert row.state not in (None, "detection", "recovery", "checkpoint") or found[0]["failures"] > plain[0]["failures"]
-        check(*both(POOL, [], MACHINES[machine], 3, scripts=scripts, chaos=[row, rows[at - 1]], **job))
-        check(*both(POOL, LAWS["exponential"], MACHINES[machine], 6, chaos=[row], **job))
+        check(*both(POOL, [], MACHINES[machine], 2, scripts=scripts, chaos=[row, rows[at - 1]], **job))
+        check(*both(POOL, LAWS["exponential"], MACHINES[machine], 4, chaos=[row], **job))
 
 
 def test_run__that_cannot_end_says_so():

@@ -81,7 +81,7 @@ def words(tier, law="exponential"):
 @pytest.mark.parametrize("tier", ["resampled", "exact"])
 def test_run__equals_the_twin(tier):
     """Slow GPUs, for longer than their node's eviction costs, links that nobody can replace, stalls, failures."""
-    case, _, runs = outcomes(*words(tier))
+    case, _, runs = outcomes(*words(tier), "run.iterations=80", "trials=4")
     check(case, runs, spells_of(case))
     assert runs.results[:, columns.N_REBALANCED].sum() > 2
     assert runs.results[:, columns.N_FAILURES].sum() > runs.results[:, columns.N_REBALANCED].sum()
@@ -94,8 +94,8 @@ def test_engine__event_is_hybrid_to_the_bit():
 
 
 def test_trials__depend_neither_on_threads_nor_on_each_other():
-    many = hops.simulate(*words("resampled"), "trials=6", "executor.threads=2")
-    same(many, hops.simulate(*words("resampled"), "trials=6", "executor.threads=1"))
+    many = hops.simulate(*words("resampled"), "trials=4", "executor.threads=2")
+    same(many, hops.simulate(*words("resampled"), "trials=4", "executor.threads=1"))
     same(many.isel(trial=slice(0, 2)), hops.simulate(*words("resampled"), "trials=2"))
 
 

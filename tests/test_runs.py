@@ -128,10 +128,10 @@ def test_ledger__has_no_negative_bubble_where_iterations_slide_into_one_another(
 
 
 def test_trials__depend_neither_on_threads_nor_on_each_other():
-    many = hops.simulate(*RUN, FAULT, "trials=20", "executor.threads=2")
-    same(many, hops.simulate(*RUN, FAULT, "trials=20", "executor.threads=1"))
+    many = hops.simulate(*RUN, FAULT, "trials=12", "executor.threads=2")
+    same(many, hops.simulate(*RUN, FAULT, "trials=12", "executor.threads=1"))
     same(many.isel(trial=slice(0, 6)), hops.simulate(*RUN, FAULT))
-    assert len(set(many["wall_time"].values.tolist())) == 20
+    assert len(set(many["wall_time"].values.tolist())) == 12
 
 
 @pytest.mark.parametrize("extra", [("failure.clock=exposure",), ("recovery=spare", "recovery.spares=1"), ("run.tier=exact",)])
@@ -280,8 +280,8 @@ def test_elastic__without_failures_is_the_healthy_run(name):
 @pytest.mark.parametrize("tier", ["resampled", "exact"])
 def test_elastic__depends_neither_on_threads_nor_on_trials(tier):
     words = (*ELASTIC, *STRATEGIES["shrink_dp, global batch"], f"run.tier={tier}")
-    many = hops.simulate(*words, "trials=12", "executor.threads=2")
-    same(many, hops.simulate(*words, "trials=12", "executor.threads=1"))
+    many = hops.simulate(*words, "trials=8", "executor.threads=2")
+    same(many, hops.simulate(*words, "trials=8", "executor.threads=1"))
     same(many.isel(trial=slice(0, 6)), hops.simulate(*words))
 
 

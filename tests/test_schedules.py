@@ -53,6 +53,8 @@ def variants():
 
 
 ACCEPTED = [variant for variant, accepted in variants() if accepted]
+# sizes at which every law of messages meets the twin: one rank, one microbatch, fewer than ranks, steady phases even and odd
+FEW = {(1, 1), (2, 1), (2, 2), (2, 3), (2, 7), (3, 9), (4, 3), (4, 8), (8, 3)}
 REFUSED = [variant for variant, accepted in variants() if not accepted]
 every_schedule = pytest.mark.parametrize("name", ORDERS)
 every_variant = pytest.mark.parametrize(("name", "vpp", "pp", "m"), ACCEPTED)
@@ -157,7 +159,7 @@ def test_file__a_sentence_names_it(tmp_path):
 
 
 @every_schedule
-@settings(max_examples=40)
+@settings(max_examples=30)
 @given(st.data())
 def test_any_size__is_written_or_refused(name, data):
     """What a constraint lets pass is complete and ends; what it does not is refused before anything is written."""
@@ -213,7 +215,7 @@ def test_refusal__names_the_reason_and_sizes_that_work(name, vpp, pp, m):
         (p2p, recv, *variant)
         for p2p, recv in (*((p2p, "early") for p2p in P2P), ("torch", "defer"))
         for variant in ACCEPTED
-        if variant[2] * variant[3] <= {"latency": 140, "channel": 140}.get(p2p, 36)  # larger ones repeat what a steady phase does
+        if (variant[2] * variant[3] <= 140 if p2p in ("latency", "channel") else variant[2:] in FEW)  # larger: steady phases again
     ],
 )
 def test_kernel__equals_the_twin(name, vpp, pp, m, p2p, recv):

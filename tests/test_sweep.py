@@ -306,7 +306,7 @@ def test_plan__composes_once_per_tuple_of_group_choices():
 
 
 def test_plan__equals_full_composition():
-    """20 random cells of a mixed sweep: what the plan holds is what Hydra composes for that cell alone."""
+    """10 random cells of a mixed sweep: what the plan holds is what Hydra composes for that cell alone."""
     words = {
         "schedule": ["gpipe", "zb"],
         "topology.gpu": ["a100", "h100"],
@@ -316,7 +316,7 @@ def test_plan__equals_full_composition():
     }
     made = plan(*(f"{key}={','.join(values)}" for key, values in words.items()))
     rng = np.random.Generator(np.random.PCG64(2))
-    for flat in rng.integers(0, len(made.scenarios), 20):
+    for flat in rng.integers(0, len(made.scenarios), 10):
         at = np.unravel_index(flat, made.shape)
         alone = plan(*(f"{key}={values[i]}" for (key, values), i in zip(words.items(), at, strict=True)))
         assert alone.scenarios == (made.scenarios[flat],)
@@ -566,7 +566,7 @@ def test_zip__its_dim_is_called_like_no_other_axis():
 
 @pytest.mark.parametrize("words", ["seed=${model.layers}", "+extra=${schedule.name}${topology.name}"])
 def test_plan__keys_that_refer_to_several_swept_groups_are_composed(words):
-    axes = ("schedule=1f1b,gpipe,zb", "topology=dgx,pcie,uniform", "model=gpt_22b,gpt_1t,gpt3_175b")
+    axes = ("schedule=1f1b,zb", "topology=dgx,pcie", "model=gpt_22b,gpt_1t,gpt3_175b")
     if words.startswith("+"):
         with pytest.raises(ValueError, match="no key named 'extra'"):
             plan(*axes, words)

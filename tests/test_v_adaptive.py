@@ -38,7 +38,7 @@ def test_bubble__is_the_one_of_the_table_and_near_the_authors():
 
 
 @pytest.mark.parametrize("pp", range(2, 9))
-@pytest.mark.parametrize("rounds", [1, 2, 4])
+@pytest.mark.parametrize("rounds", [1, 3])
 def test_bubble__is_no_more_than_theirs_with_their_memory(pp, rounds):
     for name in ("v_min", "v_half", "zb_v", "zb_v_auto"):
         m = rounds * pp
@@ -47,7 +47,7 @@ def test_bubble__is_no_more_than_theirs_with_their_memory(pp, rounds):
 
 
 @pytest.mark.parametrize("pp", range(2, 9))
-@pytest.mark.parametrize("rounds", [1, 2, 4])
+@pytest.mark.parametrize("rounds", [1, 3])
 def test_bubble__shrinks_with_memory(pp, rounds):
     found = [bubble(pp, rounds * pp, chunks) for chunks in range(least(pp), 2 * pp + 2)]
     assert found == sorted(found, reverse=True)

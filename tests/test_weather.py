@@ -27,7 +27,7 @@ from hops.spells import slowing
 SMALL = (
     "model=explicit", "pp=2", "dp=2", "zero=0", "microbatches=4", "draws=30", "topology.nodes=2",
     "topology.order=[0,1,8,9]",
-    "checkpoint.cost=0.1", "checkpoint.interval=2.0", "recovery.init=0.2", "recovery.load=0.3", "run.iterations=80", "trials=4",
+    "checkpoint.cost=0.1", "checkpoint.interval=2.0", "recovery.init=0.2", "recovery.load=0.3", "run.iterations=50", "trials=3",
 )  # fmt: skip
 SENDS = "model.p2p_bytes=1e7"  # what rails are slow for
 STOP = "+failure.faults.node={scope: node, mean: 15.0, detection: 0.5, repair: 4.0, age: fresh}"
@@ -268,7 +268,7 @@ def test_nothing__that_slows_to_the_same_speed_changes_a_bit(tier, fault):
 
 
 def test_trials__depend_neither_on_threads_nor_on_each_other():
-    words = (*SMALL, STOP, *told(KINDS, "exponential"), "trials=8")
+    words = (*SMALL, STOP, *told(KINDS, "exponential"), "trials=6")
     many = hops.simulate(*words, "executor.threads=2")
     same(many, hops.simulate(*words, "executor.threads=1"))
     same(many.isel(trial=slice(0, 3)), hops.simulate(*words, "trials=3"))
@@ -404,7 +404,7 @@ def test_script__bad_lines_are_refused(line, sentence, tmp_path):
 
 
 def test_metrics__share_of_time_and_number_of_slowdowns():
-    cell = hops.simulate(*SMALL, *told(["slow"], "exponential"))
+    cell = hops.simulate(*SMALL, *told(["slow"], "exponential"), "run.iterations=80")
     assert (cell["slowed_time"] > 0).all()
     assert (cell["slowed_time"] < 1).all()
     assert np.isclose(float(cell["slowed_time_mean"]), float((cell["slowed_time"] * cell["wall_time"]).sum() / cell["wall_time"].sum()))
@@ -418,7 +418,8 @@ def test_metrics__share_of_time_and_number_of_slowdowns():
 @pytest.mark.parametrize(
     ("recovery", "law"),
     [
-        *((name, law) for name in RECOVERIES for law in (*LAWS, "script")),
+        *((name, law) for name in RECOVERIES for law in ("weibull", "script")),
+        *((name, "exponential") for name in ("restart", "peer_memory")),
         *((name, law) for name in STRATEGIES for law in ("weibull", "script")),
     ],
 )
@@ -427,11 +428,11 @@ def test_engine__event_is_hybrid_to_the_bit(recovery, law, tmp_path):
     elastic = recovery in STRATEGIES
     words = [*ELASTIC, *STRATEGIES[recovery]] if elastic else [*SMALL, SENDS, *RECOVERIES[recovery]]
     words = [each for each in words if not each.startswith("+failure")]
-    words += ["run.tier=exact", "failure.timeout=0.6", "trials=8", "run.iterations=40"]
+    words += ["run.tier=exact", "failure.timeout=0.6", "trials=4", "run.iterations=40"]
     if law == "script":
         lines = [
             {"trial": trial, "t_ns": 700_000_001 * k + 97 * trial, "nodes": [k % 2], "detection_ns": 10**8, "repair_ns": 10**9}
-            for trial in range(8)
+            for trial in range(4)
             for k in range(1, 6)
         ]
         (tmp_path / "f.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
