@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
+REPORT = Path("report")  # folder of the page of one cell, which has no results/<run>
+
+
 def main() -> None:
     """Run the command line."""
 
@@ -37,6 +40,8 @@ def main() -> None:
             _file("timeline", picture)
         order, lowered = (_file(key, config[key]) for key in ("program", "lowered"))
         failures, wants_report = _file("output.failures", config.output.failures), flag("report", config.report)
+        if wants_report and REPORT.exists() and not REPORT.is_dir():
+            raise ValueError(f"report: {REPORT} is a file, and pages go into a folder of this name (looked in {Path.cwd()})")
         prepared = settled(prepare_plan(one_cell(config)))
         shown = shown_of(prepared.cases[0], config.output)
         cell = cell_dataset(prepared)
@@ -60,10 +65,9 @@ def main() -> None:
         if wants_report:
             from hops.report import write_report
 
-            folder = Path("report")
-            folder.mkdir(exist_ok=True)
-            write_report(cube_dataset(prepared), prepared, folder, "one cell")
-            print(f"\nwritten: {folder / 'report.html'}, and its pictures as PNG")
+            REPORT.mkdir(exist_ok=True)
+            write_report(cube_dataset(prepared), prepared, REPORT, "one cell")
+            print(f"\nwritten: {REPORT / 'report.html'}, and its pictures as PNG")
 
     command_line(task)
 

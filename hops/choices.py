@@ -41,7 +41,8 @@ class Best(NamedTuple):
             more = f", and {len(self.ties) - MOST_TIES} more" if len(self.ties) > MOST_TIES else ""
             lines.append(f"cannot be told from it: {'; '.join(map(_words, self.ties[:MOST_TIES]))}{more}")
         if self.ties and self.n_needed:
-            lines.append(f"{self.statistic} tells cells apart from {self.n_needed} draws on; there are fewer")
+            key = "trials" if VARIABLES[self.metric].per == "trial" else "draws"
+            lines.append(f"a {self.statistic} of so few {key} tells little (try {key}={self.n_needed})")
         return "\n".join(lines)
 
 
@@ -82,7 +83,7 @@ def _needed(cube: xr.Dataset, metric: str, q: float | None) -> int:
         return 0
     draws, certain = draws_of(cube, metric)
     n = draws.where(~certain).count("draw").values
-    needed = round(FEWEST_BEYOND / min(q, 1 - q))
+    needed = int(np.ceil(round(FEWEST_BEYOND / min(q, 1 - q), 6)))
     return needed if ((n > 0) & (n < needed)).any() else 0
 
 
@@ -92,9 +93,11 @@ def pareto(cube: xr.Dataset, *metrics: str, statistic: str | float = "mean", whe
     Cells without a value in one of them, or that ``where`` leaves out, are False; of a rank's metric the worst rank counts.
     """
     if len(metrics) < 2:
-        raise ValueError(f"pareto needs two metrics or more, such as 'iteration_time', 'peak_memory'; got {', '.join(metrics) or 'none'}")
+        got = ", ".join(map(repr, metrics)) or "none"
+        raise ValueError(f"pareto needs two metrics or more, such as 'iteration_time', 'peak_memory'; got {got}")
     q, wanted = quantile_of(statistic), asked(cube, where)
-    costs = np.stack([-direction(metric) * value_of(cube, metric, q).values.ravel() for metric in metrics], axis=1)
+    values = [value_of(cube, metric, q).values.ravel() for metric in metrics]  # refuses what is no metric
+    costs = np.stack([-direction(metric) * each for metric, each in zip(metrics, values, strict=True)], axis=1)
     open_to = np.isfinite(costs).all(axis=1) & wanted.ravel()
     found, points = np.zeros(len(costs), bool), costs[open_to]
     found[open_to] = [not ((points <= point).all(axis=1) & (points < point).any(axis=1)).any() for point in points]

@@ -146,6 +146,8 @@ def sentence(error: BaseException) -> str:
     """What an error says to a user: its own words, the cause that OmegaConf names, the nearest valid name."""
     if isinstance(error, MemoryError):
         return f"not enough memory: {error} (try fewer draws, or a smaller sweep)"
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename2 or error.filename}: {error.strerror} (in {Path.cwd()})"
     causes = [error, *([error.__cause__] if isinstance(error.__cause__, OmegaConfBaseException) else [])]
     words = [str(each).partition("\nConfig search path")[0].strip() for each in causes]
     asked, known = "", list[str]()

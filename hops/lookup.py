@@ -171,7 +171,9 @@ def words_of(cube: xr.Dataset, **labels: Any) -> tuple[str, ...]:
     for name, coord in known.items():
         if coord.size > 1 and coord.dims[0] not in at:
             raise ValueError(f"which {name}? (known: {', '.join(map(label, coord.values.tolist()))})")
-    swept = {coord.attrs["hydra_key"]: label(coord.values.tolist()[at.get(coord.dims[0], 0)]) for coord in known.values()}
+    picked = [coord for coord in cube.coords.values() if not coord.dims and "hydra_key" in coord.attrs]  # by ``cube.sel(pp=8)``
+    swept = {coord.attrs["hydra_key"]: label(coord.item()) for coord in picked}
+    swept |= {coord.attrs["hydra_key"]: label(coord.values.tolist()[at.get(coord.dims[0], 0)]) for coord in known.values()}
     fixed = [each for each in cube.attrs["overrides"].splitlines() if each.partition("=")[0].lstrip("+") not in swept]
     name = cube.attrs.get("config_name", "config")
     return (*([] if name == "config" else [f"+experiment={name}"]), *fixed, *(f"{key}={value}" for key, value in swept.items()))

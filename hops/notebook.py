@@ -86,7 +86,7 @@ def waterfall(*overrides: str) -> "pd.DataFrame":
     return waterfall_frame(*_cell(overrides))
 
 
-def what_if(*overrides: str, ideal: tuple[str, ...] | None = None) -> "pd.DataFrame":
+def what_if(*overrides: str, ideal: str | tuple[str, ...] | None = None) -> "pd.DataFrame":
     """What each ``ideal`` would save of the same draws, None: all that matter; most first.
 
     Columns change, saved [s], standard_error, low, high (95 %, Student's t over pairs of draws), p95_saved [s], share of the mean
@@ -94,7 +94,7 @@ def what_if(*overrides: str, ideal: tuple[str, ...] | None = None) -> "pd.DataFr
     """
     from hops.insight import savings_frame
 
-    return savings_frame(*_cell(overrides), ideal)
+    return savings_frame(*_cell(overrides), (ideal,) if isinstance(ideal, str) else ideal)
 
 
 def straggling(*overrides: str) -> "Straggling":

@@ -29,6 +29,10 @@ def run_plan(plan: "Plan", config: "DictConfig") -> None:
     from hops.plan import prepare_plan
     from hops.settle import settled
 
+    asked = {key: config[key] for key in ("timeline", "trace", "program", "lowered")} | {"output.failures": config.output.failures}
+    for key, value in asked.items():
+        if value:
+            raise ValueError(f"{key}={value} is of one cell (python -m hops); a sweep writes a cube, and report=true a page of it")
     wants_report = flag("report", config.report)
     prepared = prepare_plan(plan)
     check_file(prepared)

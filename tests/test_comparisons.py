@@ -350,7 +350,8 @@ def test_best__of_few_draws_says_how_many_it_takes():
     cube = hops.sweep_cube("schedule=1f1b,zb", "pp=2", "microbatches=4", "draws=60")
     told = cube.hops.best("iteration_time", "p95")
     assert told.n_needed == 200
-    assert str(told).endswith("p95 tells cells apart from 200 draws on; there are fewer")
+    assert str(told).endswith("a p95 of so few draws tells little (try draws=200)")
+    assert cube.hops.best("iteration_time", "p75").n_needed == 0
     assert cube.hops.best("iteration_time").n_needed == 0
 
 
@@ -358,3 +359,29 @@ def test_table__of_a_single_cell():
     cube = hops.sweep_cube("schedule=1f1b,zb", "pp=2", "microbatches=4", "draws=60")
     one = cube.hops.compare("schedule", "1f1b").sel(schedule="zb")
     assert len(one.hops.table().splitlines()) == 4
+
+
+@pytest.mark.parametrize(
+    ("metrics", "sentence"),
+    [
+        (("iteration_time", "memory"), "no metric named 'memory'"),
+        ((["iteration_time", "peak_memory"],), r"pareto needs two metrics or more, .*; got \['iteration_time', 'peak_memory'\]"),
+    ],
+)
+def test_pareto__says_what_it_cannot(cube, metrics, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        cube.hops.pareto(*metrics)
+
+
+def test_words__of_a_part_of_a_cube_are_those_of_the_whole(cube):
+    words = cube.hops.words(schedule="1f1b", pp=4)
+    assert sorted(cube.sel(pp=4).hops.words(schedule="1f1b")) == sorted(words)
+    assert sorted(cube.isel(pp=[1]).hops.words(schedule="1f1b")) == sorted(words)
+    assert sorted(cube.sel(schedule="1f1b", pp=4).hops.words()) == sorted(words)
+
+
+def test_interval__says_what_it_cannot(cube):
+    with pytest.raises(ValueError, match="an interval needs one cell with its draws"):
+        cube.hops.interval()
+    with pytest.raises(ValueError, match="q and confidence must lie between 0 and 1, such as 0.95; got q=95"):
+        hops.simulate("pp=2", *SMALL).hops.interval(q=95)

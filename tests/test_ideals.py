@@ -175,6 +175,10 @@ def test_ideal__that_is_none_is_refused_with_the_nearest():
         hops.what_if(*SMALL, ideal=("optimiser",))
 
 
+def test_ideal__alone_needs_no_tuple():
+    assert hops.what_if(*SMALL, ideal="optimizer").equals(hops.what_if(*SMALL, ideal=("optimizer",)))
+
+
 def test_straggling__of_one_slow_rank_is_the_closed_form():
     """ByteDance's S = T / T_ideal: rank 1 of 4 at half speed, GPipe: T = m x 6 + 3 x 3 against (m + 3) x 3.75 for the mean rank."""
     case = prepare(

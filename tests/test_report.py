@@ -9,6 +9,7 @@ import pytest
 
 import hops
 from hops import report
+from hops.__main__ import main as cell_main
 from hops.cube import cube_dataset
 from hops.plan import prepare_plan
 from hops.recipes import plan_of, plan_of_words
@@ -178,3 +179,22 @@ def test_report__of_a_cube_that_comes_out_otherwise_now_shows_what_the_cube_has(
     cube.attrs["overrides"] = "schedul=1f1b,zb"
     assert "cannot be made again: " in report.prepared_again(cube)[1]
     assert "schedul" in report_data(cube, None)["attributes"]["overrides"]
+
+
+def test_command__refuses_before_anything_is_evaluated(command, tmp_path):
+    (tmp_path / "report").touch()
+    code, said, error = command(*SMALL, "report=true", main=cell_main)
+    assert (code, said) == (1, "")
+    assert error.startswith("report: report is a file, and pages go into a folder of this name")
+    for word in ("timeline=true", "trace=t.json", "program=order.csv", "output.failures=f.jsonl"):
+        code, said, error = command("-m", *SMALL, "schedule=1f1b,zb", word)
+        assert (code, said) == (1, "")
+        assert "is of one cell (python -m hops)" in error
+    assert [path.name for path in tmp_path.iterdir()] == ["report"]
+
+
+def test_command__of_a_page_that_cannot_be_written_is_a_sentence(command, tmp_path):
+    (tmp_path / "report" / "report.html").mkdir(parents=True)
+    code, _, error = command(*SMALL, "report=true", main=cell_main)
+    assert code == 1
+    assert error.startswith("report/report.html: Is a directory")

@@ -137,11 +137,12 @@ function headline() {
   const card = (name, value, note = "", warn = false) => cards.push(`<div${warn ? ' class="warn"' : ""}><span class="quiet">${name}</span><b>${esc(value)}</b><span class="quiet">${esc(note)}</span></div>`);
   for (const q of ["0.5", "0.95", "0.99"]) {
     const [value, low, high] = ["iteration_time", "iteration_time_low", "iteration_time_high"].map((name) => number(`${name}@${q}`, c));
-    const interval = there(low) || there(high) ? `95 %: ${there(low) ? digits(low, 5) : "?"} to ${there(high) ? digits(high, 5) : "?"} s` : "";
+    const ends = there(low) && there(high) ? `${digits(low, 5)} to ${digits(high, 5)} s` : there(low) ? `${digits(low, 5)} s or more` : `${digits(high, 5)} s or less`;
+    const interval = number("n_draws", c) > 1 && (there(low) || there(high)) ? `95 %: ${ends}` : "";
     if (there(value)) card(`iteration, p${100 * Number(q)}`, seconds(value), low === high ? "" : interval);
   }
   const error = number("iteration_time_standard_error", c);
-  card("iteration, mean", seconds(number("iteration_time_mean", c)), error ? `standard error ${seconds(error, 2)}` : "nothing varies");
+  card("iteration, mean", seconds(number("iteration_time_mean", c)), error ? `standard error ${seconds(error, 2)}` : error === 0 ? "nothing varies" : "one draw: no error");
   card("throughput", `${digits(number("throughput_mean", c))} /s`, "samples");
   if (there(number("mfu_mean", c))) card("MFU", `${digits(100 * number("mfu_mean", c))} %`);
   card("bubble", `${digits(100 * number("bubble_fraction_mean", c))} %`, "of all ranks' time");
