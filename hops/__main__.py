@@ -40,9 +40,10 @@ def main() -> None:
             _file("timeline", picture)
         order, lowered = (_file(key, config[key]) for key in ("program", "lowered"))
         failures, wants_report = _file("output.failures", config.output.failures), flag("report", config.report)
-        if wants_report and REPORT.exists() and not REPORT.is_dir():
-            raise ValueError(f"report: {REPORT} is a file, and pages go into a folder of this name (looked in {Path.cwd()})")
-        prepared = settled(prepare_plan(one_cell(config)))
+        prepared = prepare_plan(one_cell(config))
+        if wants_report:
+            _make_folder(REPORT)
+        prepared = settled(prepared)
         shown = shown_of(prepared.cases[0], config.output)
         cell = cell_dataset(prepared)
         print(cell_report(cell, prepared.cases[0], prepared.plan.notes))
@@ -65,11 +66,20 @@ def main() -> None:
         if wants_report:
             from hops.report import write_report
 
-            REPORT.mkdir(exist_ok=True)
             write_report(cube_dataset(prepared), prepared, REPORT, "one cell")
             print(f"\nwritten: {REPORT / 'report.html'}, and its pictures as PNG")
 
     command_line(task)
+
+
+def _make_folder(path: Path) -> None:
+    """Make a folder to write into, if there is none; ``ValueError`` where that cannot be."""
+    try:
+        path.mkdir(exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"report=true writes into a folder {path}, which cannot be made: {error.strerror} (in {Path.cwd()})") from error
+    if not os.access(path, os.W_OK):
+        raise ValueError(f"report=true writes into the folder {path}, which is read-only (in {Path.cwd()})")
 
 
 def _file(key: str, value: Any, example: str = "order.csv") -> Path | None:

@@ -251,7 +251,7 @@ def _path(case: Case, executor: Executor) -> dict[str, Any] | None:
 
 def _title(case: Case) -> str:
     s = case.scenario
-    sizes = f"{s.pp} ranks, {s.microbatches} microbatches of {s.microbatch_size}, {s.layout.n_gpus} GPUs"
+    sizes = f"pp={s.pp}, microbatches={s.microbatches}, microbatch_size={s.microbatch_size}, gpus={s.layout.n_gpus}"
     return f"{s.schedule.name} on {case.weights.cluster.name}: {sizes}"
 
 

@@ -185,7 +185,7 @@ def test_command__refuses_before_anything_is_evaluated(command, tmp_path):
     (tmp_path / "report").touch()
     code, said, error = command(*SMALL, "report=true", main=cell_main)
     assert (code, said) == (1, "")
-    assert error.startswith("report: report is a file, and pages go into a folder of this name")
+    assert error.startswith("report=true writes into a folder report, which cannot be made: File exists")
     for word in ("timeline=true", "trace=t.json", "program=order.csv", "output.failures=f.jsonl"):
         code, said, error = command("-m", *SMALL, "schedule=1f1b,zb", word)
         assert (code, said) == (1, "")
