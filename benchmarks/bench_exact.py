@@ -11,10 +11,11 @@ import pytest
 from rivals import SimPyIteration, SimPyRun
 
 import hops
-from hops.executor import Team, evaluate_iterations
+from hops.executor import evaluate_iterations
 from hops.plan import prepare_plan
 from hops.recipes import plan_of_words
 from hops.runs import run_case
+from hops.team import Team
 
 FORWARD, TRANSFER, HOP = 0.01, 1e-3, 1e-5
 EVERY, COST, DETECTION, RESTART = 20, 0.5, 1.0, 2.0

@@ -11,9 +11,9 @@ import pytest
 
 import hops
 from hops import kernels
-from hops.executor import Team
 from hops.lowering import lower
 from hops.noiseless import WINDOW, evaluate_noiseless
+from hops.team import Team
 from hops.workspace import Work, workspace
 
 GOAL = 3e9

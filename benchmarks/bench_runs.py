@@ -12,7 +12,6 @@ from hops.checkpoints import Checkpoint
 from hops.course import DONE, N_FAILURES, N_RESULTS
 from hops.data_parallel import DataParallel
 from hops.episodes import run_trials
-from hops.executor import Team
 from hops.faults import make_failures
 from hops.hazards import hazards
 from hops.layout import Layout
@@ -20,6 +19,7 @@ from hops.places import make_space
 from hops.recovery import RECOVERIES
 from hops.runs import course_of, way_of
 from hops.sections import frozen
+from hops.team import Team
 from hops.topologies import TOPOLOGIES
 from hops.training import Run, Training
 

@@ -30,11 +30,13 @@ class HopsAccessor:
 
     def interval(self, metric: str = "iteration_time", q: float = 0.5, confidence: float = 0.95) -> tuple[float, float]:
         """Distribution-free interval of quantile ``q`` of a metric [its unit]; needs a cell (dim ``draw``)."""
-        if "evaluated" in self._dataset:
-            raise ValueError(f"an interval needs one cell with its draws (hops.simulate); a cube has {metric}_low and {metric}_high")
         if not 0 <= q <= 1 or not 0 < confidence < 1:
             raise ValueError(f"q and confidence must lie between 0 and 1, such as 0.95; got q={q!r}, confidence={confidence!r}")
         known = {str(name).removesuffix("_draws"): name for name in self._dataset if self._dataset[name].dims == ("draw",)}
+        if not known:
+            raise ValueError(
+                f"an interval is of one cell with its draws; of a cube pick one by .sel(...), or read {metric}_low and {metric}_high"
+            )
         if metric not in known:
             raise no_such("metric with a draw dimension", metric, known)
         draws = self._dataset[known[metric]].values

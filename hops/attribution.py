@@ -7,11 +7,12 @@ from numpy.typing import NDArray
 
 from hops.checks import Infeasible
 from hops.critical import attribute
-from hops.executor import Executor, Team, law_rows, stacked
+from hops.executor import Executor, law_rows, stacked
 from hops.graph import lag_index, unfolded
 from hops.noise import LANES
 from hops.paths import PATH_CLASSES
 from hops.simulation import Case
+from hops.team import Team
 from hops.window import GATHER
 from hops.workspace import workspace
 
@@ -72,7 +73,7 @@ def attributed(case: Case, executor: Executor, n_draws: int | None = None) -> At
     if n_draws <= size:
         task(0, n_draws)
     else:
-        with Team.of(executor) as team:
+        with Team.of(executor.threads) as team:
             team.run(task, [(first, min(first + size, n_draws)) for first in range(0, n_draws, size)])
     ticks = np.zeros((len(parts), n_draws), np.int64)
     np.add.at(ticks, of_rows, book)

@@ -4,11 +4,10 @@ Neither tiles nor threads can change a result: noise is addressed, and what the 
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from threading import Lock
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +23,7 @@ from hops.metrics import COLUMNS, draw_metrics, rank_draws, rank_metrics
 from hops.noise import LANES
 from hops.noiseless import WINDOW, evaluate_noiseless
 from hops.simulation import Case
+from hops.team import Team
 from hops.traffic import Traffic
 from hops.variables import VARIABLES
 from hops.weights import Floats
@@ -86,7 +86,7 @@ def evaluate(cases: Sequence[Case], executor: Executor, keep_draws: bool = False
     groups: dict[tuple[Any, int, bool, bool], list[int]] = {}
     for i, case in enumerate(cases):
         groups.setdefault((case.shape, case.scenario.draws, case.plain, case.by_draws), []).append(i)
-    with Team.of(executor) as team:
+    with Team.of(executor.threads) as team:
         for (_, n_draws, plain, _), members in groups.items():
             held = n_draws * (cases[members[0]].scenario.pp if keep_draws else 1)
             size = min(BATCH_CELLS, max(1, BATCH_DRAWS // held))
@@ -97,46 +97,6 @@ def evaluate(cases: Sequence[Case], executor: Executor, keep_draws: bool = False
                 columns = {key: np.array(values, float) for key, values in zip(COLUMNS, rows, strict=True)}
                 found = _plain(batch, team, keep_draws) if plain else sampled(batch, n_draws, executor.tile, team, keep_draws)
                 yield Outcome(cells, draw_metrics(found[0], columns), found[1], found[0])
-
-
-class Team:
-    """The calling thread and ``n - 1`` others; the caller takes its share of the tasks, as waking another takes some 50 us."""
-
-    def __init__(self, n: int) -> None:
-        self.n, self.others = n, ThreadPoolExecutor(max(1, n - 1))
-
-    @classmethod
-    def of(cls, executor: Executor) -> Self:
-        return cls(executor.threads or os.process_cpu_count() or 1)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.others.shutdown(cancel_futures=True)
-
-    def run(self, task: Callable[..., None], todo: Iterable[tuple[int, ...]]) -> None:
-        """Call ``task`` with every item of ``todo``, on whichever thread is free; after an error, or Ctrl-C, nothing new begins."""
-        left = list(todo)[::-1]
-
-        def work() -> None:
-            try:
-                while left:
-                    try:
-                        item = left.pop()
-                    except IndexError:  # another thread took the last one
-                        return
-                    task(*item)
-            except BaseException:
-                left.clear()
-                raise
-
-        busy = [self.others.submit(work) for _ in range(min(self.n, len(left)) - 1)]
-        try:
-            work()
-        finally:
-            for each in busy:
-                each.result()
 
 
 def check_memory(keep_draws: bool, sizes: Sequence[tuple[int, int]]) -> None:

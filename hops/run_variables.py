@@ -7,13 +7,14 @@ import numpy as np
 
 from hops.checks import Infeasible
 from hops.countdown import Countdown
-from hops.executor import Executor, Outcome, Team, evaluate
+from hops.executor import Executor, Outcome, evaluate
 from hops.ledger import BUCKETS, each_trial, over_trials
 from hops.metrics import quantile_ends
 from hops.plan import Prepared
 from hops.runs import Outcomes, failures_of, run_case
 from hops.scripts import script_text
 from hops.simulation import Case
+from hops.team import Team
 from hops.variables import ALL, INTERVALS, SOME, attributes
 from hops.weights import TICKS
 
@@ -24,7 +25,7 @@ def runs_of(
     cases: Sequence[Case], outcome: Outcome, executor: Executor, countdown: Countdown
 ) -> Iterator[tuple[int, Outcomes | Infeasible]]:
     """Training runs of those cells of a batch that have one, or why one does not come to its end; ``countdown`` of trials."""
-    with Team.of(executor) as team:
+    with Team.of(executor.threads) as team:
         for at, i in enumerate(outcome.cells):
             if cases[i].scenario.training is not None:
                 try:

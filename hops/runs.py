@@ -30,7 +30,6 @@ from hops.course import (
 )
 from hops.elastic import Elasticity, move_time, samples_of
 from hops.episodes import run_trials
-from hops.executor import Team
 from hops.hazards import Hazards
 from hops.kernels import NEVER
 from hops.ladder import steps_of
@@ -42,6 +41,7 @@ from hops.scripts import Line, Script
 from hops.simulation import Case
 from hops.sky import Sky
 from hops.spells import slowing, told
+from hops.team import Team
 from hops.training import DAY, Training
 from hops.trials import Trial, Trials
 from hops.weights import TICKS

@@ -8,11 +8,12 @@ import numpy as np
 
 from hops.checks import FIRST_DRAWS
 from hops.countdown import Countdown
-from hops.executor import BATCH_CELLS, BATCH_DRAWS, Team, check_memory, sampled
+from hops.executor import BATCH_CELLS, BATCH_DRAWS, check_memory, sampled
 from hops.kernels import OWN_STEP, STEP
 from hops.metrics import quantile_ends
 from hops.plan import Plan, Prepared, Target
 from hops.simulation import Case
+from hops.team import Team
 from hops.weights import Floats
 
 MOST_DRAWS = 1 << 20  # of a cell that does not settle
@@ -32,7 +33,7 @@ def settled(prepared: Prepared) -> Prepared:
     for i in noisy:
         groups.setdefault((prepared.cases[i].shape, prepared.cases[i].by_draws), []).append(i)
     cases, n_draws, n_short = prepared.cases, [case.scenario.draws for case in prepared.cases], 0
-    with Team.of(plan.executor) as team, Countdown("finding draws", len(noisy)) as countdown:
+    with Team.of(plan.executor.threads) as team, Countdown("finding draws", len(noisy)) as countdown:
         for members in groups.values():
             for i, n, settles in _tried(cases, members, plan.target, plan.executor.tile, team):
                 n_draws[i] = n

@@ -381,7 +381,7 @@ def test_words__of_a_part_of_a_cube_are_those_of_the_whole(cube):
 
 
 def test_interval__says_what_it_cannot(cube):
-    with pytest.raises(ValueError, match="an interval needs one cell with its draws"):
+    with pytest.raises(ValueError, match="an interval is of one cell with its draws; of a cube pick one"):
         cube.hops.interval()
     with pytest.raises(ValueError, match="q and confidence must lie between 0 and 1, such as 0.95; got q=95"):
         hops.simulate("pp=2", *SMALL).hops.interval(q=95)

@@ -2,6 +2,7 @@
 
 import math
 import time
+from threading import get_ident
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from hops import kernels
 from hops.checks import Infeasible
 from hops.distributions import LAWS, TERMS
-from hops.executor import Executor, Team, evaluate
+from hops.executor import Executor, evaluate
 from hops.lowering import P2P
 from hops.metrics import rank_metrics
 from hops.paths import PATH_CLASSES
@@ -22,6 +23,7 @@ from hops.programs import members
 from hops.scenario import Scenario
 from hops.schedules import SCHEDULES
 from hops.simulation import prepare
+from hops.team import Team
 
 CV = (("cv", 0.3),)
 
@@ -470,6 +472,13 @@ def test_team__after_an_error_nothing_new_begins():
     with Team(2) as team, pytest.raises(ZeroDivisionError):
         team.run(task, [(i,) for i in range(1000)])
     assert len(begun) < 900
+
+    def interrupted(main):
+        time.sleep(0.01)
+        raise KeyboardInterrupt if get_ident() == main else RuntimeError("a compilation cut short")
+
+    with Team(2) as team, pytest.raises(KeyboardInterrupt):
+        team.run(interrupted, [(get_ident(),)] * 2)
     done = []
     with Team(3) as team:
         team.run(done.append, [(i,) for i in range(1000)])

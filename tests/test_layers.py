@@ -67,6 +67,7 @@ LAYERS = [
     "queues",
     "retries",
     "workspace",
+    "team",
     "window",
     "synchronization",
     "kernels",

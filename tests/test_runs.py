@@ -16,11 +16,12 @@ from hops import kernels
 from hops.__main__ import main as report
 from hops.checks import Infeasible
 from hops.elastic import find
-from hops.executor import Team, evaluate_iterations, make_executor
 from hops.executor import evaluate as evaluate_cells
+from hops.executor import evaluate_iterations, make_executor
 from hops.plan import prepare_plan
 from hops.recipes import plan_of_words
 from hops.runs import failures_of, run_case
+from hops.team import Team
 from hops.variables import VARIABLES, attributes
 
 SMALL = ("model=explicit", "pp=2", "microbatches=4", "draws=50", "topology.nodes=2")

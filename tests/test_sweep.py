@@ -228,6 +228,7 @@ def listen_to_ctrl_c():
 
 
 def test_interrupt__ctrl_c_while_evaluating_stops_soon(tmp_path):
+    hops.sweep_cube("seed=1,2", "draws=2")  # a compilation, of which there is none left to do now, cannot be interrupted
     words = [sys.executable, "-m", "hops.sweep", "-m", "seed=range(0,3000)", "draws=100000", "hydra.sweep.dir=results/x"]
     process = subprocess.Popen(
         words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=listen_to_ctrl_c
