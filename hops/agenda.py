@@ -5,28 +5,28 @@ place (o,) of a node in it, -1: it has no event. They are passed one by one, and
 in a tuple, whose holders numba counts at every call, an event took 85 ns instead of 20.
 """
 
-from hops.jit import kernel
+from hops.jit import inner
 
 FINISH, READY, BEGIN = range(3)  # kinds of events, in their order at one tick
 KIND = 32  # bits in front of it
 NODE = (1 << KIND) - 1  # those of the node
 
 
-@kernel
+@inner
 def put(tick, what, place, n, node, when, kind):  # type: ignore[no-untyped-def]
     """Give ``node``, which has none, its next event; returns how many there are now, after ``n``."""
     rise(tick, what, place, n, when, kind << KIND | node)
     return n + 1
 
 
-@kernel
+@inner
 def move(tick, what, place, n, node, when, kind):  # type: ignore[no-untyped-def]
     """Give ``node`` another event in place of the one that it has among ``n``."""
     at = rise(tick, what, place, place[node], when, kind << KIND | node)
     sink(tick, what, place, n, at, when, kind << KIND | node)  # it may be later than before
 
 
-@kernel
+@inner
 def take(tick, what, place, n):  # type: ignore[no-untyped-def]
     """Take the first of ``n`` events off the agenda."""
     place[what[0] & NODE] = -1
@@ -34,7 +34,7 @@ def take(tick, what, place, n):  # type: ignore[no-untyped-def]
         sink(tick, what, place, n - 1, 0, tick[n - 1], what[n - 1])
 
 
-@kernel
+@inner
 def rise(tick, what, place, at, when, which):  # type: ignore[no-untyped-def]
     """Put an event into the hole ``at``, or above, where it belongs; returns where."""
     while at > 0:
@@ -49,7 +49,7 @@ def rise(tick, what, place, at, when, which):  # type: ignore[no-untyped-def]
     return at
 
 
-@kernel
+@inner
 def sink(tick, what, place, n, at, when, which):  # type: ignore[no-untyped-def]
     """Put an event into the hole ``at`` among ``n``, or below, where it belongs."""
     while 2 * at + 1 < n:

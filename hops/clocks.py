@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hops.hazards import ANY, Hazards
-from hops.jit import bare, inlined
+from hops.jit import bare, bare_kernel, inlined
 from hops.kernels import NEVER
 from hops.noise import philox, quantile
 
@@ -110,7 +110,7 @@ def script_tick(h, trial, n):  # type: ignore[no-untyped-def]
     return h.script[n, 0] if n < h.script_first[min(trial, h.script_first.size - 2) + 1] else np.int64(NEVER)
 
 
-@bare
+@bare_kernel
 def start_clocks(h, seed, trial, clocks):  # type: ignore[no-untyped-def]
     """Begin the first lifetime of every clock; a script is one clock, whose lifetimes are its lines."""
     n = n_drawn(h)
@@ -127,7 +127,7 @@ def start_clocks(h, seed, trial, clocks):  # type: ignore[no-untyped-def]
         sift(clocks, i)
 
 
-@bare
+@bare_kernel
 def force(h, j, tick, node, known, repaired, clocks):  # type: ignore[no-untyped-def]
     """Let a node fail at ``tick`` by the forced clock ``j``, known and repaired so many ticks later."""
     clock = n_drawn(h) + j
@@ -221,7 +221,7 @@ def choose(h, clock, n, seed, trial):  # type: ignore[no-untyped-def]
     return component, min(at_once, size)
 
 
-@bare
+@bare_kernel
 def mark_victims(h, clock, n, seed, trial, hit, vacant):  # type: ignore[no-untyped-def]
     """Mark the nodes (n_nodes,) that a failure takes with it, see `upcoming`; how many places in the job that leaves vacant."""
     if clock >= n_drawn(h):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hops.events import run_events
 from hops.graph import Graph
-from hops.jit import inlined, kernel
+from hops.jit import inlined, inner, kernel
 from hops.joint import Joint, cut
 from hops.kernels import add_metrics, add_replica, begin_replicas
 from hops.noise import LANES
@@ -73,7 +73,7 @@ def run_contended(graph, joint, cells, c, law, tables, window, lo, hi, times, sp
         measure_exchange(graph, joint, cells, c, times, d, space)
 
 
-@kernel
+@inner
 def fill_buckets(graph, cells, c, law, stage, base, n, bucket, times, space):  # type: ignore[no-untyped-def]
     """Durations of the buckets of a stage, activities from ``bucket`` on; returns the next one. ``base`` (c, s) ticks."""
     exchange_ticks(base[c, stage], cells.ring[c, stage], law, graph, n, space, space.ticks)
@@ -101,7 +101,7 @@ def run_draw(joint, times, d):  # type: ignore[no-untyped-def]
         walk(joint, times)
 
 
-@kernel
+@inner
 def walk(joint, times):  # type: ignore[no-untyped-def]
     """The longest path in place of the events: fills start and finish."""
     indptr, pred, via, place, speeds, varies = joint.indptr, joint.pred, joint.via, joint.place, joint.speeds, joint.speeds.varies
@@ -134,13 +134,13 @@ def evaluate_contended(graph, joint, cells, law, tables, first_draw, times, spac
             add_metrics(c, graph.n_ranks, cells.n_replicas[c], hi - lo, at, space, per_draw, moments, per_rank)
 
 
-@kernel
+@inner
 def last_piece(joint, activity):  # type: ignore[no-untyped-def]
     """Where ``activity`` ends."""
     return joint.further[activity + 1] - 1 if joint.further[activity + 1] > joint.further[activity] else activity
 
 
-@kernel
+@inner
 def measure(graph, joint, replica, times, d, space):  # type: ignore[no-untyped-def]
     """Take lane ``d`` of a replica from the times of all pieces to ``space``, as `run_window` does.
 
@@ -178,7 +178,7 @@ def measure(graph, joint, replica, times, d, space):  # type: ignore[no-untyped-
             space.last[rank, d] = finish[before]
 
 
-@kernel
+@inner
 def measure_exchange(graph, joint, cells, c, times, d, space):  # type: ignore[no-untyped-def]
     """Take what replicas exchange in lane ``d`` to ``space``, as `release` and `reduce_gradients` do."""
     most_buckets = space.released.shape[0] // graph.opening.size
@@ -198,7 +198,7 @@ def measure_exchange(graph, joint, cells, c, times, d, space):  # type: ignore[n
             bucket += 1
 
 
-@kernel
+@inner
 def update_disturbed(graph, joint, cells, c, law, n, space):  # type: ignore[no-untyped-def]
     """Update and gather weights as `hops.synchronization.update_weights` does, each resource at its speed.
 

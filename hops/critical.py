@@ -6,7 +6,7 @@ several that end at the same tick the path goes through the first in the graph's
 
 import numpy as np
 
-from hops.jit import kernel
+from hops.jit import inner, kernel
 from hops.kernels import run_replicas
 from hops.noise import LANES
 from hops.synchronization import exchange_ticks, synchronize
@@ -15,7 +15,7 @@ from hops.window import GATHER, REDUCE, run_window
 N_FIXED = 3  # parts between those of ranks and those of messages: REDUCE_GRAD, UNSHARD, optimizer
 
 
-@kernel
+@inner
 def leave(graph, cells, c, law, barrier, n, space, book, cursor, origin, source, bucket):  # type: ignore[no-untyped-def]
     """Go back from the end of the iteration to the end of an op: books the optimizer, and what replicas exchange after it.
 
@@ -59,7 +59,7 @@ def leave(graph, cells, c, law, barrier, n, space, book, cursor, origin, source,
         cursor[d] = now
 
 
-@kernel
+@inner
 def enter(graph, cells, c, n, space, cursor, source, bucket, node_of):  # type: ignore[no-untyped-def]
     """Find the op of this replica that ends, or has gradients, at the tick where a lane is: fills ``node_of`` (d,) where there is one."""
     most_buckets = space.released.shape[0] // graph.opening.size
@@ -91,7 +91,7 @@ def enter(graph, cells, c, n, space, cursor, source, bucket, node_of):  # type: 
                     node_of[d] = node
 
 
-@kernel
+@inner
 def start_of(graph, node, d, space):  # type: ignore[no-untyped-def]
     """When a node begins in lane ``d``."""
     if space.begun.shape[0] > 0:
@@ -102,7 +102,7 @@ def start_of(graph, node, d, space):  # type: ignore[no-untyped-def]
     return start
 
 
-@kernel
+@inner
 def walk_back(graph, cells, c, n, space, book, cursor, origin, node_of, head, following, crossed):  # type: ignore[no-untyped-def]
     """Follow the critical path of every lane that is at an op of this replica to its origin; ``crossed`` (o,) counts draws.
 

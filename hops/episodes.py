@@ -48,7 +48,7 @@ from hops.course import (
 )
 from hops.diary import SMALLER, note
 from hops.intervals import describe
-from hops.jit import bare, inlined, kernel
+from hops.jit import bare, bare_kernel, inlined, kernel
 from hops.kernels import NEVER
 from hops.places import IN_VAIN, MOST_FAILURES, cast, count_repairs, fail, harmless, next_failure, settle, turn_to
 from hops.progress import advance, book, healthy, later, save, want
@@ -104,7 +104,7 @@ def in_vain(course, r):  # type: ignore[no-untyped-def]
     return r[N_EVENTS] >= MOST_FAILURES or (course.horizon == NEVER and r[N_EVENTS] - r[FARTHEST_AT] >= IN_VAIN)
 
 
-@bare
+@bare_kernel
 def run_trial(h, course, way, trial, space, r):  # type: ignore[no-untyped-def]
     """One training run; leaves what became of it in ``r`` (r,), zeros before, or UNKNOWN where it is to go on.
 

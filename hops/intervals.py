@@ -7,7 +7,7 @@ import numpy as np
 
 from hops.commits import COMMIT, INTERVAL, LATE, NUMBER, STATE
 from hops.course import COMMITTED, DONE, INTERVALS, LONGEST, N_GAPS, NOW, TIME, WORST
-from hops.jit import inlined, kernel
+from hops.jit import inlined, inner, kernel
 from hops.progress import drawn
 
 PERCENTS = (50, 95, 99)  # of the intervals between commits, in INTERVALS and following
@@ -75,7 +75,7 @@ def describe_drawn(course, trial, attempt, gaps, r):  # type: ignore[no-untyped-
         r[INTERVALS + q] = a
 
 
-@kernel
+@inner
 def describe_known(course, attempt, gaps, r):  # type: ignore[no-untyped-def]
     """The same, where every iteration is known."""
     n, found = r[N_GAPS], np.empty(r[DONE], np.int64)
@@ -112,7 +112,7 @@ def worst_window(gaps, longest, r):  # type: ignore[no-untyped-def]
     r[WORST] = length - worst
 
 
-@kernel
+@inner
 def describe(course, trial, attempt, gaps, r):  # type: ignore[no-untyped-def]
     """Say of a run how long after one another its iterations came to count, and how it trained in its worst hour."""
     worst_window(gaps, WINDOW, r)

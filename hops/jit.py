@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numba
+from numba.core.registry import CPUDispatcher
 
 MONTH = 30 * 24 * 3600.0
 
@@ -28,7 +29,7 @@ def kernel(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     settings.CACHE_DIR = str(cache_folder())  # read while decorating; the user's own functions keep their folder
     try:
         njit: Any = numba.njit  # its types do not know of _nrt
-        compiled = njit(nogil=True, cache=True, error_model="numpy", **options)(function)
+        compiled = njit(nogil=True, cache=True, error_model="numpy", no_cfunc_wrapper=True, **options)(function)
     finally:
         settings.CACHE_DIR = theirs
     # numba would compile a kernel anew for every constant that another passes to it: 95 instead of 68 compiled functions for one
@@ -39,8 +40,27 @@ def kernel(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     return made
 
 
+class _Inner(CPUDispatcher):
+    __name__: str
+
+    def __call__(self, *args: object, **kwargs: object) -> object:
+        raise TypeError(f"{self.__name__} is called by kernels only; one that Python calls is a hops.jit.kernel")
+
+
+def inner(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    """A `kernel` that only kernels call: what Python would call it by, with its tuples of arrays, took a third of all compilation."""
+    compiled = kernel(function, no_cpython_wrapper=True, **options)
+    cast(Any, compiled).__class__ = _Inner  # numba itself would let Python call it, and crash
+    return compiled
+
+
 def bare(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A `kernel` that makes no arrays, so that nobody counts references: with tuples of many arrays that took most of the time."""
+    """An `inner` one that makes no arrays, so that nobody counts references: with tuples of many arrays that took most of the time."""
+    return inner(function, _nrt=False)
+
+
+def bare_kernel(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A `kernel` that makes no arrays either; Python calls it as well as kernels."""
     return kernel(function, _nrt=False)
 
 

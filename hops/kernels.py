@@ -6,7 +6,7 @@ integers, so no order of evaluation, tile or thread can change a bit.
 
 import numpy as np
 
-from hops.jit import inlined, kernel
+from hops.jit import inlined, inner, kernel
 from hops.noise import LANES
 from hops.synchronization import release, synchronize
 from hops.window import GATHER, draw_links, run_window
@@ -42,7 +42,7 @@ def add_moments(values, n, sums):  # type: ignore[no-untyped-def]
         sums[i] += total
 
 
-@kernel
+@inner
 def begin_replicas(space):  # type: ignore[no-untyped-def]
     """Forget the sums and extremes of the window before."""
     space.all_busy[:] = 0
@@ -55,7 +55,7 @@ def begin_replicas(space):  # type: ignore[no-untyped-def]
     space.ready[:] = 0
 
 
-@kernel
+@inner
 def add_replica(graph, begin, end, space):  # type: ignore[no-untyped-def]
     """Add lanes begin <= d < end of a replica to the sums and extremes of all in ``space``."""
     for rank in range(graph.n_ranks):
@@ -84,7 +84,7 @@ def run_replicas(graph, cells, c, law, tables, window, lo, hi, space):  # type: 
         add_replica(graph, 0, hi - lo, space)
 
 
-@kernel
+@inner
 def add_metrics(c, n_ranks, n_replicas, n, at, space, per_draw, moments, per_rank):  # type: ignore[no-untyped-def]
     """Write what a window found in ``space`` for cell ``c`` to draws ``at`` and following."""
     total, waits = per_draw[TOTAL_BUSY, c, at : at + n], per_draw[TOTAL_EXPOSED, c, at : at + n]

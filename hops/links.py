@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from hops.agenda import FINISH, move
 from hops.edges import group
-from hops.jit import kernel
+from hops.jit import inner, kernel
 
 FINE = 1024.0  # parts of a byte/s that levels are counted in
 WIDE = 2.0**60  # a bandwidth beyond counts as this
@@ -43,7 +43,7 @@ class Lines(NamedTuple):
     since: NDArray[np.int64]  # (o,) tick at which `left` was so
 
 
-@kernel
+@inner
 def make_lines(links, n, n_links, fair):  # type: ignore[no-untyped-def]
     """Allocate `Lines`, empty."""
     indptr, m = np.zeros(n_links + 1, np.int64), n if fair else 0
@@ -87,7 +87,7 @@ def leave(line, head, tail, link, node):  # type: ignore[no-untyped-def]
         line[i] = line[i + 1]
 
 
-@kernel
+@inner
 def divide(links, lines, agenda, what, place, n_events, node, now, finish):  # type: ignore[no-untyped-def]
     """Divide anew the links of ``node``, which has just joined or left, and of all who share with those who run there."""
     n_links, n_left = spread(links, lines, node)
@@ -127,7 +127,7 @@ def divide(links, lines, agenda, what, place, n_events, node, now, finish):  # t
         n_left = n_kept
 
 
-@kernel
+@inner
 def spread(links, lines, node):  # type: ignore[no-untyped-def]
     """Gather in ``lines`` the links and flows that a change at ``node`` can reach, nothing given away yet; returns how many."""
     n_links = n_flows = 0
@@ -155,7 +155,7 @@ def spread(links, lines, node):  # type: ignore[no-untyped-def]
     return n_links, n_flows
 
 
-@kernel
+@inner
 def whole(rate):  # type: ignore[no-untyped-def]
     """A rate or bandwidth [bytes/s], in whole parts."""
     return max(np.int64(1), np.int64(min(rate * FINE, WIDE)))

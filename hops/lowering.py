@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from hops.data_parallel import MOST_UNSHARDED
 from hops.graph import NO_LAG, Graph, finish_graph, fused_index, lag_index, transfer_index, unshard_index, unshard_lag
-from hops.jit import kernel
+from hops.jit import inner, kernel
 from hops.noise import op_identity
 from hops.posts import plan, unnumbered
 from hops.programs import KINDS, Program, Unit, members
@@ -198,7 +198,7 @@ def connect(  # type: ignore[no-untyped-def]
     return n
 
 
-@kernel
+@inner
 def add(node, indptr, edge, n, rank, work, op, *waits):  # type: ignore[no-untyped-def]
     """Append node ``n`` (of a transfer: rank -1, op -1) that waits for those of ``waits`` that there are; returns n + 1."""
     fill(node[n], rank, work, op)
@@ -211,7 +211,7 @@ def add(node, indptr, edge, n, rank, work, op, *waits):  # type: ignore[no-untyp
     return n + 1
 
 
-@kernel
+@inner
 def extend(indptr, edge, n, through, also):  # type: ignore[no-untyped-def]
     """Let the last of ``n`` nodes wait for rows ``also`` of ``through``, too."""
     for row in also:
@@ -219,7 +219,7 @@ def extend(indptr, edge, n, through, also):  # type: ignore[no-untyped-def]
         indptr[n] += 1
 
 
-@kernel
+@inner
 def fill(row, a, b, c):  # type: ignore[no-untyped-def]
     row[0], row[1], row[2] = a, b, c
 

@@ -49,7 +49,7 @@ from hops.course import (
     WINDOW,
 )
 from hops.diary import note
-from hops.jit import bare, inlined
+from hops.jit import bare, bare_kernel, inlined
 from hops.kernels import NEVER
 from hops.noise import BLOCKS, LANES, philox
 
@@ -92,7 +92,7 @@ def draw_window(window, i, pool, slot, of, begin, size, seed, trial, words, upto
     return True
 
 
-@bare
+@bare_kernel
 def drawn(i, attempt, size, seed, trial):  # type: ignore[no-untyped-def]
     """Which of ``size`` sampled iterations an attempt at iteration i is."""
     block = np.uint32(i // LANES * BLOCKS + i % BLOCKS)
@@ -269,7 +269,7 @@ def advance(  # type: ignore[no-untyped-def]
     return True
 
 
-@bare
+@bare_kernel
 def healthy(course, trial, saved, r):  # type: ignore[no-untyped-def]
     """The same trial without failures and checkpoints: ticks of all iterations; or how many fit, where only the horizon ends the run."""
     upto, now, done = saved.upto, np.int64(0), 0

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hops.checks import count, no_such, positive
-from hops.jit import kernel
+from hops.jit import inner
 from hops.noise import BLOCKS, philox
 
 LOSS_STREAM = 32  # with the number of the try above: counter = (block of draws, message, replica, stream | try << 8)
@@ -74,7 +74,7 @@ def make_retry(section: Any) -> Retry:
     return found
 
 
-@kernel
+@inner
 def add_timeouts(window, lo, hi, identity, replica, key, threshold, timeouts, n_tries, ticks):  # type: ignore[no-untyped-def]
     """Add to the ticks (d,) of a message in draws lo + d < hi of ``window`` the timeouts of tries that are lost.
 

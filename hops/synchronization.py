@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from hops.jit import kernel
+from hops.jit import inner
 from hops.window import GATHER, LINK, REDUCE
 
 
-@kernel
+@inner
 def exchange_ticks(base, ring, law, graph, n, space, ticks):  # type: ignore[no-untyped-def]
     """Ticks (d,) of an exchange among replicas that takes ``base`` ticks, with the noise of the links of class ``ring``."""
     if law[LINK] >= 0:
@@ -17,7 +17,7 @@ def exchange_ticks(base, ring, law, graph, n, space, ticks):  # type: ignore[no-
             ticks[d] = np.int64(base + 0.5)
 
 
-@kernel
+@inner
 def release(graph, cells, c, law, n, space):  # type: ignore[no-untyped-def]
     """Gather the weights of all stages from the beginning of the iteration on, rank by rank in the order of their first forwards."""
     most_buckets, end = space.released.shape[0] // graph.opening.size, space.start
@@ -33,14 +33,14 @@ def release(graph, cells, c, law, n, space):  # type: ignore[no-untyped-def]
                     space.released[stage * most_buckets + part, d] = end[d]
 
 
-@kernel
+@inner
 def synchronize(graph, cells, c, law, n, space):  # type: ignore[no-untyped-def]
     """Reduce gradients on each rank's channel, update, gather weights: fills ``space.step`` and ``space.own_step``."""
     reduce_gradients(graph, cells, c, law, n, space)
     update_weights(graph, cells, c, law, n, space)
 
 
-@kernel
+@inner
 def reduce_gradients(graph, cells, c, law, n, space):  # type: ignore[no-untyped-def]
     """Reduce gradients on each rank's channel: when, into ``ready`` and ``reduced``; ``latest`` is their end where that is later.
 
@@ -72,7 +72,7 @@ def reduce_gradients(graph, cells, c, law, n, space):  # type: ignore[no-untyped
             space.latest[rank, d] = max(end[d], space.latest[rank, d])
 
 
-@kernel
+@inner
 def update_weights(graph, cells, c, law, n, space):  # type: ignore[no-untyped-def]
     """Update and gather the weights of each rank, once its gradients are reduced: fills ``space.step`` and ``space.own_step``.
 

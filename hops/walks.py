@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hops.jit import kernel
+from hops.jit import inner, kernel
 
 type Ints = NDArray[np.int64]
 
@@ -118,7 +118,7 @@ def go(traffic, batches, walk):  # type: ignore[no-untyped-def]
                 n_runnable += 2
 
 
-@kernel
+@inner
 def have_passed(begins, messages, passed, unit):  # type: ignore[no-untyped-def]
     """Whether those of ``messages`` (o,) have that are of ``unit``."""
     found = True
@@ -127,7 +127,7 @@ def have_passed(begins, messages, passed, unit):  # type: ignore[no-untyped-def]
     return found
 
 
-@kernel
+@inner
 def post(traffic, batches, walk, batch, n):  # type: ignore[no-untyped-def]
     """Post ``batch`` and let pass what may; ``n`` have run and passed before, returns how many have then."""
     origin, goal, messages, begins, ahead = traffic.origin, traffic.goal, batches.message, batches.begins, batches.ahead
@@ -158,7 +158,7 @@ def post(traffic, batches, walk, batch, n):  # type: ignore[no-untyped-def]
     return n
 
 
-@kernel
+@inner
 def offer(messages, begins, batch, candidates, n_candidates):  # type: ignore[no-untyped-def]
     """Add the messages of ``batch`` to the candidates; how many there are then."""
     for i in range(begins[batch], begins[batch + 1]):
@@ -167,13 +167,13 @@ def offer(messages, begins, batch, candidates, n_candidates):  # type: ignore[no
     return n_candidates
 
 
-@kernel
+@inner
 def is_open(ahead, n_left, side):  # type: ignore[no-untyped-def]
     """Whether that batch has been posted, and what was posted before it has passed."""
     return side >= 0 and (ahead[side] < 0 or n_left[ahead[side]] == 0)
 
 
-@kernel
+@inner
 def add_wait(indptr, waits, n, place):  # type: ignore[no-untyped-def]
     """Let message ``n`` wait for ``place``, too, if there is such a place; its waits are in order, each once."""
     at = indptr[n + 1]

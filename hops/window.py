@@ -6,7 +6,7 @@ noise is made where it is used.
 
 import numpy as np
 
-from hops.jit import kernel
+from hops.jit import inner
 from hops.noise import HOST_STREAM, LINK_STREAM, MICROBATCH_BITS, MICROBATCH_STREAM, OP_STREAM, RANK_STREAM, draw_factors
 from hops.retries import add_timeouts
 from hops.workspace import N_LINKS
@@ -15,7 +15,7 @@ OP, RANK, MICROBATCH, LINK, HOST = range(5)  # terms of the noise, columns of `l
 REDUCE, GATHER = range(2)  # columns of `overlap`
 
 
-@kernel
+@inner
 def draw_links(graph, seed, law, tables, window, lo, hi, space):  # type: ignore[no-untyped-def]
     """Draw what a window draws once for all replicas: factors of the link classes into ``space.shared``."""
     if law[LINK] >= 0:
@@ -26,7 +26,7 @@ def draw_links(graph, seed, law, tables, window, lo, hi, space):  # type: ignore
             )  # fmt: skip
 
 
-@kernel
+@inner
 def draw_shared(graph, lag, link, law, tables, seed, replica, window, lo, hi, space):  # type: ignore[no-untyped-def]
     """Draw what a window draws once a replica: factors of ranks and microbatches into ``space.shared``; and the lags."""
     n, n_ranks = hi - lo, graph.n_ranks
@@ -50,7 +50,7 @@ def draw_shared(graph, lag, link, law, tables, seed, replica, window, lo, hi, sp
                 space.lag[i, d] = lag[i]
 
 
-@kernel
+@inner
 def issue(graph, node, base, law, tables, seed, replica, window, lo, hi, space):  # type: ignore[no-untyped-def]
     """Let the host of a rank issue the op of ``node``, which takes ``base`` ticks, after those before it."""
     rank = graph.rank[node]
@@ -66,7 +66,7 @@ def issue(graph, node, base, law, tables, seed, replica, window, lo, hi, space):
             space.issued[rank, d] += np.int64(base + 0.5)
 
 
-@kernel
+@inner
 def run_window(graph, cells, c, law, tables, replica, window, lo, hi, space):  # type: ignore[no-untyped-def]
     """Evaluate draws lo <= . < hi of ``window`` for a replica of cell ``c`` as lanes 0 .. n-1; leaves its results in ``space``.
 

@@ -85,3 +85,10 @@ def test_pipe__closed_by_its_reader_is_no_traceback(tmp_path):
     done = subprocess.run(["bash", "-c", words], cwd=tmp_path, capture_output=True, text=True)
     assert done.stdout.startswith("1f1b on dgx")
     assert done.stderr == ""
+
+
+def test_inner__is_refused_to_python_instead_of_crashing():
+    from hops.window import draw_links
+
+    with pytest.raises(TypeError, match="draw_links is called by kernels only"):
+        draw_links(1, 2)
