@@ -78,9 +78,9 @@ def rows_of(ranks: Sequence[range]) -> dict[int, int]:
 def timeline_figure(frame: "pd.DataFrame", messages: Sequence[Message], title: str, every: bool = False) -> "Figure":
     """Draw a timeline: a row a rank, ops by kind with their microbatch where it fits, bubbles grey, transfers as lines.
 
-    Ops of one unit lie one above the other, those of pipelines that go up the ranks are hatched. ``frame`` as from
-    ``hops.timeline``; messages that take less than a thousandth of the picture's width are left out. Of more than
-    `MOST_RANKS` ranks the first, the middle and the last are drawn, or ``every`` one.
+    Ops of one unit lie one above the other, those of pipelines that go up the ranks are hatched, those of a rank's later
+    chunks paler. ``frame`` as from ``hops.timeline``; messages that take less than a thousandth of the picture's width are left
+    out. Of more than `MOST_RANKS` ranks the first, the middle and the last are drawn, or ``every`` one.
     """
     from matplotlib.collections import LineCollection, PolyCollection
     from matplotlib.figure import Figure
@@ -100,16 +100,18 @@ def timeline_figure(frame: "pd.DataFrame", messages: Sequence[Message], title: s
     frame = frame[frame["rank"].isin(list(rows))]
     frame = frame.assign(row=frame["rank"].map(rows), start=frame["start"] / size, end=frame["end"] / size, back=goes_back(frame))
     frame = _heights(frame)
+    frame = frame.assign(chunk=_chunks(frame))
+    n_chunks = int(frame["chunk"].max()) + 1
     kinds = [kind for kind in COLOURS if (frame["kind"] == kind).any()]
     # ops of few points are too thin for a rim, which would hide them, and must not be moved to whole pixels: that made patterns
     thin = float((frame["end"] - frame["start"])[frame["microbatch"] >= 0].median()) * size / end * 72 * width < 3
-    for kind, back in ((kind, back) for kind in kinds for back in (False, True)):
-        own = frame[(frame["kind"] == kind) & (frame["back"] == back)]
-        if len(own):
+    for (back, chunk), shade in frame.groupby(["back", "chunk"]):
+        for kind in kinds:
+            own = shade[shade["kind"] == kind]
             a, b, low, high = (own[name].to_numpy() for name in ("start", "end", "low", "high"))
             corners: Any = np.stack([a, high, b, high, b, low, a, low], axis=1).reshape(-1, 4, 2)
             rim = "none" if thin or kind in ("REDUCE_GRAD", "UNSHARD") else "white"  # buckets are too thin for one
-            bars = PolyCollection(corners, facecolors=COLOURS[kind], edgecolors=rim, linewidths=0.4)
+            bars = PolyCollection(corners, facecolors=_paler(COLOURS[kind], chunk, n_chunks), edgecolors=rim, linewidths=0.4)
             bars.set_snap(False if thin else None)
             if back:
                 bars.set_hatch(HATCH)
@@ -127,8 +129,16 @@ def timeline_figure(frame: "pd.DataFrame", messages: Sequence[Message], title: s
         axes.text(
             0.5, rows[after[0]] - 1, words, transform=axes.get_yaxis_transform(), ha="center", va="center", fontsize=9, style="italic"
         )
-    figure.legend(handles=_legend(kinds, bool(frame["back"].any()), bool(seen)), loc="outside lower center", ncols=8, frameon=False)
+    figure.legend(
+        handles=_legend(kinds, n_chunks, bool(frame["back"].any()), bool(seen)), loc="outside lower center", ncols=8, frameon=False
+    )
     return figure
+
+
+def _chunks(frame: "pd.DataFrame") -> "pd.Series[int]":
+    """Which of its rank's chunks of the model every op is of, from 0, in the order of the stages; exchanges: 0."""
+    own = [name for name in ("rank", "pipeline") if name in frame]
+    return (frame[frame["microbatch"] >= 0].groupby(own)["stage"].rank("dense") - 1).reindex(frame.index, fill_value=0).astype(int)
 
 
 def _heights(frame: "pd.DataFrame") -> "pd.DataFrame":
@@ -174,7 +184,16 @@ def _number(axes: "Axes", ops: "pd.DataFrame", row: float, second: float) -> Non
         axes.add_collection(numbers, autolim=False)
 
 
-def _legend(kinds: Sequence[str], back: bool, wires: bool) -> list[Any]:
+def _paler(colour: str, chunk: int, n_chunks: int) -> str:
+    """The colour of a kind for one of a rank's chunks, numbered from the first stage on."""
+    from matplotlib.colors import to_hex, to_rgb
+
+    white = 0.6 * chunk / max(1, n_chunks - 1)
+    red, green, blue = (part + (1 - part) * white for part in to_rgb(colour))
+    return to_hex((red, green, blue))
+
+
+def _legend(kinds: Sequence[str], n_chunks: int, back: bool, wires: bool) -> list[Any]:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
@@ -183,6 +202,8 @@ def _legend(kinds: Sequence[str], back: bool, wires: bool) -> list[Any]:
         words = {word: colour for word, colour in words.items() if word != WORDS["B"]}
         words = {f"{word}, or all of it" if word == WORDS["I"] else word: colour for word, colour in words.items()}
     handles: list[Any] = patches(words | {"bubble": BUBBLE})
+    if n_chunks > 1:
+        handles.append(Patch(facecolor=_paler(COLOURS[kinds[0]], 1, 2), label="paler: later chunks of the rank"))
     if back:
         handles.append(Patch(facecolor=BUBBLE, edgecolor="white", hatch=HATCH, label="from the last rank to the first"))
     if wires:

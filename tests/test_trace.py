@@ -8,6 +8,7 @@ import matplotlib.image
 import pytest
 from conftest import scenario
 from matplotlib.collections import LineCollection, PathCollection
+from matplotlib.colors import to_hex, to_rgb
 
 import hops
 from hops import __main__, plots
@@ -128,6 +129,20 @@ def test_bad_input__is_refused_before_anything_is_evaluated(word, sentence, comm
     assert (code, out) == (1, "")
     assert sentence in err
     assert not list(tmp_path.glob("*.*"))
+
+
+def test_figure__has_later_chunks_of_a_rank_paler():
+    case = case_of(schedule__name="interleaved", vpp=2, microbatches=6)
+    frame = timeline_frame(case)
+    figure = timeline_figure(frame, [], "chunks")
+    bars = [bars for bars in figure.axes[0].collections if len(bars.get_paths()) == 3 * 6]
+    assert len(bars) == 2 * 2  # F and B of either chunk
+    first, later = (frame[(frame["kind"] == "F") & (frame["stage"] // 3 == chunk)]["start"].min() for chunk in (0, 1))
+    shown = {to_hex(each.get_facecolor()[0]): min(path.vertices[:, 0].min() for path in each.get_paths()) for each in bars}
+    sky = to_rgb(COLOURS["F"])
+    assert shown[to_hex(sky)] == first
+    assert shown[to_hex([part + (1 - part) * 0.6 for part in sky])] == later
+    assert "paler: later chunks of the rank" in {text.get_text() for text in figure.legends[0].get_texts()}
 
 
 def test_figure__of_many_ranks_has_the_first_the_middle_and_the_last():

@@ -79,7 +79,7 @@ function ticks(low, high, n) {
   const step = [1, 2, 5, 10].map((k) => k * size).find((s) => s >= raw);
   const found = [];
   for (let k = Math.ceil(low / step - 1e-9); k * step <= high + 1e-9 * step; k++) found.push(Number((k * step).toPrecision(12)));
-  return found;
+  return found.length < 2 && n < 8 ? ticks(low, high, n + 1) : found; // one number is no scale
 }
 
 // a row each: label, from, to [in units of the axis], colour, words behind the bar
