@@ -175,8 +175,6 @@ def attribute(graph, cells, law, tables, first_draw, barrier, space, book, cross
                 run_window(graph, cells, c, law[c], tables, replica, window, lo, hi, space)
             enter(graph, cells, c, n, space, cursor, source, bucket, node_of)
             walk_back(graph, cells, c, n, space, lanes, cursor, origin, node_of, head, following, crossed)
-        for d in range(n):  # where ranks that share a reduction were ready for it at different times, it waits for the last of them
-            lanes[2 * graph.n_ranks, d] += cursor[d] - origin[d]
         for part in range(book.shape[0]):
             for d in range(n):
                 book[part, at + d] = lanes[part, d]

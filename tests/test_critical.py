@@ -6,7 +6,7 @@ from conftest import FLUSHED, scenario
 
 import hops
 from hops import kernels
-from hops.attribution import attributed
+from hops.attribution import KINDS, attributed
 from hops.checks import Infeasible
 from hops.executor import Executor, evaluate
 from hops.graph import unfolded
@@ -163,3 +163,19 @@ def test_attributed__a_reduction_that_is_over_before_the_next_gradients_is_not_w
     found = attributed(case, SERIAL)
     (reduced,) = (int(n) for part, n in zip(found.parts, found.ticks[:, 0], strict=True) if part.kind == "reduce")
     assert reduced in {int(np.floor(each + 0.5)) for each in case.weights.reduce}
+
+
+def test_attributed__the_optimizer_is_that_of_the_rank_whose_update_takes_longest():
+    case = cell("model.layout='Et*4|t*30|t*10|t*4L'", "pp=4", "microbatches=8", "draws=5")
+    assert int(case.update.argmax()) == 1
+    found = attributed(case, SERIAL)
+    assert (found.ticks.sum(axis=0) == iterations(case)).all()
+    (updated,) = (ticks for part, ticks in zip(found.parts, found.ticks, strict=True) if part.kind == "optimizer")
+    assert set(updated.tolist()) == {int(case.update.max())}
+
+
+def test_attributed__the_first_op_waits_until_its_host_has_issued_its_first_layer():
+    found = attributed(cell("host.forward=1e-2", "host.backward_input=1e-2", "pp=4", "microbatches=8", "draws=5"), SERIAL)
+    time = {kind: sum(ticks for part, ticks in zip(*found[:2], strict=True) if part.kind == kind) for kind in KINDS}
+    assert (time["host"] == 10**7).all()  # later ones are issued while their rank computes, which is as slow as its host
+    assert (time["gather"] == 0).all()
