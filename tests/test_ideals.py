@@ -76,22 +76,14 @@ def test_waterfall__adds_up_to_the_p95(words):
 
 
 def test_waterfall__steps_are_the_closed_forms():
-    """1F1B of equal ranks: m passes, a bubble of p - 1, and a hop twice between neighbours."""
-    times = {"model__forward": 1.0, "model__backward_input": 1.0, "model__backward_weight": 1.0}
-    case = prepare(scenario(topology={"name": "uniform", "latency": 0.25, "bandwidth": float("inf")}, **times))
+    """GPipe, rank 1 of 4 at half speed: 8 passes of the mean rank, then of the slowest; three more of the others, three hops each way."""
+    topology = {"name": "uniform", "latency": 0.25, "bandwidth": float("inf"), "overrides": {"speed": {1: 0.5}}}
+    case = prepare(scenario(schedule__name="gpipe", topology=topology))
     (found,) = waterfalls([case], [(0, 0)], SERIAL)
     steps = dict(zip(found.names, found.seconds, strict=True))
-    assert (steps["compute"], steps["bubble"], steps["stage imbalance"]) == (8 * 3, 3 * 3, 0)
-    assert steps["exposed pp"] == 2 * 3 * 0.25 + 8 // 4 * 2 * 0 + _more_hops()
+    assert (steps["compute"], steps["stage imbalance"], steps["bubble"]) == (8 * 3.75, 8 * (6 - 3.75), 3 * 3)
+    assert steps["exposed pp"] == 2 * 3 * 0.25
     assert np.isnan(found.mfu).all()
-
-
-def _more_hops():
-    """What hops cost 1F1B besides filling and draining: its steady state waits for them, every p microbatches."""
-    with_hops, without = (
-        prepare(scenario(topology={"name": "uniform", "latency": each, "bandwidth": float("inf")})) for each in (0.25, 0.0)
-    )
-    return float(ticks(with_hops)[0] - ticks(without)[0]) / 1e9 - 1.5
 
 
 def test_waterfall__a_cause_that_is_not_there_adds_nothing():
@@ -156,10 +148,19 @@ def test_savings__are_paired_and_say_how_sure_they_are():
     noise = found["op noise"]
     own, calm = ticks(case), int(ticks(made_ideal(case, "op noise"))[0])
     assert noise.mean == pytest.approx((own.mean() - calm) / 1e9)
+    assert noise.tail == pytest.approx((np.quantile(own, 0.95) - calm) / 1e9)
     assert noise.standard_error == pytest.approx(own.std(ddof=1) / 30**0.5 / 1e9)
-    assert noise.low < noise.mean < noise.high
+    assert (noise.low, noise.high) == pytest.approx([noise.mean + sign * 2.04523 * noise.standard_error for sign in (-1, 1)], rel=1e-4)
     for each in found.values():
         assert each.meaning
+
+
+def test_ideal__balance_is_the_mean_of_all_replicas():
+    """One GPU of six at half speed, in one of three replicas: 9 passes of 3 s x 7/6 in all of them."""
+    topology = {"name": "uniform", "latency": 0.0, "bandwidth": float("inf"), "overrides": {"speed": {1: 0.5}}}
+    case = prepare(scenario(schedule__name="gpipe", pp=2, dp=3, topology=topology))
+    assert sorted(np.bincount(case.weights.variant)) == [1, 2]
+    assert ticks(made_ideal(case, "balance")).tolist() == pytest.approx([9 * 3.5e9], abs=20)
 
 
 def test_savings__of_a_slow_rank_is_to_be_rid_of_it():
