@@ -61,6 +61,14 @@ def test_data__is_that_of_the_cube(tmp_path):
         assert sum(path.values()) == pytest.approx(100, abs=0.1)
 
 
+def test_page__opens_with_the_fastest_cell_that_fits(tmp_path):
+    words = ("model.recompute=none,full", "pp=8", "microbatches=8", "draws=3")
+    cube = hops.sweep_cube(*words)
+    assert (cube["fits"].values.tolist(), int(cube["throughput_mean"].argmax())) == ([False, True], 0)
+    assert made(tmp_path, *words)[0]["best"] == 1
+    assert made(tmp_path, *words[1:], "model.recompute=none", "seed=0,1")[0]["best"] in (0, 1)  # none fits
+
+
 def test_data__of_training_runs_has_ledger_and_raster(tmp_path):
     run = ("failure=llama3", "failure.rate=500", "run.days=0.5", "trials=5", "dp=8", "recovery=restart,peer_memory")
     data, _, pictures = made(tmp_path, *run)
