@@ -91,6 +91,8 @@ def _file(key: str, value: Any, example: str = "order.csv") -> Path | None:
     path = Path(value)
     if path.is_dir() or not path.parent.is_dir():
         raise ValueError(f"{key}: {value} is a folder" if path.is_dir() else f"{key}: no folder {path.parent} (looked in {Path.cwd()})")
+    if not os.access(path.parent, os.W_OK):
+        raise ValueError(f"{key}: the folder of {value} is read-only (in {Path.cwd()})")
     return path
 
 

@@ -29,3 +29,10 @@ def test_replacing__leaves_what_was_there_where_writing_fails(tmp_path):
         write()
     assert path.read_text() == "before"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_replacing__names_the_file_that_was_asked_for_where_it_cannot_be(tmp_path):
+    path = tmp_path / "none" / "a.txt"
+    with pytest.raises(FileNotFoundError) as told, replacing(path) as file:
+        file.write_text("all of it")
+    assert told.value.filename == str(path)

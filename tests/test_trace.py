@@ -145,6 +145,13 @@ def test_figure__has_later_chunks_of_a_rank_paler():
     assert "paler: later chunks of the rank" in {text.get_text() for text in figure.legends[0].get_texts()}
 
 
+def test_bad_input__a_folder_that_is_read_only_is_refused_before_anything_is_evaluated(command, tmp_path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write everywhere
+    code, out, err = command("pp=2", "microbatches=4", "model=explicit", "draws=9", "timeline=x.png", main=__main__.main)
+    assert (code, out) == (1, "")
+    assert err.startswith("timeline: the folder of x.png is read-only (in ")
+
+
 def test_figure__of_many_ranks_has_the_first_the_middle_and_the_last():
     case = case_of(pp=40, microbatches=4)
     frame = timeline_frame(case)
