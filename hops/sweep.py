@@ -60,7 +60,10 @@ def run_plan(plan: "Plan", config: "DictConfig") -> None:
     if wants_report:
         from hops.report import write_report
 
-        write_report(cube, prepared, folder, folder.name)
+        try:
+            write_report(cube, prepared, folder, folder.name)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"{path} is written, its report is not (python -m hops.report {folder} writes it)") from None
         print(f"\nwritten: {folder / 'report.html'}, and its pictures as PNG", end="")
     print(f"\nwritten: {path}\nopen it: import hops; cube = hops.open_cube({str(folder)!r})")
 

@@ -222,6 +222,29 @@ def test_interrupt__while_writing_leaves_no_cube(command, tmp_path, monkeypatch)
     assert files(tmp_path) == []
 
 
+def test_interrupt__while_the_report_is_made_says_what_there_is(command, tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hops.report.write_report", interrupted)
+    code, _, err = command("-m", "schedule=1f1b,zb", *SMALL, "hydra.sweep.dir=results/x", "report=true")
+    assert code == 130
+    assert err == "interrupted: results/x/cube.nc is written, its report is not (python -m hops.report results/x writes it)\n"
+
+
+def test_interrupt__of_numba_which_fails_in_its_own_way_is_an_interrupt(command, tmp_path, monkeypatch):
+    def loading(*_, **__):
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise RuntimeError("no compiled object yet")
+
+    monkeypatch.setattr("hops.cube.evaluate", loading)
+    code, _, err = command("-m", "schedule=1f1b,zb", *SMALL, "hydra.sweep.dir=results/x")
+    assert (code, err) == (130, "interrupted\n")
+    assert files(tmp_path) == []
+
+
 def listen_to_ctrl_c():
     """A shell starts background jobs, and all that these start, with SIGINT ignored: the child here must not be one."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
