@@ -9,13 +9,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 from hops.config import CAN_MEND, compose, make_loader, sentence, sweeper_params
 from hops.cube_sweeper import plan_sweep, register
-from hops.plan import Plan
 
 if TYPE_CHECKING:
     import xarray as xr
 
+    from hops.plan import Plan
 
-def plan_of_words(overrides: tuple[str, ...], sweep: bool) -> Plan:
+
+def plan_of_words(overrides: tuple[str, ...], sweep: bool) -> "Plan":
     """The plan of the command line's words; ``ValueError`` for what is wrong with them, and for a sweep where none is asked for."""
     register()
     loader = make_loader()
@@ -40,7 +41,7 @@ def bridged(words: Sequence[str]) -> list[str]:
     return bridged
 
 
-def plan_of(cube: "xr.Dataset") -> Plan:
+def plan_of(cube: "xr.Dataset") -> "Plan":
     """The plan that ``cube`` was made by; ``ValueError`` says what is not there any more."""
     register()
     name, overrides = cube.attrs.get("config_name", "config"), cube.attrs.get("overrides", "").splitlines()

@@ -232,16 +232,26 @@ def test_names__modules_do_not_shadow_public_functions():
 HEAVY = {"numba", "xarray", "scipy", "matplotlib", "pandas", "hydra", "numpy"}
 
 
+ASKS_FOR_HELP = """
+import contextlib, io, sys
+from hops.sweep import main
+sys.argv = ["hops.sweep", "--help"]
+with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+    main()
+"""
+
+
 @pytest.mark.parametrize(
     ("statement", "allowed"),
     [
         ("import hops", set()),
         ("import hops.schedules, hops.topologies, hops.distributions, hops.recovery", set()),
         ("import hops.config, hops.cube_sweeper, hops.sweep, hops.__main__", {"hydra"}),
+        (ASKS_FOR_HELP, {"hydra"}),
     ],
 )
 def test_start__nothing_heavy_before_it_is_needed(statement, allowed):
-    code = f"{statement}; import sys; print(*({HEAVY!r} & set(sys.modules)))"
+    code = f"{statement}\nimport sys; print(*({HEAVY!r} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert set(done.stdout.split()) <= allowed
 
