@@ -29,6 +29,7 @@ RUNS = {
     "exact": (*RUN, FAULT, "run.tier=exact", "trials=2"),
     "slow": (*RUN, FAULT, SLOW),
     **{name: (*ELASTIC, *words) for name, words in STRATEGIES.items()},
+    "shrunk to the end": (*ELASTIC, *STRATEGIES["shrink_dp"], "failure.faults.node.repair=1e5", "failure.faults.node.mean=2000.0"),
 }
 
 
@@ -51,9 +52,13 @@ def test_history__adds_up_to_what_the_trial_is_booked(name):
         missing = history.smaller
         assert (missing.end - missing.begin)[missing.what > 0].sum() == r[columns.DEGRADED]
         assert history.failures == script[history.trial]
+        if name == "shrunk to the end" and r[columns.PLAN]:
+            assert missing.end[-1] == r[columns.NOW]
+            assert missing.what[-1] == r[columns.PLAN]
         if name in ("restart", "exact", "slow"):
             assert 0 < lengths[columns.REPLAY] <= r[columns.REPLAY]
-    assert name == "calm" or columns.WASTED in spans.what
+    assert name != "shrunk to the end" or runs.results[:, columns.PLAN].any()
+    assert name in ("calm", "shrunk to the end") or columns.WASTED in spans.what
 
 
 def test_diary__entries_go_on_and_rollbacks_take_only_training_back():

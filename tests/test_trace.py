@@ -5,6 +5,7 @@ import re
 from unittest.mock import patch
 
 import matplotlib.image
+import numpy as np
 import pytest
 from conftest import scenario
 from matplotlib.collections import LineCollection, PathCollection
@@ -240,6 +241,18 @@ def test_frame__has_what_replicas_exchange_below_the_ops():
     assert set(lazy["kind"]) == {"F", "B", "REDUCE_GRAD"}
     (axes,) = timeline_figure(frame, [], "exchanges").axes
     assert len(axes.collections) == 1 + 4 + 1  # bubble, kinds, transfers
+    heights = {0.42 + 0.42: 2, 0.42 - 0.3: 2}  # of ops, and of exchanges
+    found = [round(float(np.ptp(each.get_paths()[0].vertices[:, 1])), 6) for each in axes.collections[1:5]]
+    assert sorted(found) == sorted(round(height, 6) for height, n in heights.items() for _ in range(n))
+
+
+def test_wires__of_messages_too_short_to_be_seen_are_left_out():
+    wires = []
+    for latency in (0.25, 1e-4):
+        case = case_of(topology__latency=latency)
+        figure = timeline_figure(timeline_frame(case), messages(case), "some")
+        wires.append(len(figure.axes[0].collections[-1].get_segments()))
+    assert wires == [2 * 4 * 2, 0]
 
 
 def test_pipelines__are_told_apart_in_table_text_and_picture():
