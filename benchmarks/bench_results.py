@@ -1,7 +1,7 @@
 """Why iterations take as long, and the page that shows it.
 
-Goals: attribution takes at most as much again as the plain kernel (1F1B p=8 m=32, channels, one core); the report of a cube of 500
-cells under 5 s as a whole process, and under 3 MB.
+Goals: attribution takes at most as much again as the plain kernel, so it is at least 0.5 x as fast (1F1B p=8 m=32, channels, one
+core); the report of a cube of 500 cells under 5 s as a whole process, and under 3 MB.
 """
 
 import subprocess
@@ -23,16 +23,24 @@ CELLS = ("schedule=1f1b,zb,gpipe,zb_h2,eager_1f1b", "microbatches=range(8,58,2)"
 FEW = ("schedule=1f1b,zb", "pp=2", "microbatches=2,4", "draws=20")
 
 
-@pytest.mark.benchmark(group="a critical path")
-@pytest.mark.parametrize("how", ["plain", "attributed"])
-def test_attribution__hops(benchmark, how):
+def timed(benchmark, run):
     draws = 4096 if benchmark.enabled else 16
     case = prepare_plan(plan_of_words((f"draws={draws}",), sweep=False)).cases[0]
-    run = {"plain": lambda: list(evaluate([case], SERIAL)), "attributed": lambda: attributed(case, SERIAL)}[how]
-    run()  # compile
-    benchmark(run)
+    run(case)  # compile
+    benchmark(run, case)
     n_ops = int(np.count_nonzero(case.structure.graph.rank >= 0))
     benchmark.extra_info |= {"units": n_ops * draws, "unit": "ns per op and draw"}
+
+
+@pytest.mark.benchmark(group="a critical path")
+def test_attribution__hops(benchmark):
+    timed(benchmark, lambda case: attributed(case, SERIAL))
+    benchmark.extra_info |= {"goal": 0.5}
+
+
+@pytest.mark.benchmark(group="a critical path")
+def test_attribution__plain(benchmark):
+    timed(benchmark, lambda case: list(evaluate([case], SERIAL)))
 
 
 @pytest.mark.benchmark(group="a report")

@@ -9,6 +9,7 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
 
+from hops.garbage import without_garbage_collection
 from hops.sentences import sentences
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def differs(cube: "xr.Dataset", prepared: "Prepared") -> str:
 
 def main() -> None:
     """``python -m hops.report``."""
-    with sentences():
+    with sentences(), without_garbage_collection():  # as a sweep: 6.2 s of 6.6, for 500 cells of up to 200 microbatches
         words = sys.argv[1:]
         if len(words) != 1 or words[0].startswith("-"):
             if words in (["-h"], ["--help"]):

@@ -1,6 +1,5 @@
 """README: its commands run, its snippets run, and the output it shows is the output they give."""
 
-import json
 import os
 import re
 import shlex
@@ -17,27 +16,7 @@ from hops.schedules.chimera import SCALINGS
 
 README = Path(__file__).parents[1] / "README.md"
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
-SMALLER = {
-    "run.days=1": "run.days=0.05", "trials=20": "trials=2", "trials=200": "trials=20", "draws=100": "draws=20",
-    "microbatches=range(8,33,8)": "microbatches=range(8,17,8)",
-}  # fmt: skip
-SNIPPETS = """
-import json, os, sys, traceback
-import hops.cube, hops.executor, hops.recipes
-for line in sys.stdin:
-    child = os.fork()
-    if not child:
-        for file, name in ((1, "out"), (2, "err")):
-            os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), file)
-        try:
-            exec(json.loads(line), {"__name__": "__main__"})
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-        sys.stdout.flush()
-        os._exit(0)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-"""
+SMALLER = {"run.days=1": "run.days=0.05", "trials=20": "trials=2", "microbatches=range(8,33,8)": "microbatches=range(8,17,8)"}
 STAMP = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d(-\d+)?")
 
 
@@ -96,27 +75,11 @@ def test_commands__run(i, folder, command, tmp_path):
         assert shown in said
 
 
-@pytest.fixture(scope="module")
-def snippet(folder):
-    """Run a snippet beside what the main job wrote: what it prints. Each has a child of one process, in which imports alone have run."""
-    calm = {**os.environ, "PYTHONWARNINGS": "error", "OPENBLAS_NUM_THREADS": "1"}  # no thread to lose when it forks
-    words = [sys.executable, "-c", SNIPPETS]
-    with subprocess.Popen(words, cwd=folder[0], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=calm) as parent:
-
-        def run(text):
-            print(json.dumps(text), file=parent.stdin, flush=True)
-            assert parent.stdout.readline() == "0\n", (folder[0] / "err").read_text()
-            return (folder[0] / "out").read_text()
-
-        yield run
-        parent.stdin.close()
-
-
 @pytest.mark.parametrize("i", [i for i, (language, _) in enumerate(BLOCKS) if language == "python"])
-def test_snippets__run_and_print_what_readme_shows(i, folder, snippet):
+def test_snippets__run_and_print_what_readme_shows(i, folder):
     place, *_ = folder
     (made,) = [path for path in (place / "results").iterdir() if (path / "cube.nc").exists()]
-    printed = snippet(BLOCKS[i][1].replace("<run>", made.name))
+    printed = run([sys.executable, "-c", BLOCKS[i][1].replace("<run>", made.name)], place)
     following = BLOCKS[i + 1] if i + 1 < len(BLOCKS) else ("", "")
     if "print(" in BLOCKS[i][1]:
         assert following[0] == "text"
